@@ -1,0 +1,53 @@
+/** Somebody at the door: a request whose sender is not known (yet). Grants nothing. */
+export type Visitor = {
+  /** Made or accepted at the edge; stands in every log line, audit entry and problem answer. */
+  readonly requestId: string
+  /** Textual IP address as seen through the trusted proxies, or null where there is none (worker, CLI). */
+  readonly address: string | null
+}
+
+/** A person whose token has been verified. */
+export type Person = Visitor & {
+  readonly kind: 'user'
+  readonly actor: string
+  readonly role: string
+  /** The isolation scope: a company id, or the realm where a service has one tenant. */
+  readonly tenant: string
+  /** Session id; the gate refuses it once the session is revoked. */
+  readonly session: string
+}
+
+/** Explicitly named work of the service itself, with the narrow rights the policies give to its name. */
+export type System = Visitor & {
+  readonly kind: 'system'
+  readonly actor: null
+  /** `system.` and the name of the work: system.sign-in, system.register, … */
+  readonly role: `system.${string}`
+  readonly tenant: string
+  readonly session: null
+}
+
+/** Whoever the gate works for. Only `authenticate` and `systemCaller` make one. */
+export type Caller = Person | System
+
+/**
+ * A named system caller: sign-in, registration, a job.
+ * @param name what it does, letters and dashes
+ * @param tenant the isolation scope it may touch
+ * @param visitor the request (or job) it works for
+ * @throws TypeError when the name is not made of small letters and dashes
+ */
+export function systemCaller(name: string, tenant: string, visitor: Visitor): System {
+  if (!/^[a-z][a-z-]{1,40}$/.test(name)) {
+    throw new TypeError('systemCaller: name must be small letters and dashes, 2 to 41 characters')
+  }
+  return {
+    kind: 'system',
+    actor: null,
+    role: `system.${name}`,
+    tenant,
+    session: null,
+    requestId: visitor.requestId,
+    address: visitor.address,
+  }
+}

@@ -1,0 +1,26 @@
+import type { RefusalCode } from './errors.ts'
+
+/**
+ * Everything noteworthy, in one union. Log, metrics and incidents are fed from it after the answer.
+ * No member may carry a value that came from outside: ids, names of things, counts and durations only.
+ */
+export type Event =
+  | { readonly type: 'http.answered'; readonly requestId: string; readonly method: string; readonly route: string; readonly status: number; readonly milliseconds: number; readonly code?: RefusalCode; readonly actor?: string }
+  | { readonly type: 'http.failed'; readonly requestId: string; readonly error: unknown }
+  | { readonly type: 'auth.registered' | 'auth.login_succeeded' | 'auth.logout'; readonly requestId: string; readonly actor: string }
+  | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }
+  | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }
+  | { readonly type: 'security.statement_refused'; readonly requestId: string; readonly action: string; readonly command: string }
+  | { readonly type: 'security.injection_suspected'; readonly requestId: string; readonly action: string; readonly sqlState: string }
+  | { readonly type: 'security.audit_chain_broken'; readonly problem: string; readonly seq?: string }
+  | { readonly type: 'database.connection_destroyed'; readonly reason: string }
+  | { readonly type: 'audit.sealed'; readonly entries: number; readonly seq: string; readonly milliseconds: number }
+  | { readonly type: 'audit.lagging'; readonly seconds: number }
+  | { readonly type: 'audit.failed'; readonly error: unknown }
+  | { readonly type: 'key.created' | 'key.rotated' | 'key.destroyed'; readonly key: string; readonly purpose: string }
+  | { readonly type: 'key.service_failed'; readonly provider: string; readonly code: RefusalCode }
+  | { readonly type: 'migration.applied'; readonly version: string; readonly milliseconds: number }
+  | { readonly type: 'service.started' | 'service.stopping' | 'service.stopped'; readonly service: string; readonly detail?: string }
+
+/** Where the lines above the edge report to. Must not throw and must not block. */
+export type Emit = (event: Event) => void
