@@ -17,6 +17,7 @@ type Clear = {
   tstzrange: string
   'text[]': readonly string[]
   'uuid[]': readonly string[]
+  xid8: string
 }
 export type SqlType = keyof Clear
 

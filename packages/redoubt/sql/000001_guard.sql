@@ -1,0 +1,139 @@
+-- Who is calling: the signed caller and its verifier.
+-- The gate sets `redoubt.caller` locally in every transaction; policies read it through guard.caller(), which
+-- believes nothing that is not signed with a key that no runtime role can read. Injected SQL may overwrite the
+-- setting, but can sign nothing (prior art: Vondra, "Application users vs. Row Level Security").
+-- Core functions only, so that it runs on managed PostgreSQL and behind PgBouncer in transaction mode.
+
+set local role {guard};
+create schema guard;
+grant usage on schema guard to {app}, {keys}, {worker}, {ingest}, {auditor};
+
+-- HMAC-SHA-256 (RFC 2104) from core sha256(): the key is kept as its two padded blocks.
+-- Excluded from dumps and made anew by every process, so a stolen dump signs nothing.
+create table guard.caller_keys (
+  kid text primary key check (kid ~ '^[A-Za-z0-9_-]{8,40}$'),
+  inner_pad bytea not null check (octet_length(inner_pad) = 64),
+  outer_pad bytea not null check (octet_length(outer_pad) = 64),
+  not_before timestamptz not null default now(),
+  not_after timestamptz not null
+);
+alter table guard.caller_keys enable row level security;
+alter table guard.caller_keys force row level security;
+create policy guard_select on guard.caller_keys for select to {guard} using (true);
+create policy guard_insert on guard.caller_keys for insert to {guard} with check (true);
+create policy guard_update on guard.caller_keys for update to {guard} using (false) with check (false);
+create policy guard_delete on guard.caller_keys for delete to {guard} using (true);
+
+create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text);
+
+set local role {owner};
+create schema if not exists redoubt;
+grant usage on schema redoubt to {guard}, {app}, {worker}, {ingest}, {auditor}, {backup};
+
+-- One row per refresh family. revoked_at is read inside the verifier: no request that starts after the revoking
+-- call returned reaches data, on any instance, without another trip.
+create table redoubt.sessions (
+  id uuid primary key,
+  user_id uuid not null,
+  tenant text not null,
+  created_at timestamptz not null default now(),
+  last_used_at timestamptz not null default now(),
+  absolute_expires_at timestamptz not null,
+  revoked_at timestamptz,
+  revoke_reason text check (revoke_reason in ('logout', 'logout_all', 'password_changed', 'role_changed', 'suspended', 'reuse', 'expired'))
+);
+create index sessions_by_user on redoubt.sessions (user_id);
+alter table redoubt.sessions enable row level security;
+alter table redoubt.sessions force row level security;
+grant select, insert, update on redoubt.sessions to {guard};
+create policy guard_select on redoubt.sessions for select to {guard} using (true);
+create policy guard_insert on redoubt.sessions for insert to {guard} with check (true);
+create policy guard_update on redoubt.sessions for update to {guard} using (true) with check (true);
+
+set local role {guard};
+-- plpgsql, not sql: its plans live for the session, a definer SQL function is planned anew at each call site.
+-- Both MACs are hashed before the comparison so that its time tells nothing about a guess.
+create function guard.caller() returns guard.verified
+language plpgsql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  claim text := pg_catalog.current_setting('redoubt.caller', true);
+  part text[] := pg_catalog.string_to_array(claim, '|');
+  given_mac bytea;
+  inner_block bytea;
+  outer_block bytea;
+  who guard.verified;
+begin
+  if claim is null or pg_catalog.cardinality(part) is distinct from 11 or part[1] <> 'v1'
+     or part[3] <> '{service}/' || pg_catalog.current_database()
+     or part[10] !~ '^[0-9]{13}$' or part[11] !~ '^[0-9a-f]{64}$' then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  select k.inner_pad, k.outer_pad into inner_block, outer_block from guard.caller_keys k
+    where k.kid = part[2] and pg_catalog.transaction_timestamp() between k.not_before and k.not_after;
+  if not found then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  given_mac := pg_catalog.sha256(pg_catalog.decode(part[11], 'hex'));
+  if given_mac <> pg_catalog.sha256(pg_catalog.sha256(outer_block || pg_catalog.sha256(
+       inner_block || pg_catalog.convert_to(pg_catalog.left(claim, -65), 'UTF8')))) then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  -- Against the transaction's own start: a long transaction keeps the caller it began with.
+  if pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[10]::pg_catalog.int8) > 10000 then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  who.actor := nullif(part[4], '')::pg_catalog.uuid;
+  who.role := part[5];
+  who.tenant := part[6];
+  who.session := nullif(part[7], '')::pg_catalog.uuid;
+  who.action := part[8];
+  who.request := part[9];
+  -- A person without a live session of their own is nobody; a system caller has no session and no person.
+  if who.session is not null then
+    perform 1 from redoubt.sessions s
+      where s.id = who.session and s.user_id = who.actor and s.revoked_at is null
+        and s.absolute_expires_at > pg_catalog.transaction_timestamp();
+    if not found then
+      raise exception using errcode = 'RD401', message = 'session refused';
+    end if;
+  elsif who.actor is not null or who.role not like 'system.%' then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  return who;
+end $$;
+
+create function guard.actor() returns uuid
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+as $$ begin return (guard.caller()).actor; end $$;
+
+create function guard.role() returns text
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+as $$ begin return (guard.caller()).role; end $$;
+
+create function guard.tenant() returns text
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+as $$ begin return (guard.caller()).tenant; end $$;
+
+-- Every process brings a key of its own, through the keys role, and takes it away when it stops.
+-- Expired ones are swept here, so a dumped table is worth at most a day.
+create function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours int) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_hours not between 1 and 26 then
+    raise exception using errcode = '22023', message = 'a caller key lives 1 to 26 hours';
+  end if;
+  delete from guard.caller_keys k where k.not_after < pg_catalog.now();
+  insert into guard.caller_keys (kid, inner_pad, outer_pad, not_before, not_after)
+    values (p_kid, p_inner, p_outer, pg_catalog.now() - interval '15 seconds', pg_catalog.now() + pg_catalog.make_interval(hours => p_hours));
+end $$;
+
+create function guard.drop_caller_key(p_kid text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$ begin delete from guard.caller_keys k where k.kid = p_kid; end $$;
+
+revoke all on all functions in schema guard from public;
+grant execute on function guard.caller(), guard.actor(), guard.role(), guard.tenant() to {app}, {worker}, {ingest}, {auditor};
+grant execute on function guard.install_caller_key(text, bytea, bytea, int), guard.drop_caller_key(text) to {keys};

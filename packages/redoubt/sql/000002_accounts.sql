@@ -1,0 +1,108 @@
+-- Accounts, sessions and idempotency: what every service has.
+
+set local role {owner};
+
+create table redoubt.users (
+  id uuid primary key,
+  tenant text not null,
+  email_enc bytea not null,
+  email_bidx bytea not null unique,
+  password_hash text not null,
+  status text not null default 'active' check (status in ('active', 'suspended', 'deleted')),
+  role text not null,
+  created_at timestamptz not null default now(),
+  password_changed_at timestamptz not null default now(),
+  version int not null default 1
+);
+alter table redoubt.users enable row level security;
+alter table redoubt.users force row level security;
+grant select, insert on redoubt.users to {app};
+grant select on redoubt.users to {guard};
+create policy app_select on redoubt.users for select to {app} using (id = (select guard.actor()));
+-- Registration makes an account and cannot read one back. Which roles may register is the app's own check constraint.
+create policy app_insert on redoubt.users for insert to {app}
+  with check ((select guard.role()) = 'system.register' and tenant = (select guard.tenant()) and status = 'active');
+create policy app_update on redoubt.users for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.users for delete to {app} using (false);
+create policy guard_select on redoubt.users for select to {guard} using (true);
+
+grant select on redoubt.sessions to {app};
+create policy app_select on redoubt.sessions for select to {app} using (user_id = (select guard.actor()));
+create policy app_insert on redoubt.sessions for insert to {app} with check (false);
+create policy app_update on redoubt.sessions for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.sessions for delete to {app} using (false);
+
+-- One row per (principal, route, key): the first insert wins, the effect and the stored answer commit with it.
+create table redoubt.idempotency_keys (
+  id uuid primary key,
+  principal uuid not null,
+  route text not null,
+  key text not null,
+  request_hash bytea not null,
+  state text not null default 'in_progress' check (state in ('in_progress', 'done')),
+  response_status int,
+  response_enc bytea,
+  expires_at timestamptz not null,
+  unique (principal, route, key)
+);
+create index idempotency_keys_by_expiry on redoubt.idempotency_keys (expires_at);
+alter table redoubt.idempotency_keys enable row level security;
+alter table redoubt.idempotency_keys force row level security;
+grant select, insert, update on redoubt.idempotency_keys to {app};
+create policy app_select on redoubt.idempotency_keys for select to {app} using (principal = (select guard.actor()));
+create policy app_insert on redoubt.idempotency_keys for insert to {app} with check (principal = (select guard.actor()));
+create policy app_update on redoubt.idempotency_keys for update to {app}
+  using (principal = (select guard.actor())) with check (principal = (select guard.actor()));
+create policy app_delete on redoubt.idempotency_keys for delete to {app} using (false);
+-- Deleting needs to see the rows: both only past their time.
+grant select (expires_at), delete on redoubt.idempotency_keys to {worker};
+create policy worker_select on redoubt.idempotency_keys for select to {worker} using (expires_at < now());
+create policy worker_delete on redoubt.idempotency_keys for delete to {worker} using (expires_at < now());
+
+set local role {guard};
+
+-- Sign-in finds an account only by its keyed blind index: SQL injected into a sign-in cannot list accounts, since it
+-- cannot compute the index of an address.
+create function guard.sign_in_lookup(p_email_bidx bytea[])
+returns table (id uuid, password_hash text, status text, role text, tenant text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant from redoubt.users u
+    where u.email_bidx = any(p_email_bidx) limit 1;
+end $$;
+
+create function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds int)
+returns uuid
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+  account record;
+begin
+  if who.role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.id, u.tenant into account from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.status = 'active' limit 1;
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at)
+    values (p_session, account.id, account.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds));
+  return account.id;
+end $$;
+
+-- Ends the verified caller's own session: takes no id, so nobody can end another's.
+create function guard.end_own_session() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'logout'
+    where s.id = (guard.caller()).session and s.revoked_at is null;
+end $$;
+
+revoke all on function guard.sign_in_lookup(bytea[]), guard.open_session(uuid, bytea[], int), guard.end_own_session() from public;
+grant execute on function guard.sign_in_lookup(bytea[]), guard.open_session(uuid, bytea[], int), guard.end_own_session() to {app};

@@ -1,0 +1,93 @@
+-- The record of who did what. Written by guard.finish() alone, in the caller's own transaction; never updated.
+
+set local role {owner};
+
+create table redoubt.audit_logs (
+  id uuid primary key,
+  xid xid8 not null,
+  occurred_at timestamptz not null,
+  actor_type text not null check (actor_type in ('user', 'system')),
+  actor_id uuid,
+  actor_role text not null,
+  tenant_id text not null,
+  action text not null,
+  resource_type text,
+  resource_id text,
+  purpose text,
+  outcome text not null check (outcome = 'done' or outcome ~ '^(refused|failed):[a-z_]{3,40}$'),
+  request_id text not null,
+  metadata jsonb not null default '{}',
+  -- Sealed JSON {salt, address} under the actor's key; the chain holds only its commitment, so erasure leaves it whole.
+  personal_enc bytea,
+  personal_commitment bytea check (octet_length(personal_commitment) = 32),
+  retention_class text not null,
+  retain_until timestamptz not null
+);
+create index audit_logs_by_xid on redoubt.audit_logs (xid, id);
+create index audit_logs_by_actor on redoubt.audit_logs (actor_id, id);
+
+-- One row per data subject whose sealed columns were opened: "who read my data" is exact.
+create table redoubt.audit_subjects (
+  subject_id uuid not null,
+  entry_id uuid not null,
+  primary key (subject_id, entry_id)
+);
+create index audit_subjects_by_entry on redoubt.audit_subjects (entry_id);
+
+alter table redoubt.audit_logs enable row level security;
+alter table redoubt.audit_logs force row level security;
+alter table redoubt.audit_subjects enable row level security;
+alter table redoubt.audit_subjects force row level security;
+
+grant select, insert on redoubt.audit_logs, redoubt.audit_subjects to {guard};
+create policy guard_select on redoubt.audit_logs for select to {guard} using (true);
+create policy guard_insert on redoubt.audit_logs for insert to {guard} with check (true);
+create policy guard_select on redoubt.audit_subjects for select to {guard} using (true);
+create policy guard_insert on redoubt.audit_subjects for insert to {guard} with check (true);
+
+grant select on redoubt.audit_logs, redoubt.audit_subjects to {auditor}, {app};
+create policy auditor_select on redoubt.audit_logs for select to {auditor} using (true);
+create policy auditor_select on redoubt.audit_subjects for select to {auditor} using (true);
+
+create policy app_select on redoubt.audit_subjects for select to {app} using (subject_id = (select guard.actor()));
+create policy app_insert on redoubt.audit_subjects for insert to {app} with check (false);
+create policy app_update on redoubt.audit_subjects for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.audit_subjects for delete to {app} using (false);
+-- A person sees the entries about them and their own; the sub-select is under audit_subjects' own policy.
+create policy app_select on redoubt.audit_logs for select to {app} using (
+  actor_id = (select guard.actor())
+  or id = any (array(select s.entry_id from redoubt.audit_subjects s))
+);
+create policy app_insert on redoubt.audit_logs for insert to {app} with check (false);
+create policy app_update on redoubt.audit_logs for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.audit_logs for delete to {app} using (false);
+
+set local role {guard};
+
+-- The gate's last statement before COMMIT. Actor, tenant, action, request, time and transaction are stamped from the
+-- verified caller, never taken from arguments: SQL injected into a transaction can add an entry of its own caller and
+-- nothing else. synchronous_commit is set again here because the caller's SQL may have turned it off (a read whose
+-- entry dies with the machine would be a read without a trace).
+create function guard.finish(
+  p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb,
+  p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days int, p_subjects uuid[]
+) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+begin
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
+      resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
+    values (p_id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
+      case when who.actor is null then 'system' else 'user' end, who.actor, who.role, who.tenant, who.action,
+      p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
+      p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days));
+  if pg_catalog.cardinality(p_subjects) > 0 then
+    insert into redoubt.audit_subjects (subject_id, entry_id) select distinct s, p_id from pg_catalog.unnest(p_subjects) s;
+  end if;
+end $$;
+
+revoke all on function guard.finish(uuid, text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) from public;
+grant execute on function guard.finish(uuid, text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) to {app}, {worker};

@@ -1,0 +1,177 @@
+import pg from 'pg'
+import type { CompiledQuery } from 'kysely'
+import type { Caller } from './context.ts'
+import { Refusal } from './errors.ts'
+import type { Emit } from './events.ts'
+import { Batch, type Answer, type Statement, type Wire, type WireState } from './pg/batch.ts'
+import { refusalOf, type DatabaseRefusal } from './pg/refusal.ts'
+
+export type { Answer, Statement } from './pg/batch.ts'
+
+/** Any Kysely builder made by queryBuilder(). */
+export type Compilable<R> = { compile(): CompiledQuery<R> }
+
+/** What a function inside a transaction can do. Only the gate makes one. */
+export type Tx = {
+  readonly caller: Caller
+  /** Runs a query builder. Queries issued without awaiting in between share one round trip. */
+  run<R>(query: Compilable<R>): Promise<readonly R[]>
+  /** Runs a prepared or hand-written statement. */
+  query<R>(statement: Statement<R>): Promise<readonly R[]>
+  /** Names the resource of this call's audit entry, for things made inside. */
+  about(resourceType: string, resourceId: string): void
+  /** For columns.ts: a sealed column of this data subject was opened. */
+  opened(subject: string): void
+  /** For columns.ts: a value was sealed under this key; the gate locks the key's row before COMMIT. */
+  sealedUnder(keyId: Buffer): void
+}
+
+/** What came back of one round trip: the answers up to the first failure, and that failure. */
+export type Outcome = { readonly answers: readonly Answer[]; readonly failure: DatabaseRefusal | undefined }
+
+export type Connection = {
+  /** Sends the statements with one Sync. Never rejects. */
+  send(statements: readonly Statement<unknown>[]): Promise<Outcome>
+  /** Back to the pool, or out of the world when `poisoned` says why. */
+  release(poisoned?: string): void
+}
+
+export type Pool = {
+  /** A connection of one's own; must be released. @throws Refusal database_unavailable */
+  connect(): Promise<Connection>
+  /** One statement in a transaction of its own, for doors, worker and operator. @throws Refusal */
+  query<R = Record<string, unknown>>(statement: Statement<R>): Promise<readonly R[]>
+  /** Connections open, idle, and callers waiting for one. */
+  gauge(): { readonly open: number; readonly idle: number; readonly waiting: number }
+  readonly statementTimeout: number
+  close(): Promise<void>
+}
+
+export type PoolSettings = {
+  readonly url: string
+  /** Most connections this process opens; sized so that all processes together stay under the server's limit. */
+  readonly max: number
+  /** False behind a transaction pooler that knows no named statements (PgBouncer before 1.21). Default true. */
+  readonly namedStatements?: boolean
+  /** Milliseconds a statement may run on the server. Default 10 000. */
+  readonly statementTimeout?: number
+  /** Milliseconds to wait for a connection. Default 5 000. */
+  readonly connectTimeout?: number
+  readonly emit: Emit
+}
+
+type WireClient = pg.PoolClient & { readonly connection: Wire & { on(event: 'parseComplete', listener: () => void): void } }
+
+const states = new WeakMap<pg.PoolClient, WireState>()
+
+function stateOf(client: pg.PoolClient): WireState {
+  const known = states.get(client)
+  if (known !== undefined) return known
+  const state: WireState = { prepared: new Map(), active: undefined }
+  ;(client as WireClient).connection.on('parseComplete', () => state.active?.handleParseComplete())
+  states.set(client, state)
+  return state
+}
+
+function positive(name: string, value: number): number {
+  if (!Number.isInteger(value) || value < 1) throw new TypeError(`openPool: ${name} must be a positive whole number`)
+  return value
+}
+
+/**
+ * Opens a pool. Connects at the first use; a server that is away is a Refusal then, not a crash here.
+ * @throws TypeError when a setting is not usable
+ */
+export function openPool(settings: PoolSettings): Pool {
+  const statementTimeout = positive('statementTimeout', settings.statementTimeout ?? 10_000)
+  const namedStatements = settings.namedStatements ?? true
+  const driver = new pg.Pool({
+    connectionString: settings.url,
+    max: positive('max', settings.max),
+    connectionTimeoutMillis: positive('connectTimeout', settings.connectTimeout ?? 5_000),
+    idleTimeoutMillis: 60_000,
+    keepAlive: true,
+  })
+  // An idle connection that dies is replaced at the next use.
+  driver.on('error', () => settings.emit({ type: 'database.connection_destroyed', reason: 'idle connection lost' }))
+
+  async function connect(): Promise<Connection> {
+    const client = await driver.connect().catch((error: unknown) => {
+      throw refusalOf(error).refusal
+    })
+    return connectionOf(client)
+  }
+
+  function connectionOf(client: pg.PoolClient): Connection {
+    const state = stateOf(client)
+    // While checked out, a broken socket reaches us here as well as through the batch; without a listener it ends the process.
+    const ignore = (): void => undefined
+    client.on('error', ignore)
+    let gone = false
+    const release = (poisoned?: string): void => {
+      if (gone) return
+      gone = true
+      client.removeListener('error', ignore)
+      if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
+      client.release(poisoned !== undefined)
+    }
+    return {
+      release,
+      async send(statements) {
+        const batch = new Batch(namedStatements ? statements : statements.map(({ text, values }) => ({ text, values })), state)
+        // The server's own statement_timeout comes first; this is for a server or network that has gone silent.
+        const silent = setTimeout(() => {
+          batch.handleError(new Refusal('database_unavailable', { retryAfter: 1 }))
+          release('no answer in time')
+        }, statementTimeout + 2_000)
+        try {
+          client.query(batch as unknown as pg.Submittable)
+          await batch.done
+          return { answers: batch.answers, failure: undefined }
+        } catch (error) {
+          return { answers: batch.answers, failure: refusalOf(error) }
+        } finally {
+          clearTimeout(silent)
+        }
+      },
+    }
+  }
+
+  return {
+    connect,
+    statementTimeout,
+    async query<R>(statement: Statement<R>) {
+      const connection = await connect()
+      const { answers, failure } = await connection.send([statement])
+      connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
+      if (failure !== undefined) throw failure.refusal
+      return (answers[0]?.rows ?? []) as unknown as readonly R[]
+    },
+    gauge: () => ({ open: driver.totalCount, idle: driver.idleCount, waiting: driver.waitingCount }),
+    close: () => driver.end(),
+  }
+}
+
+/** A connection for migrations alone: scripts of many statements, and errors as the server words them. */
+export type ScriptConnection = {
+  script(sql: string): Promise<void>
+  query<R = Record<string, unknown>>(text: string, values?: readonly unknown[]): Promise<readonly R[]>
+  close(): Promise<void>
+}
+
+/** Opens the migrator's connection; the runtime never calls this. */
+export async function openScriptConnection(url: string): Promise<ScriptConnection> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 })
+  client.on('error', () => undefined)
+  await client.connect()
+  return {
+    async script(sql) {
+      await client.query(sql)
+    },
+    async query<R>(text: string, values: readonly unknown[] = []) {
+      const result = await client.query<Record<string, unknown>>({ text, values: [...values] })
+      return result.rows as unknown as readonly R[]
+    },
+    close: () => client.end(),
+  }
+}

@@ -1,0 +1,156 @@
+import { createRequire } from 'node:module'
+import { Refusal } from '../errors.ts'
+import { fieldsOf, rowOf, type DescribedField, type Field } from './rows.ts'
+
+/** A statement of the extended protocol; with a name it is prepared once per connection. */
+export type Statement<R = Record<string, unknown>> = {
+  readonly text: string
+  readonly values: readonly unknown[]
+  readonly name?: string
+  /** Carries the row type; never set. */
+  readonly rows?: R
+}
+
+export type Answer = { readonly command: string; readonly rows: readonly Record<string, unknown>[] }
+
+/** The parts of the driver's Connection that put messages on the wire. */
+export type Wire = {
+  readonly stream: { cork(): void; uncork(): void }
+  parse(message: { readonly text: string; readonly name: string | undefined; readonly types: undefined }): void
+  bind(message: { readonly statement: string | undefined; readonly values: readonly unknown[]; readonly valueMapper: (value: unknown) => unknown }): void
+  describe(message: { readonly type: 'P'; readonly name: string }): void
+  execute(message: { readonly portal: string; readonly rows: number }): void
+  sync(): void
+  sendCopyFail(reason: string): void
+}
+
+/** What one connection knows: its prepared statements, and the batch that is on the wire. */
+export type WireState = {
+  readonly prepared: Map<string, { readonly text: string; fields: readonly Field[] | undefined }>
+  active: Batch | undefined
+}
+
+const { prepareValue } = createRequire(import.meta.url)('pg/lib/utils.js') as { prepareValue(value: unknown): unknown }
+
+/**
+ * Several statements and one Sync: one round trip, and outside BEGIN one implicit transaction, so that setting the
+ * caller and reading as the caller cannot come apart. Everything goes by the extended protocol: with the simple one
+ * a stacked `; ROLLBACK` removed an audit entry.
+ */
+export class Batch {
+  readonly done: Promise<readonly Answer[]>
+  readonly #statements: readonly Statement<unknown>[]
+  readonly #state: WireState
+  readonly #answers: Answer[] = []
+  #parsed: number[] = []
+  #rows: Record<string, unknown>[] = []
+  #fields: readonly Field[] | undefined
+  #failure: unknown
+  #resolve: (answers: readonly Answer[]) => void = () => undefined
+  #reject: (error: unknown) => void = () => undefined
+
+  constructor(statements: readonly Statement<unknown>[], state: WireState) {
+    this.#statements = statements
+    this.#state = state
+    this.done = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+  }
+
+  /** How many statements were answered; after a failure, the index of the one that failed. */
+  get answers(): readonly Answer[] {
+    return this.#answers
+  }
+
+  submit(wire: Wire): null {
+    this.#state.active = this
+    wire.stream.cork()
+    try {
+      this.#statements.forEach((statement, index) => this.#send(wire, statement, index))
+    } catch (error) {
+      this.#failure = error
+    } finally {
+      wire.sync()
+      wire.stream.uncork()
+    }
+    this.#begin()
+    return null
+  }
+
+  #send(wire: Wire, { name, text, values }: Statement<unknown>, index: number): void {
+    const known = name === undefined ? undefined : this.#state.prepared.get(name)
+    if (known !== undefined && known.text !== text) throw new TypeError(`statement: the name ${name ?? ''} stands for another text`)
+    // A name prepared earlier in this very batch is not yet in the map: parse under its name only once.
+    const earlier = name !== undefined && known === undefined && this.#statements.findIndex((other) => other.name === name) < index
+    if (known === undefined && !earlier) {
+      wire.parse({ text, name, types: undefined })
+      this.#parsed.push(index)
+    }
+    wire.bind({ statement: name, values, valueMapper: prepareValue })
+    if (known?.fields === undefined) wire.describe({ type: 'P', name: '' })
+    wire.execute({ portal: '', rows: 0 })
+  }
+
+  /** The fields of the next statement, where the connection knows them already. */
+  #begin(): void {
+    const name = this.#statements[this.#answers.length]?.name
+    this.#fields = name === undefined ? undefined : this.#state.prepared.get(name)?.fields
+    this.#rows = []
+  }
+
+  handleParseComplete(): void {
+    const index = this.#parsed.shift()
+    const statement = index === undefined ? undefined : this.#statements[index]
+    if (statement?.name !== undefined) this.#state.prepared.set(statement.name, { text: statement.text, fields: undefined })
+  }
+
+  handleRowDescription(message: { readonly fields: readonly DescribedField[] }): void {
+    this.#fields = fieldsOf(message.fields)
+  }
+
+  handleDataRow(message: { readonly fields: readonly (string | null)[] }): void {
+    if (this.#failure !== undefined || this.#fields === undefined) return
+    try {
+      this.#rows.push(rowOf(this.#fields, message.fields))
+    } catch (error) {
+      this.#failure = error
+    }
+  }
+
+  handleCommandComplete(message: { readonly text: string }): void {
+    const name = this.#statements[this.#answers.length]?.name
+    const known = name === undefined ? undefined : this.#state.prepared.get(name)
+    if (known !== undefined) known.fields = this.#fields ?? []
+    this.#answers.push({ command: message.text, rows: this.#rows })
+    this.#begin()
+  }
+
+  handleEmptyQuery(): void {
+    this.handleCommandComplete({ text: '' })
+  }
+
+  handlePortalSuspended(): void {
+    this.#failure = new Refusal('database_error')
+  }
+
+  handleCopyInResponse(wire: Wire): void {
+    wire.sendCopyFail('COPY is not accepted here')
+  }
+
+  handleCopyData(): void {
+    this.#failure = new Refusal('statement_refused')
+  }
+
+  /** The driver calls this for the first error of the batch; the server skips the rest up to our Sync. */
+  handleError(error: unknown): void {
+    this.#state.active = undefined
+    this.#reject(this.#failure ?? error)
+  }
+
+  handleReadyForQuery(): void {
+    this.#state.active = undefined
+    if (this.#failure === undefined) this.#resolve(this.#answers)
+    else this.#reject(this.#failure)
+  }
+}

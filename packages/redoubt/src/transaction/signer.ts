@@ -1,0 +1,95 @@
+import { createHmac, createSecretKey, randomBytes, type KeyObject } from 'node:crypto'
+import type { Caller } from '../context.ts'
+import { Refusal } from '../errors.ts'
+import type { Pool } from '../pg.ts'
+
+/** Signs callers for one database; the key lives in this process and, as padded blocks, in guard.caller_keys. */
+export type Signer = {
+  /** The value of the `redoubt.caller` setting. Called when the statement is sent: it holds for ten seconds. */
+  sign(caller: Caller, action: string): string
+  close(): Promise<void>
+}
+
+/** Hours a key is accepted, and hours after which it is replaced: the overlap outlives any transaction. */
+const lifeHours = 26
+const replaceAfter = 24 * 3_600_000
+const field = /^[A-Za-z0-9._:/-]{0,100}$/
+
+/**
+ * The text that is signed: no field can contain the bar, so no two callers give the same text.
+ * @throws TypeError when a field has a character outside letters, digits and ._:/-
+ */
+export function callerText(kid: string, audience: string, caller: Caller, action: string, now: number): string {
+  const fields = [audience, caller.actor ?? '', caller.role, caller.tenant, caller.session ?? '', action, caller.requestId]
+  for (const value of fields) {
+    if (!field.test(value)) throw new TypeError('caller: audience, actor, role, tenant, session, action and request id are letters, digits and ._:/-')
+  }
+  return `v1|${kid}|${fields.join('|')}|${now}`
+}
+
+/** The two padded blocks of RFC 2104, from which the database computes the same HMAC with sha256() alone. */
+export function hmacPads(key: Buffer): { readonly inner: Buffer; readonly outer: Buffer } {
+  const block = Buffer.alloc(64)
+  key.copy(block)
+  return { inner: Buffer.from(block.map((byte) => byte ^ 0x36)), outer: Buffer.from(block.map((byte) => byte ^ 0x5c)) }
+}
+
+type Current = { readonly kid: string; readonly key: KeyObject }
+
+/**
+ * Makes a key of this process's own, installs it through the keys role and replaces it daily. No secret is configured
+ * and none is shared between instances; a restore starts with an empty table because dumps leave it out.
+ * @param keys pool of the keys role, in the database the gate works on
+ * @param service the service's name; audience is `<service>/<database>`
+ * @throws Refusal caller_refused when this machine's clock is more than five seconds from the database's
+ */
+export async function openSigner(keys: Pool, service: string, now: () => number = Date.now): Promise<Signer> {
+  const before = now()
+  const [server] = await keys.query<{ database: string; clock: number }>({
+    text: `select current_database() as database, date_part('epoch', clock_timestamp()) * 1000 as clock`,
+    values: [],
+  })
+  if (server === undefined) throw new Refusal('database_unavailable')
+  // Half of the ten seconds that the verifier allows; the other half is for drift until the next start.
+  const skew = Math.abs((before + now()) / 2 - server.clock)
+  if (skew > 5_000) throw new Refusal('caller_refused', { detail: `the clocks of this machine and the database differ by ${Math.round(skew)} ms; at most 5000 are accepted` })
+  const audience = `${service}/${server.database}`
+
+  async function install(): Promise<Current> {
+    const kid = randomBytes(12).toString('base64url')
+    const secret = randomBytes(32)
+    const { inner, outer } = hmacPads(secret)
+    await keys.query({ text: 'select guard.install_caller_key($1, $2, $3, $4)', values: [kid, inner, outer, lifeHours] })
+    const key = createSecretKey(secret)
+    for (const bytes of [secret, inner, outer]) bytes.fill(0)
+    return { kid, key }
+  }
+
+  let current = await install()
+  const used = [current.kid]
+  // A failed replacement is tried again every ten minutes; the old key holds for two more hours, then the gate refuses.
+  let due = now() + replaceAfter
+  const timer = setInterval(() => {
+    if (now() < due) return
+    install().then(
+      (next) => {
+        current = next
+        used.push(next.kid)
+        due = now() + replaceAfter
+      },
+      () => undefined,
+    )
+  }, 600_000)
+  timer.unref()
+
+  return {
+    sign(caller, action) {
+      const text = callerText(current.kid, audience, caller, action, now())
+      return `${text}|${createHmac('sha256', current.key).update(text).digest('hex')}`
+    },
+    async close() {
+      clearInterval(timer)
+      for (const kid of used) await keys.query({ text: 'select guard.drop_caller_key($1)', values: [kid] })
+    },
+  }
+}

@@ -1,0 +1,53 @@
+import type { Caller } from '../context.ts'
+import type { Pool, Statement } from '../pg.ts'
+import type { Signer } from './signer.ts'
+
+/** An audit entry as the gate hands it to guard.finish(); who, when and what action are stamped there. */
+export type Entry = {
+  readonly id: string
+  readonly action: string
+  readonly resource: { readonly type: string; readonly id: string } | null
+  readonly purpose: string | null
+  readonly outcome: string
+  readonly metadata: Readonly<Record<string, unknown>>
+  readonly personal: { readonly sealed: Buffer; readonly commitment: Buffer } | null
+  readonly keep: string
+  readonly days: number
+  readonly subjects: readonly string[]
+}
+
+export const beginStatement: Statement = { name: 'redoubt_begin', text: 'begin', values: [] }
+export const commitStatement: Statement = { name: 'redoubt_commit', text: 'commit', values: [] }
+export const rollbackStatement: Statement = { name: 'redoubt_rollback', text: 'rollback', values: [] }
+
+/**
+ * The first statement of every transaction: the signed caller and, with it, every session setting that an earlier
+ * user of the connection could have left behind. All local, all in one call; the caller is a bind parameter always.
+ */
+export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, action: string): Statement {
+  return {
+    name: 'redoubt_enter',
+    text:
+      `select from pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
+      `pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.set_config('row_security', 'on', true), ` +
+      `pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('lock_timeout', '5s', true), ` +
+      `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`,
+    values: [gate.signer.sign(caller, action), String(gate.pool.statementTimeout)],
+  }
+}
+
+export function finishStatement(entry: Entry): Statement {
+  return {
+    name: 'redoubt_finish',
+    text: 'select guard.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)',
+    values: [
+      entry.id, entry.resource?.type ?? null, entry.resource?.id ?? null, entry.purpose, entry.outcome, JSON.stringify(entry.metadata),
+      entry.personal?.sealed ?? null, entry.personal?.commitment ?? null, entry.keep, entry.days, entry.subjects,
+    ],
+  }
+}
+
+/** Locks the rows of the keys this transaction sealed under, so that no value commits under a destroyed key. */
+export function holdKeysStatement(keyIds: readonly Buffer[]): Statement {
+  return { name: 'redoubt_hold_keys', text: 'select guard.hold_keys($1)', values: [keyIds] }
+}
