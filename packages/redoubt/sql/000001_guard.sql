@@ -6,7 +6,7 @@
 
 set local role {guard};
 create schema guard;
-grant usage on schema guard to {app}, {keys}, {worker}, {ingest}, {auditor};
+grant usage on schema guard to {owner}, {app}, {keys}, {worker}, {ingest}, {auditor};
 
 -- HMAC-SHA-256 (RFC 2104) from core sha256(): the key is kept as its two padded blocks.
 -- Excluded from dumps and made anew by every process, so a stolen dump signs nothing.

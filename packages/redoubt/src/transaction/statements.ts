@@ -28,7 +28,7 @@ export function enterStatement(gate: { readonly signer: Signer; readonly pool: P
   return {
     name: 'redoubt_enter',
     text:
-      `select from pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
+      `select pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
       `pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.set_config('row_security', 'on', true), ` +
       `pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('lock_timeout', '5s', true), ` +
       `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`,
