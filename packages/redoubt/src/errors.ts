@@ -17,6 +17,7 @@ export const refusals = {
   slot_taken: { status: 409, title: 'This slot is no longer free' },
   request_in_progress: { status: 409, title: 'A request with this Idempotency-Key is still in progress' },
   already_exists: { status: 409, title: 'Such a thing exists already' },
+  request_timeout: { status: 408, title: 'The body did not arrive in time' },
   body_too_large: { status: 413, title: 'The body is larger than this route accepts' },
   unsupported_media_type: { status: 415, title: 'The body must be application/json' },
   https_required: { status: 421, title: 'This service answers over HTTPS only' },

@@ -1,0 +1,98 @@
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import { Refusal } from './errors.ts'
+import type { Emit } from './events.ts'
+import { bodyLimit, defaultBodyLimit } from './http/body.ts'
+import { cors } from './http/cors.ts'
+import { securityHeaders } from './http/headers.ts'
+import type { Hsts } from './http/headers.ts'
+import { https } from './http/https.ts'
+import { onlyKnown } from './http/options.ts'
+import { answerProblem, problemText } from './http/problem.ts'
+import { openProxies } from './http/proxies.ts'
+import { requestId } from './http/request-id.ts'
+import type { Step } from './http/visit.ts'
+import { newId } from './bytes.ts'
+
+export type PerimeterOptions = {
+  /** Addresses or CIDR ranges whose X-Forwarded-* are believed; empty: nobody's. */
+  readonly trustedProxies: readonly string[]
+  readonly https: 'off' | 'enforce'
+  readonly hsts?: Hsts
+  /** Exact origins browsers may call from, the service's own included. */
+  readonly origins: readonly string[]
+  readonly credentials?: boolean
+  /** Bytes of the largest body any route takes, default 100 KiB. */
+  readonly maxBody?: number
+  /** Permissions-Policy, default everything off. */
+  readonly permissions?: string
+  readonly emit: Emit
+}
+
+/**
+ * The perimeter, in its order. Headers come before HTTPS so that the 421 carries them too.
+ * @throws TypeError for an option that is unsafe, unknown or would do nothing
+ */
+export function perimeter(options: PerimeterOptions): readonly Step[] {
+  onlyKnown('perimeter', options, ['trustedProxies', 'https', 'hsts', 'origins', 'credentials', 'maxBody', 'permissions', 'emit'])
+  const { emit, hsts, permissions } = options
+  if (typeof emit !== 'function') throw new TypeError('perimeter: emit must be a function')
+  if (hsts !== undefined && options.https !== 'enforce') throw new TypeError("perimeter: hsts does nothing useful unless https is 'enforce'")
+  return Object.freeze([
+    requestId(openProxies(options.trustedProxies), emit),
+    securityHeaders({ ...(hsts === undefined ? undefined : { hsts }), ...(permissions === undefined ? undefined : { permissions }) }),
+    https(options.https, emit),
+    cors(options.origins, options.credentials ?? false, emit),
+    bodyLimit(options.maxBody ?? defaultBodyLimit, emit),
+  ])
+}
+
+/**
+ * The steps as one handler for bare node:http. What no step answers is 404: nothing is open by default.
+ * @throws TypeError when a step is no function
+ */
+export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMessage, res: ServerResponse) => void {
+  if (steps.length === 0 || steps.some((step) => typeof step !== 'function')) throw new TypeError('listener: steps must be functions')
+  return (req, res) => {
+    const run = (at: number): void => {
+      const step = steps[at]
+      if (step === undefined) return answerProblem(req, res, new Refusal('not_found'), emit)
+      let gone = false
+      try {
+        step(req, res, (error) => {
+          if (gone) return
+          gone = true
+          if (error === undefined) run(at + 1)
+          else answerProblem(req, res, error, emit)
+        })
+      } catch (error) {
+        answerProblem(req, res, error, emit)
+      }
+    }
+    run(0)
+  }
+}
+
+/**
+ * Bounds what a client can hold open, and answers requests the parser refuses like every other refusal.
+ * Times are in milliseconds: head 10 s, whole request 60 s, idle connection 65 s (above the usual 60 s of proxies).
+ */
+export function hardenServer(server: Server): void {
+  server.headersTimeout = 10_000
+  server.requestTimeout = 60_000
+  server.keepAliveTimeout = 65_000
+  server.maxHeadersCount = 100
+  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable) {
+      socket.destroy()
+      return
+    }
+    const refusal = new Refusal(error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'malformed_request')
+    const text = problemText(refusal, newId())
+    socket.end(
+      `HTTP/1.1 ${refusal.status} ${refusal.status === 408 ? 'Request Timeout' : 'Bad Request'}\r\n` +
+        'Content-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n' +
+        "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; base-uri 'none'\r\n" +
+        `Content-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`,
+    )
+  })
+}

@@ -1,0 +1,90 @@
+import type { IncomingMessage } from 'node:http'
+import { Refusal } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { whole } from './options.ts'
+import { answerProblem } from './problem.ts'
+import type { Step } from './visit.ts'
+
+/** domain.md: JSON body cap. */
+export const defaultBodyLimit = 100 * 1024
+
+const json = /^application\/json(?:;\s*charset="?utf-8"?)?$/i
+
+/**
+ * Refuses, before anything is read, a declared length above the largest any route takes, and any coding of the
+ * body: a compressed body is a decompression bomb and nothing here needs one. The bytes themselves are counted
+ * by readBody, under the limit of the route.
+ */
+export function bodyLimit(bytes: number, emit: Emit): Step {
+  whole('maxBody', bytes, 1, 1024 * 1024 * 1024)
+  return (req, res, next) => {
+    const { headers } = req
+    if (headers['content-length'] !== undefined && Number(headers['content-length']) > bytes) {
+      return answerProblem(req, res, new Refusal('body_too_large'), emit)
+    }
+    const coding = headers['content-encoding']
+    if (coding !== undefined && coding !== 'identity') {
+      return answerProblem(req, res, new Refusal('unsupported_media_type', { detail: 'Content-Encoding is not accepted' }), emit)
+    }
+    next()
+  }
+}
+
+/** True when the request announces a body (RFC 9112 §6.3). */
+export function announcesBody(req: IncomingMessage): boolean {
+  const length = req.headers['content-length']
+  return req.headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0')
+}
+
+/** @throws Refusal unsupported_media_type unless the body is of this type */
+export function checkContentType(req: IncomingMessage, type = 'application/json'): void {
+  const given = req.headers['content-type']
+  const fits = given !== undefined && (type === 'application/json' ? json.test(given) : given === type)
+  if (!fits) throw new Refusal('unsupported_media_type')
+}
+
+/**
+ * Reads the body under a limit of size and of time.
+ * @param limit bytes
+ * @param timeout milliseconds for the whole body: a byte a second must not hold a connection for hours
+ * @throws Refusal body_too_large, request_timeout, or malformed_request when the client goes away
+ * @throws TypeError when another parser has read the body: its limits would have applied, not ours
+ */
+export function readBody(req: IncomingMessage, limit: number, timeout: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    if (req.readableDidRead || req.readableEnded) {
+      reject(new TypeError('readBody: the body was read by another parser; mount the routes before it'))
+      return
+    }
+    if (Number(req.headers['content-length'] ?? 0) > limit) {
+      reject(new Refusal('body_too_large'))
+      return
+    }
+    const chunks: Buffer[] = []
+    let size = 0
+    const timer = setTimeout(() => stop(new Refusal('request_timeout')), timeout)
+    const onData = (chunk: Buffer): void => {
+      size += chunk.length
+      if (size > limit) return stop(new Refusal('body_too_large'))
+      chunks.push(chunk)
+    }
+    const onEnd = (): void => {
+      clear()
+      resolve(chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, size))
+    }
+    const onGone = (): void => stop(new Refusal('malformed_request', { fields: [{ field: 'body', rule: 'incomplete' }] }))
+    req.on('data', onData).on('end', onEnd).on('error', onGone).on('close', onGone)
+
+    function clear(): void {
+      clearTimeout(timer)
+      req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone)
+    }
+    function stop(refusal: Refusal): void {
+      clear()
+      // An error after this point has no other listener and would end the process.
+      req.on('error', () => undefined)
+      req.pause()
+      reject(refusal)
+    }
+  })
+}

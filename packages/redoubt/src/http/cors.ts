@@ -1,0 +1,52 @@
+import { Refusal } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { answerProblem } from './problem.ts'
+import { sendEmpty } from './send.ts'
+import type { Step } from './visit.ts'
+
+const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
+const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match'
+const exposed = 'X-Request-Id, Retry-After, Location, ETag'
+const preflightSeconds = '600'
+
+/**
+ * Cross-origin rules by exact match (Fetch standard §3.2). A request whose Origin is not listed is refused, not
+ * merely left without headers: a "simple" POST takes effect before its page is denied the answer. The service's own
+ * public origin belongs on the list, since browsers send Origin with same-origin POSTs too.
+ * @param origins serialised origins, such as https://app.example.com
+ * @param credentials whether browsers may send cookies
+ * @throws TypeError for `*`, `null`, a path, a pattern, or credentials with an empty list
+ */
+export function cors(origins: readonly string[], credentials: boolean, emit: Emit): Step {
+  if (!Array.isArray(origins)) throw new TypeError('origins must be a list of exact origins')
+  for (const origin of origins) {
+    if (typeof origin !== 'string' || !isOrigin(origin)) {
+      throw new TypeError('origins: each must be an exact http(s) origin without path; * and null are not possible')
+    }
+  }
+  if (credentials && origins.length === 0) throw new TypeError('credentials does nothing while origins is empty')
+  const allowed = new Set(origins)
+  return (req, res, next) => {
+    res.setHeader('Vary', 'Origin')
+    const origin = req.headers.origin
+    if (origin === undefined) return next()
+    if (!allowed.has(origin)) return answerProblem(req, res, new Refusal('origin_refused'), emit)
+    res.setHeader('Access-Control-Allow-Origin', origin)
+    if (credentials) res.setHeader('Access-Control-Allow-Credentials', 'true')
+    if (req.method === 'OPTIONS' && req.headers['access-control-request-method'] !== undefined) {
+      res.setHeader('Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers')
+      res.setHeader('Access-Control-Allow-Methods', methods)
+      res.setHeader('Access-Control-Allow-Headers', requestHeaders)
+      res.setHeader('Access-Control-Max-Age', preflightSeconds)
+      return sendEmpty(res, 204)
+    }
+    res.setHeader('Access-Control-Expose-Headers', exposed)
+    next()
+  }
+}
+
+function isOrigin(text: string): boolean {
+  if (!URL.canParse(text)) return false
+  const url = new URL(text)
+  return (url.protocol === 'https:' || url.protocol === 'http:') && url.origin === text
+}

@@ -1,0 +1,98 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { newId } from '../bytes.ts'
+import { Refusal, refusals } from '../errors.ts'
+import type { RefusalCode } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { sendJson } from './send.ts'
+import { visitOf } from './visit.ts'
+
+/** How long a refused body is still read so that the client sees the answer instead of a reset, in milliseconds. */
+const lingerMilliseconds = 1_000
+
+const heads = new Map<RefusalCode, string>()
+for (const code of Object.keys(refusals) as RefusalCode[]) {
+  const { title, status } = refusals[code]
+  const head = JSON.stringify({ type: problemType(code), title, status, code })
+  heads.set(code, head.slice(0, -1))
+}
+
+/** The `type` member of the problem: a name, not an address (RFC 9457 §3.1.1 allows one that does not resolve). */
+export function problemType(code: RefusalCode): string {
+  return `urn:redoubt:problem:${code}`
+}
+
+/**
+ * The text of a problem document: type, title, status, code, request_id, and the fields with the rule each broke.
+ * Never a value, a message of another library or a stack (RFC 9457 §5).
+ */
+export function problemText(refusal: Refusal, requestId: string): string {
+  let text = `${heads.get(refusal.code)},"request_id":${JSON.stringify(requestId)}`
+  if (refusal.detail !== undefined && refusal.status < 500) text += `,"detail":${JSON.stringify(refusal.detail)}`
+  if (refusal.fields.length > 0) text += `,"errors":${JSON.stringify(refusal.fields.map(({ field, rule }) => ({ field, rule })))}`
+  return `${text}}`
+}
+
+/**
+ * The one place where an error becomes an answer. A Refusal keeps its code; anything else is `internal`, and the
+ * error itself goes to the event `http.failed` only. After the head is out, the connection is cut: a body that
+ * stops short must not look complete.
+ */
+export function answerProblem(req: IncomingMessage, res: ServerResponse, error: unknown, emit: Emit): void {
+  const refusal = error instanceof Refusal ? error : new Refusal('internal')
+  const visit = visitOf(req)
+  const requestId = visit?.visitor.requestId ?? newId()
+  if (visit !== undefined) visit.code = refusal.code
+  if (refusal.status >= 500) emit({ type: 'http.failed', requestId, error })
+  if (res.headersSent) {
+    res.destroy()
+    return
+  }
+  for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) res.removeHeader(name)
+  res.removeHeader('X-Powered-By')
+  res.setHeader('Cache-Control', 'no-store')
+  if (refusal.status === 401) {
+    // RFC 6750 §3: the error attribute only where a token was presented.
+    res.setHeader('WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
+  }
+  if (refusal.retryAfter !== undefined) res.setHeader('Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))
+  const text = problemText(refusal, requestId)
+  if (refusal.status === 413 || refusal.status === 408) return sendAndClose(req, res, refusal.status, text)
+  sendJson(res, refusal.status, text, 'application/problem+json')
+}
+
+/** The error handler for the end of an Express or NestJS app: what other handlers throw is answered alike. */
+export function problems(options: { readonly emit: Emit }): (
+  error: unknown,
+  req: IncomingMessage,
+  res: ServerResponse,
+  next: (error?: unknown) => void,
+) => void {
+  const { emit } = options
+  if (typeof emit !== 'function') throw new TypeError('problems: emit must be a function')
+  // Express knows an error handler by its four parameters.
+  return (error, req, res, _next) => answerProblem(req, res, error, emit)
+}
+
+/*
+ * A client still sending would lose the answer to a TCP reset if the connection were closed at once: write the
+ * answer, discard what still comes for a moment, then close (nginx calls it lingering_close).
+ */
+function sendAndClose(req: IncomingMessage, res: ServerResponse, status: number, text: string): void {
+  res.statusCode = status
+  res.setHeader('Content-Type', 'application/problem+json')
+  res.setHeader('Content-Length', Buffer.byteLength(text))
+  res.setHeader('Connection', 'close')
+  if (req.readableEnded || req.destroyed) {
+    res.end(text)
+    return
+  }
+  res.write(text)
+  const timer = setTimeout(close, lingerMilliseconds)
+  req.on('end', close).on('error', close).on('close', close)
+  req.resume()
+  function close(): void {
+    clearTimeout(timer)
+    req.off('end', close).off('close', close)
+    if (!res.writableEnded) res.end()
+  }
+}

@@ -1,0 +1,44 @@
+import { newId } from '../bytes.ts'
+import type { Emit } from '../events.ts'
+import type { Proxies } from './proxies.ts'
+import { setVisit } from './visit.ts'
+import type { Step } from './visit.ts'
+
+const wellFormed = /^[A-Za-z0-9_-]{8,64}$/
+
+/**
+ * Names the request and its sender, and reports `http.answered` once the answer is out.
+ * An incoming X-Request-Id is kept only from a trusted proxy and only when well formed: it stands in logs and
+ * audit entries, where a client must not choose it.
+ */
+export function requestId(proxies: Proxies, emit: Emit): Step {
+  return (req, res, next) => {
+    const started = performance.now()
+    const incoming = req.headers['x-request-id']
+    const kept = typeof incoming === 'string' && wellFormed.test(incoming) && proxies.trusts(req)
+    const id = kept ? incoming : newId()
+    const visit = {
+      visitor: { requestId: id, address: proxies.address(req) },
+      secure: proxies.secure(req),
+      route: 'unmatched',
+      code: undefined,
+      actor: undefined,
+    }
+    setVisit(req, visit)
+    res.setHeader('X-Request-Id', id)
+    res.once('close', () => {
+      const { route, code, actor } = visit
+      emit({
+        type: 'http.answered',
+        requestId: id,
+        method: req.method ?? '',
+        route,
+        status: res.statusCode,
+        milliseconds: performance.now() - started,
+        ...(code === undefined ? undefined : { code }),
+        ...(actor === undefined ? undefined : { actor }),
+      })
+    })
+    next()
+  }
+}

@@ -1,0 +1,42 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Visitor } from '../context.ts'
+import type { RefusalCode } from '../errors.ts'
+
+/** One step of the perimeter. Mounts on Express 5, on NestJS and on bare node:http. */
+export type Step = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
+
+/** What the edge knows of a request; the last three are filled as the request goes on, for `http.answered`. */
+export type Visit = {
+  readonly visitor: Visitor
+  /** Over TLS, by the socket or by the word of a trusted proxy. */
+  readonly secure: boolean
+  route: string
+  code: RefusalCode | undefined
+  actor: string | undefined
+}
+
+/*
+ * A property under a symbol of this module: where the package is loaded twice, the other copy finds nothing
+ * and refuses, instead of reading somebody else's state.
+ */
+const key = Symbol('redoubt visit')
+type Marked = IncomingMessage & { [key]?: Visit }
+
+export function setVisit(req: IncomingMessage, visit: Visit): void {
+  ;(req as Marked)[key] = visit
+}
+
+/** What the request-id step recorded, or undefined when it has not run. */
+export function visitOf(req: IncomingMessage): Visit | undefined {
+  return (req as Marked)[key]
+}
+
+/**
+ * The visitor behind a request.
+ * @throws TypeError when the perimeter has not run for it
+ */
+export function visitorOf(req: IncomingMessage): Visitor {
+  const visit = visitOf(req)
+  if (visit === undefined) throw new TypeError('visitorOf: the steps of perimeter() must run before this')
+  return visit.visitor
+}

@@ -1,0 +1,118 @@
+import { randomBytes, sign, verify } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
+import { Refusal } from './errors.ts'
+import { tokenCache } from './tokens/cache.ts'
+import { algorithm, readClaims, readHeader, tokenType } from './tokens/claims.ts'
+import type { Claims } from './tokens/claims.ts'
+
+/** domain.md, numbers to pin: seconds an access token lives. */
+export const accessTokenSeconds = 600
+/** Seconds two clocks may differ. */
+export const allowedSkewSeconds = 30
+/** Characters of the longest token that is looked at. */
+const longestToken = 4096
+
+export type TokenKey = {
+  /** Exact name of the key in the token's header; letters, digits, dashes. */
+  readonly kid: string
+  readonly publicKey: KeyObject
+  /** Left out for keys that only verify: the previous one, or another service's. */
+  readonly privateKey?: KeyObject
+}
+
+export type Tokens = {
+  /** A new access token for a person whose session stands, and the seconds it lives. */
+  issue(person: { readonly actor: string; readonly session: string; readonly role: string; readonly tenant: string }): { readonly token: string; readonly expiresIn: number }
+  /** @throws Refusal unauthenticated, whatever is wrong: the sender learns no more than that */
+  verify(token: string): Claims
+  /** The JSON Web Key Set for /.well-known/jwks.json (RFC 7517, RFC 8037): public parts only. */
+  jwks(): { readonly keys: readonly Readonly<Record<string, string>>[] }
+}
+
+/**
+ * Access tokens: RFC 9068 claims in a JWS with Ed25519 (RFC 8037). One algorithm, which the key decides and never
+ * the header; `none`, HS256 over the public key, embedded keys (jwk, jku, x5u) and critical extensions do not exist
+ * here. A verified token is remembered until it expires; its times are checked at each use, and whether its session
+ * is revoked is checked inside the gate.
+ * @param options issuer and audience: exact texts; keys: the first with a private key signs; now: milliseconds
+ * @throws TypeError when a key is not Ed25519, two have one name, or none is given
+ */
+export function openTokens(options: {
+  readonly issuer: string
+  readonly audience: string
+  readonly keys: readonly TokenKey[]
+  readonly now?: () => number
+}): Tokens {
+  const { issuer, audience, keys, now = Date.now } = options
+  for (const [name, value] of [['issuer', issuer], ['audience', audience]] as const) {
+    if (typeof value !== 'string' || value === '') throw new TypeError(`openTokens: ${name} is missing`)
+  }
+  const byKid = new Map<string, KeyObject>()
+  for (const key of keys) {
+    checkKey(key)
+    if (byKid.has(key.kid)) throw new TypeError('openTokens: two keys have one kid')
+    byKid.set(key.kid, key.publicKey)
+  }
+  if (byKid.size === 0) throw new TypeError('openTokens: keys must have at least one key')
+  const signer = keys.find((key) => key.privateKey !== undefined)
+  const header = signer === undefined ? '' : encode({ alg: algorithm, typ: tokenType, kid: signer.kid })
+  const cache = tokenCache()
+  const published = keys.map(({ kid, publicKey }) => {
+    const { kty, crv, x } = publicKey.export({ format: 'jwk' })
+    return { kty: String(kty), crv: String(crv), x: String(x), kid, alg: algorithm, use: 'sig' }
+  })
+
+  const verifyUnknown = (token: string): Claims => {
+    const first = token.indexOf('.')
+    const second = token.indexOf('.', first + 1)
+    if (first < 1 || second < 0) throw refused()
+    const key = byKid.get(readHeader(token.slice(0, first)))
+    const signature = Buffer.from(token.slice(second + 1), 'base64url')
+    // Re-encoding closes the malleability of base64: one signature has one text (86 characters, padding bits zero).
+    if (key === undefined || signature.length !== 64 || signature.toString('base64url') !== token.slice(second + 1)) throw refused()
+    if (!verify(null, Buffer.from(token.slice(0, second), 'latin1'), key, signature)) throw refused()
+    return readClaims(token.slice(first + 1, second), { issuer, audience, longest: accessTokenSeconds })
+  }
+
+  return Object.freeze<Tokens>({
+    issue(person) {
+      if (signer?.privateKey === undefined) throw new TypeError('issue: these tokens were opened without a private key')
+      const iat = Math.floor(now() / 1000)
+      const exp = iat + accessTokenSeconds
+      const jti = randomBytes(16).toString('base64url')
+      const body = encode({ iss: issuer, aud: audience, sub: person.actor, sid: person.session, role: person.role, tenant: person.tenant, jti, iat, nbf: iat, exp })
+      const signed = `${header}.${body}`
+      if (signed.length + 87 > longestToken) throw new TypeError('issue: the claims are too long')
+      // What verify would refuse is not issued.
+      readClaims(body, { issuer, audience, longest: accessTokenSeconds })
+      return { token: `${signed}.${sign(null, Buffer.from(signed, 'latin1'), signer.privateKey).toString('base64url')}`, expiresIn: accessTokenSeconds }
+    },
+    verify(token) {
+      if (typeof token !== 'string' || token.length > longestToken) throw refused()
+      const seconds = now() / 1000
+      const known = cache.get(token)
+      const claims = known ?? verifyUnknown(token)
+      if (seconds >= claims.expiresAt + allowedSkewSeconds || seconds < claims.notBefore - allowedSkewSeconds) throw refused()
+      if (known === undefined) cache.set(token, claims)
+      return claims
+    },
+    jwks: () => ({ keys: published }),
+  })
+}
+
+function refused(): Refusal {
+  return new Refusal('unauthenticated')
+}
+
+function encode(value: object): string {
+  return Buffer.from(JSON.stringify(value), 'utf8').toString('base64url')
+}
+
+function checkKey(key: TokenKey): void {
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(key.kid)) throw new TypeError('openTokens: kid must be letters, digits and dashes')
+  if (key.publicKey?.type !== 'public' || key.publicKey.asymmetricKeyType !== 'ed25519') throw new TypeError('openTokens: publicKey must be an Ed25519 public KeyObject')
+  if (key.privateKey === undefined) return
+  if (key.privateKey.type !== 'private' || key.privateKey.asymmetricKeyType !== 'ed25519') throw new TypeError('openTokens: privateKey must be an Ed25519 private KeyObject')
+  const probe = Buffer.from('redoubt key pair')
+  if (!verify(null, probe, key.publicKey, sign(null, probe, key.privateKey))) throw new TypeError('openTokens: privateKey and publicKey are not a pair')
+}
