@@ -28,6 +28,8 @@ export const refusals = {
   key_destroyed: { status: 410, title: 'The key of this data has been destroyed' },
   caller_refused: { status: 401, title: 'The database refused the signature or session of this caller' },
   audit_unavailable: { status: 503, title: 'The audit entry could not be written, so there is no answer' },
+  audit_interrupted: { status: 503, title: 'The audit chain does not continue what was anchored: run `redoubt audit resume`' },
+  audit_not_interrupted: { status: 409, title: 'The audit chain needs no resumption' },
   database_unavailable: { status: 503, title: 'The database cannot be reached' },
   database_error: { status: 500, title: 'The database refused a statement' },
   statement_refused: { status: 500, title: 'A statement tried to leave its transaction' },

@@ -15,6 +15,7 @@ export type Event =
   | { readonly type: 'security.audit_chain_broken'; readonly problem: string; readonly seq?: string }
   | { readonly type: 'database.connection_destroyed'; readonly reason: string }
   | { readonly type: 'audit.sealed'; readonly entries: number; readonly seq: string; readonly milliseconds: number }
+  | { readonly type: 'audit.anchored'; readonly seq: string; readonly milliseconds: number }
   | { readonly type: 'audit.lagging'; readonly seconds: number }
   | { readonly type: 'audit.failed'; readonly error: unknown }
   | { readonly type: 'key.created' | 'key.rotated' | 'key.destroyed'; readonly key: string; readonly purpose: string }
