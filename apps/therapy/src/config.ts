@@ -1,0 +1,129 @@
+import {
+  databaseUrl,
+  defineSettings,
+  flag,
+  insecureFlag,
+  integer,
+  keyService,
+  line,
+  listOf,
+  oneOf,
+  origin,
+  plain,
+  proxies,
+  secret,
+  type Config,
+  type Problem,
+} from 'redoubt/config'
+
+const platform = 'platform operations'
+const security = 'security'
+
+/** Every database role has a login of its own (guarantees: a door opened with another role's key is no door). */
+function distinctLogins(values: Readonly<Record<string, unknown>>): readonly Problem[] {
+  const names = ['DATABASE_URL', 'DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'WORKER_DATABASE_URL']
+  const seen = new Map<string, string>()
+  const problems: Problem[] = []
+  for (const name of names) {
+    const value = values[name]
+    if (typeof value !== 'string') continue
+    const url = new URL(value)
+    const login = url.searchParams.get('user') ?? url.username
+    const other = seen.get(login)
+    if (other !== undefined) problems.push({ name, problem: `must not use the same login as ${other}` })
+    seen.set(login, name)
+  }
+  return problems
+}
+
+/** The settings of Therapy: the one inventory of what it reads from its surroundings. */
+export const settings = defineSettings({
+  prefix: 'THERAPY_',
+  settings: {
+    NODE_ENV: plain(oneOf('production', 'development', 'test'), {
+      about: 'Mode of the service; not set means production',
+      owner: platform,
+      required: 'never',
+      fallback: 'production',
+    }),
+    HOST: plain(line(), { about: 'Address to listen on', owner: platform, required: 'never', fallback: '127.0.0.1' }),
+    PORT: plain(integer(0, 65_535), { about: 'Port to listen on; 0 takes a free one', owner: platform, required: 'never', fallback: '4310' }),
+    PUBLIC_ORIGIN: plain(origin(), {
+      about: 'Origin under which browsers reach the service',
+      owner: platform,
+      required: 'production',
+      fallback: 'http://127.0.0.1:4310',
+    }),
+    ALLOWED_ORIGINS: plain(listOf(origin()), {
+      about: 'Further origins whose pages may call the API, comma-separated',
+      owner: security,
+      required: 'never',
+      fallback: '',
+    }),
+    TRUSTED_PROXIES: plain(proxies(), {
+      about: 'Addresses or networks of the proxies in front, comma-separated',
+      owner: platform,
+      required: 'never',
+      fallback: '',
+    }),
+    DATABASE_URL: secret(databaseUrl(), { about: 'Login of the app role', owner: platform, required: 'always', rotateDays: 90 }),
+    DATABASE_OWNER_URL: secret(databaseUrl(), {
+      about: 'Login of the migrator role; only for `redoubt migrate`, not for the running service',
+      owner: platform,
+      required: 'never',
+      rotateDays: 90,
+    }),
+    KEYS_DATABASE_URL: secret(databaseUrl(), { about: 'Login of the keys role', owner: security, required: 'always', rotateDays: 90 }),
+    WORKER_DATABASE_URL: secret(databaseUrl(), {
+      about: 'Login of the worker role (jobs, sealing of the audit trail)',
+      owner: platform,
+      required: 'production',
+      rotateDays: 90,
+    }),
+    DATABASE_NAMED_STATEMENTS: plain(flag(), {
+      about: 'false behind PgBouncer before 1.21 in transaction mode',
+      owner: platform,
+      required: 'never',
+      fallback: 'true',
+    }),
+    DATABASE_POOL_SIZE: plain(integer(1, 500), { about: 'Connections of the app role', owner: platform, required: 'never', fallback: '10' }),
+    KMS: plain(keyService(), {
+      about: 'Where the key-encryption keys live',
+      owner: security,
+      required: 'production',
+      fallback: 'local:.redoubt/root.key',
+    }),
+    ANCHOR_DIR: plain(line(), {
+      about: 'Directory of the signed heads of the audit chain, on storage the database host cannot write',
+      owner: security,
+      required: 'production',
+      fallback: '.redoubt/anchors',
+    }),
+    LOG_LEVEL: plain(oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal'), {
+      about: 'Least level that is written',
+      owner: platform,
+      required: 'never',
+      fallback: 'info',
+    }),
+    DEMO_DATA: plain(insecureFlag('demo people have published passwords'), {
+      about: 'Fill the database with invented people',
+      owner: platform,
+      required: 'never',
+      fallback: 'false',
+    }),
+  },
+  rules: [
+    (values, mode) => (values.NODE_ENV === mode ? [] : [{ name: 'NODE_ENV', problem: 'must agree with the mode the process runs in' }]),
+    (values, mode) => (mode === 'production' ? distinctLogins(values) : []),
+    (values, mode) =>
+      mode === 'production' && values.TRUSTED_PROXIES?.length === 0
+        ? [{ name: 'TRUSTED_PROXIES', problem: 'must name the proxy that ends TLS: the service itself speaks plain HTTP' }]
+        : [],
+    (values) =>
+      values.ALLOWED_ORIGINS?.includes(values.PUBLIC_ORIGIN ?? '') === true
+        ? [{ name: 'ALLOWED_ORIGINS', problem: 'must not repeat PUBLIC_ORIGIN' }]
+        : [],
+  ],
+})
+
+export type Settings = Config<typeof settings>

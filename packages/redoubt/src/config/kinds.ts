@@ -1,0 +1,132 @@
+import { isIP } from 'node:net'
+import { z } from 'zod'
+import { keyStrength, passwordStrength, weaknessOf } from './weakness.ts'
+
+/** How the text of a setting becomes a value, and what production refuses in it. */
+export type Kind<T> = {
+  /** Parses the text of the environment. Its messages must not repeat the text. */
+  readonly schema: z.ZodType<T, string>
+  /** A reason to refuse the value in production, or null. Must not repeat the value. */
+  refuse?(value: T): string | null
+}
+
+/** A whole number from `least` to `most`. */
+export function integer(least: number, most: number): Kind<number> {
+  const rule = `must be a whole number from ${least} to ${most}`
+  const schema = z
+    .string()
+    .regex(/^\d{1,15}$/, rule)
+    .transform(Number)
+    .refine((value) => value >= least && value <= most, rule)
+  return { schema }
+}
+
+/** One of the named words. */
+export function oneOf<const W extends string>(...words: readonly [W, ...W[]]): Kind<W> {
+  return { schema: z.enum(words, `must be one of ${words.join(', ')}`) }
+}
+
+/** `true` or `false`, nothing else: "no" read as true has opened doors. */
+export function flag(): Kind<boolean> {
+  return { schema: z.enum(['true', 'false'], 'must be true or false').transform((word) => word === 'true') }
+}
+
+/** A flag that must be off in production. */
+export function insecureFlag(why: string): Kind<boolean> {
+  return { ...flag(), refuse: (on) => (on ? `must be false in production: ${why}` : null) }
+}
+
+/** Free text without line breaks, for paths and names. */
+export function line(): Kind<string> {
+  return { schema: z.string().regex(/^[^\0\r\n]{1,4096}$/, 'must be one line') }
+}
+
+/** Text that is worth something only while nobody else knows it. */
+export function secretText(strength = keyStrength): Kind<string> {
+  return { schema: line().schema, refuse: (value) => weaknessOf(value, strength) }
+}
+
+function isOrigin(text: string): boolean {
+  return URL.canParse(text) && new URL(text).origin === text && /^https?:/.test(text)
+}
+
+function refuseOrigin(text: string): string | null {
+  return text.startsWith('https:') ? null : 'must be https: in production'
+}
+
+/** A web origin exactly as a browser sends it (RFC 6454 §6.2): no path, no wildcard, no `null`. */
+export function origin(): Kind<string> {
+  const rule = 'must be an origin such as https://app.example.org, without a path or final slash'
+  return { schema: z.string().refine(isOrigin, rule), refuse: refuseOrigin }
+}
+
+/** A comma-separated list, each member by `kind`; an empty text is the empty list. */
+export function listOf<T>(kind: Kind<T>): Kind<readonly T[]> {
+  const schema = z
+    .string()
+    .transform((text) => text.split(',').map((member) => member.trim()).filter((member) => member !== ''))
+    .pipe(z.array(kind.schema))
+  return { schema, refuse: (values) => values.map((value) => kind.refuse?.(value) ?? null).find((problem) => problem !== null) ?? null }
+}
+
+function isProxy(text: string): boolean {
+  const [address = '', prefix, ...rest] = text.split('/')
+  const version = isIP(address)
+  if (version === 0 || rest.length > 0) return false
+  if (prefix === undefined) return true
+  const bits = /^\d{1,3}$/.test(prefix) ? Number(prefix) : -1
+  // fc00::/7 and 10.0.0.0/8 are the widest private ranges; anything wider trusts strangers.
+  return version === 4 ? bits >= 8 && bits <= 32 : bits >= 7 && bits <= 128
+}
+
+/**
+ * Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed. `true` or a number of hops would
+ * believe whoever connects: the limiter and the audit trail would then record what the attacker writes.
+ */
+export function proxies(): Kind<readonly string[]> {
+  const rule = 'must be a list of addresses or networks, never true, a number of hops or the whole internet'
+  return listOf({ schema: z.string().refine(isProxy, rule) })
+}
+
+/** Where the key-encryption keys live: `local:<path>`, `aws:<key>`, `azure:<key>` or `vault:<key>`. */
+export function keyService(): Kind<string> {
+  const rule = 'must be local:<path>, aws:<key ARN or alias>, azure:<https key id> or vault:<https address/mount/key>'
+  const schema = z.string().regex(/^(?:local:\S+|aws:(?:arn:|alias\/)\S+|azure:https?:\/\/\S+|vault:https?:\/\/\S+)$/, rule)
+  const refuse = (value: string): string | null => {
+    if (value.startsWith('local:')) return 'must not be the local key provider in production'
+    return /^[a-z]+:http:/.test(value) ? 'must be https: in production' : null
+  }
+  return { schema, refuse }
+}
+
+const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\]|::1)$/
+
+function parseDatabaseUrl(text: string): URL | null {
+  // user:password@/database has no host of its own; the driver accepts it with ?host=/run/…, the URL standard does not.
+  const whole = text.replace(/@(?=\/)/, '@socket.invalid')
+  if (!/^postgres(?:ql)?:\/\//.test(whole) || !URL.canParse(whole)) return null
+  const url = new URL(whole)
+  // The driver takes the last of a repeated parameter and lets ?host= win over the authority, so neither may hide here.
+  const names = [...url.searchParams.keys()]
+  return new Set(names).size === names.length && url.pathname.length > 1 ? url : null
+}
+
+function refuseDatabase(text: string): string | null {
+  const url = parseDatabaseUrl(text)
+  if (url === null) return 'is not a PostgreSQL URL'
+  const parameters = url.searchParams
+  const host = decodeURIComponent(parameters.get('host') ?? url.hostname)
+  const password = decodeURIComponent(parameters.get('password') ?? url.password)
+  const weakness = password === '' ? null : weaknessOf(password, passwordStrength)
+  if (weakness !== null) return `has a password that ${weakness}`
+  if (host.startsWith('/') || loopback.test(host)) return null
+  if (host === '' || host === 'socket.invalid') return 'must name its host'
+  if (parameters.get('sslmode') !== 'verify-full') return 'must use sslmode=verify-full (unless a unix socket or loopback)'
+  return parameters.has('ssl') ? 'must not carry ssl= beside sslmode=verify-full' : null
+}
+
+/** A PostgreSQL URL with one host and a database, each parameter at most once. It holds a password: always a secret. */
+export function databaseUrl(): Kind<string> {
+  const rule = 'must be postgresql://user:password@host/database with each parameter at most once'
+  return { schema: z.string().refine((text) => parseDatabaseUrl(text) !== null, rule), refuse: refuseDatabase }
+}
