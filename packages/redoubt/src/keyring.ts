@@ -1,0 +1,135 @@
+import { performance } from 'node:perf_hooks'
+import { Refusal } from './errors.ts'
+import type { Emit } from './events.ts'
+import type { Clock } from './keyring/cache.ts'
+import { openDataKeys, type DataKey, type KeyScope } from './keyring/data-keys.ts'
+import { openIndexKeys, type IndexKey } from './keyring/index-keys.ts'
+import { openKeks, type KeysPool } from './keyring/keks.ts'
+import { openPurposeKeys, type Purpose, type PurposeKey } from './keyring/purpose-keys.ts'
+import type { KeyService } from './kms.ts'
+
+export type { DataKey, KeyScope } from './keyring/data-keys.ts'
+export type { IndexKey } from './keyring/index-keys.ts'
+export type { KeysPool } from './keyring/keks.ts'
+export type { Purpose, PurposeKey } from './keyring/purpose-keys.ts'
+
+/** The only holder of opened keys. Everything it gives out is frozen and a KeyObject; rows are never believed. */
+export type Keyring = {
+  /** The key to seal this subject's data of this retention class with; made when there is none. @throws Refusal key_destroyed for an erased subject */
+  keyFor(scope: KeyScope): Promise<DataKey>
+  /** Several at once, in the order asked for: one statement for all that are not cached. */
+  keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
+  /** The keys that opened values name, by hex id. A destroyed one is absent from the map. */
+  byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  /** Blind-index keys of a column, newest version first. */
+  indexKeys(tableId: number, columnId: number): Promise<readonly IndexKey[]>
+  /** The signing key pair of a purpose. */
+  purposeKey(purpose: Purpose): Promise<PurposeKey>
+  /**
+   * Deletes the wrapped keys of a scope, in every version, and refuses a new one for ever. Waits for transactions
+   * that are about to commit a value sealed under them. This process forgets the key at once; another one may still
+   * open values with its cached copy for the data key lifetime, but commits nothing under it (guard.hold_keys).
+   */
+  destroy(scope: KeyScope): Promise<void>
+  /** For the start and for health: the key service answers and opens every stored key-encryption key. @throws Refusal, with what to do */
+  check(): Promise<void>
+  /** Forgets all keys; every later call is refused. The key service is closed by whoever opened it. */
+  close(): void
+}
+
+export type KeyringSettings = {
+  /** A pool of the keys role. */
+  readonly pool: KeysPool
+  readonly service: KeyService
+  /** Name of the service; bound to the wrapping of its key-encryption keys. */
+  readonly realm: string
+  readonly emit: Emit
+  readonly lifetimes?: {
+    /** Milliseconds an opened key-encryption key, index key or signing key is used before it is read again. Default and most: 60 minutes. */
+    readonly keyEncryptionKey?: number
+    /** The same for a data key: how long an opened copy may outlive its destruction elsewhere. Default and most: 5 minutes. */
+    readonly dataKey?: number
+    /** How often one opening of a key is handed out. Default and most: 2^20. */
+    readonly uses?: number
+    /** Data keys held at a time. Default 10 000. */
+    readonly entries?: number
+  }
+  /** Monotonic milliseconds. */
+  readonly clock?: Clock
+}
+
+function bounded(name: string, value: number | undefined, most: number): number {
+  if (value === undefined) return most
+  if (!Number.isInteger(value) || value < 1 || value > most) throw new TypeError(`openKeyring: ${name} must be a whole number from 1 to ${most}`)
+  return value
+}
+
+/**
+ * Opens the keyring: root (key service) → key-encryption keys → data, index and signing keys. Reads and unwraps at
+ * the first use; N cold requests cost one call of the key service and one statement.
+ * @throws TypeError when a setting is not usable
+ */
+export function openKeyring(settings: KeyringSettings): Keyring {
+  const { pool, service, realm, emit, lifetimes = {}, clock = () => performance.now() } = settings
+  if (realm === '') throw new TypeError('openKeyring: realm must not be empty')
+  const lifetime = bounded('lifetimes.keyEncryptionKey', lifetimes.keyEncryptionKey, 60 * 60_000)
+  const dataLifetime = bounded('lifetimes.dataKey', lifetimes.dataKey, 5 * 60_000)
+  const uses = bounded('lifetimes.uses', lifetimes.uses, 2 ** 20)
+  const entries = lifetimes.entries === undefined ? 10_000 : bounded('lifetimes.entries', lifetimes.entries, 1_000_000)
+
+  const keks = openKeks({ pool, service, realm, emit, lifetime, activeLifetime: dataLifetime, uses, clock })
+  const dataKeys = openDataKeys({ pool, keks, emit, lifetime: dataLifetime, uses, entries, clock })
+  const indexKeys = openIndexKeys({ pool, keks, emit, lifetime, uses, clock })
+  const purposeKeys = openPurposeKeys({ pool, keks, emit, lifetime, uses, clock })
+  let closed = false
+
+  function live(): void {
+    if (closed) throw new Refusal('stopping')
+  }
+
+  return {
+    async keyFor(scope) {
+      live()
+      const [key] = await dataKeys.keysFor([scope])
+      if (key === undefined) throw new Refusal('key_refused')
+      return key
+    },
+    async keysFor(scopes) {
+      live()
+      return dataKeys.keysFor(scopes)
+    },
+    async byId(ids) {
+      live()
+      return dataKeys.byId(ids)
+    },
+    async indexKeys(tableId, columnId) {
+      live()
+      return indexKeys.of({ table: tableId, column: columnId })
+    },
+    async purposeKey(purpose) {
+      live()
+      return purposeKeys.of(purpose)
+    },
+    async destroy(scope) {
+      live()
+      await dataKeys.destroy(scope)
+    },
+    async check() {
+      live()
+      await keks.check()
+    },
+    close() {
+      closed = true
+      dataKeys.clear()
+      indexKeys.clear()
+      purposeKeys.clear()
+      keks.clear()
+    },
+  }
+}
+
+/** True when the database holds any wrapped key: from then on a missing root key is a loss, not a first start. */
+export async function keysExist(pool: KeysPool): Promise<boolean> {
+  const rows = await pool.query({ text: 'select 1 as one from keys.key_encryption_keys limit 1', values: [] })
+  return rows.length > 0
+}

@@ -1,0 +1,128 @@
+/** Monotonic milliseconds; the wall clock would let a clock step prolong a key's life. */
+export type Clock = () => number
+
+/** What a load gives for one query: a value, an error for this query alone, or undefined where there is no such thing. */
+export type Loaded<V> = V | Error | undefined
+
+export type CacheSettings<Q, V> = {
+  /** The same name means the same thing. */
+  readonly name: (query: Q) => string
+  /** Answers in the order of the queries. A rejection fails them all and is not remembered. */
+  readonly load: (queries: readonly Q[]) => Promise<readonly Loaded<V>[]>
+  /** Milliseconds a value may be used, counted from before it was loaded. */
+  readonly lifetime: number
+  /** How often one load of a value may be handed out. */
+  readonly uses: number
+  /** Most values held; the least recently used goes first. */
+  readonly entries: number
+  readonly clock: Clock
+}
+
+export type Cache<Q, V> = {
+  /** One value per query; undefined where there is none. @throws what the load said of the first that failed */
+  find(queries: readonly Q[]): Promise<readonly (V | undefined)[]>
+  /** Keeps a value that was come by otherwise. @param since clock time from before it was read */
+  put(query: Q, value: V, since: number, epoch: number): void
+  /** Grows with every drop: a value read before a drop is not kept after it. */
+  epoch(): number
+  drop(gone: (value: V) => boolean): void
+  clear(): void
+}
+
+/** Statements stay of a bounded size. */
+const batchSize = 4096
+
+/**
+ * A bounded cache in which N askers of the same thing share one load, and those of different things share one
+ * statement: what is asked for within one turn of the event loop is loaded together.
+ */
+export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
+  const { name, load, lifetime, uses, entries, clock } = settings
+  type Held = { readonly value: V; readonly until: number; left: number }
+  type Waiting = { readonly id: string; readonly query: Q; resolve(value: V | undefined): void; reject(reason: unknown): void }
+  const held = new Map<string, Held>()
+  let flights = new Map<string, Promise<V | undefined>>()
+  let waiting: Waiting[] = []
+  let epoch = 0
+
+  function keep(id: string, value: V, since: number): void {
+    held.delete(id)
+    for (const oldest of held.keys()) {
+      if (held.size < entries) break
+      held.delete(oldest)
+    }
+    held.set(id, { value, until: since + lifetime, left: uses })
+  }
+
+  function take(id: string): V | undefined {
+    const entry = held.get(id)
+    if (entry === undefined) return undefined
+    held.delete(id)
+    if (clock() >= entry.until || entry.left <= 0) return undefined
+    entry.left--
+    held.set(id, entry)
+    return entry.value
+  }
+
+  async function flush(batch: readonly Waiting[], ours: Map<string, Promise<V | undefined>>): Promise<void> {
+    const since = clock()
+    const begun = epoch
+    try {
+      const loaded = await load(batch.map(({ query }) => query))
+      batch.forEach(({ id, resolve, reject }, index) => {
+        const value = loaded[index]
+        if (value instanceof Error) return reject(value)
+        // Dropped while it was on its way: it may be used by those who asked before, and by nobody after.
+        if (value !== undefined && begun === epoch) keep(id, value, since)
+        resolve(value)
+      })
+    } catch (error) {
+      for (const { reject } of batch) reject(error)
+    } finally {
+      for (const { id } of batch) ours.delete(id)
+    }
+  }
+
+  function flushAll(): void {
+    const all = waiting
+    waiting = []
+    for (let at = 0; at < all.length; at += batchSize) void flush(all.slice(at, at + batchSize), flights)
+  }
+
+  function board(id: string, query: Q): Promise<V | undefined> {
+    const known = flights.get(id)
+    if (known !== undefined) return known
+    const flight = new Promise<V | undefined>((resolve, reject) => {
+      if (waiting.length === 0) setImmediate(flushAll)
+      waiting.push({ id, query, resolve, reject })
+    })
+    flights.set(id, flight)
+    return flight
+  }
+
+  return {
+    find(queries) {
+      return Promise.all(
+        queries.map((query) => {
+          const id = name(query)
+          return take(id) ?? board(id, query)
+        }),
+      )
+    },
+    put(query, value, since, begun) {
+      if (begun === epoch) keep(name(query), value, since)
+    },
+    epoch: () => epoch,
+    drop(gone) {
+      epoch++
+      // Who asks from now on must not join a load that began before.
+      flights = new Map()
+      for (const [id, { value }] of held) if (gone(value)) held.delete(id)
+    },
+    clear() {
+      epoch++
+      flights = new Map()
+      held.clear()
+    },
+  }
+}

@@ -1,0 +1,204 @@
+import { randomBytes } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
+import { KEY_BYTES, keyId, secretKey, unwrapKey, wrapKey } from '../aead.ts'
+import { framed, isUuid, uuidBytes } from '../bytes.ts'
+import { Refusal } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { openCache, type Clock, type Loaded } from './cache.ts'
+import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
+
+/** Whose data, and which retention class of it: each has a key of its own, so that each can be erased alone. */
+export type KeyScope = { readonly tenant: string; readonly subject: string; readonly keep: string }
+
+/** An opened data key. */
+export type DataKey = { readonly id: Buffer; readonly key: KeyObject; readonly scope: KeyScope }
+
+type KeyRow = KekRow & { readonly key_id: Buffer; readonly tenant: string; readonly subject: string; readonly keep: string; readonly wrapped: Buffer }
+type FoundRow = { readonly n: number; readonly erased: boolean } & (KeyRow | { readonly key_id: null })
+
+const keyColumns = `d.key_id, d.tenant, d.subject, d.keep, d.wrapped, ${kekColumns}`
+
+const findActive = {
+  name: 'redoubt_keys_find_active',
+  text: `select s.n::int4 as n, e.tenant is not null as erased, ${keyColumns}
+    from unnest($1::text[], $2::uuid[], $3::text[]) with ordinality as s (tenant, subject, keep, n)
+    left join keys.erased e on e.tenant = s.tenant and e.subject = s.subject and e.keep = s.keep
+    left join keys.data_keys d on d.tenant = s.tenant and d.subject = s.subject and d.keep = s.keep and d.state = 'active'
+    left join keys.key_encryption_keys k on k.id = d.kek_id`,
+}
+// An erased scope has no key, whatever its rows say: one put back from an old bag stays shut.
+const findById = {
+  name: 'redoubt_keys_find_by_id',
+  text: `select ${keyColumns} from keys.data_keys d join keys.key_encryption_keys k on k.id = d.kek_id
+    where d.key_id = any ($1::bytea[]) and not exists (
+      select from keys.erased e where e.tenant = d.tenant and e.subject = d.subject and e.keep = d.keep)`,
+}
+// In one order for everybody: two makers of many keys must not wait for each other.
+const insertKeys = {
+  name: 'redoubt_keys_insert',
+  text: `insert into keys.data_keys (key_id, tenant, subject, keep, kek_id, wrapped)
+    select m.key_id, m.tenant, m.subject, m.keep, m.kek_id, m.wrapped
+    from unnest($1::bytea[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[]) as m (key_id, tenant, subject, keep, kek_id, wrapped)
+    order by m.tenant, m.subject, m.keep
+    on conflict (tenant, subject, keep) where state = 'active' do nothing returning key_id`,
+}
+const destroyKeys = { name: 'redoubt_keys_destroy', text: 'select keys.destroy_data_keys($1, $2, $3) as key_id' }
+
+function nameOf(scope: KeyScope): string {
+  return `${scope.subject}/${scope.keep}/${scope.tenant}`
+}
+
+/** @throws TypeError naming what is wrong with the scope */
+function checkScope(scope: KeyScope): void {
+  if (scope.tenant === '' || scope.tenant.length > 200) throw new TypeError('keyring: tenant must have 1 to 200 characters')
+  if (!isUuid(scope.subject)) throw new TypeError('keyring: subject must be a canonical UUID')
+  if (!/^[a-z][a-z0-9_-]{0,62}$/.test(scope.keep)) throw new TypeError('keyring: keep must name a retention class')
+}
+
+function aadOf(kek: Kek, id: Buffer, scope: KeyScope): Buffer {
+  return framed(['redoubt data key', kek.id, id, scope.tenant, uuidBytes(scope.subject), scope.keep])
+}
+
+export type DataKeys = {
+  keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
+  byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  destroy(scope: KeyScope): Promise<void>
+  clear(): void
+}
+
+/** Data keys: one per (tenant, subject, retention class), wrapped under a key-encryption key with all of that as AAD. */
+export function openDataKeys(settings: {
+  readonly pool: KeysPool
+  readonly keks: Keks
+  readonly emit: Emit
+  readonly lifetime: number
+  readonly uses: number
+  readonly entries: number
+  readonly clock: Clock
+}): DataKeys {
+  const { pool, keks, emit, clock } = settings
+  const bounds = { lifetime: settings.lifetime, uses: settings.uses, entries: settings.entries, clock }
+
+  async function unwrap(row: KeyRow): Promise<DataKey> {
+    const scope = Object.freeze({ tenant: row.tenant, subject: row.subject, keep: row.keep })
+    const kek = await keks.of(row, 'data')
+    const bytes = unwrapKey(kek.key, aadOf(kek, row.key_id, scope), row.wrapped)
+    if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
+    const key = secretKey(bytes)
+    if (!keyId(key).equals(row.key_id)) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
+    return Object.freeze({ id: row.key_id, key, scope })
+  }
+
+  async function settle(row: KeyRow): Promise<DataKey | Error> {
+    return unwrap(row).catch((error: Error) => error)
+  }
+
+  async function make(scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
+    const kek = await keks.active('data')
+    const made = scopes.map((scope) => {
+      const bytes = randomBytes(KEY_BYTES)
+      const copy = Buffer.from(bytes)
+      const key = secretKey(copy)
+      const id = keyId(key)
+      const wrapped = wrapKey(kek.key, aadOf(kek, id, scope), bytes)
+      bytes.fill(0)
+      return { wrapped, dataKey: Object.freeze({ id, key, scope: Object.freeze({ ...scope }) }) }
+    })
+    const stored = await pool.query<{ readonly key_id: Buffer }>({
+      ...insertKeys,
+      values: [
+        made.map(({ dataKey }) => dataKey.id),
+        scopes.map(({ tenant }) => tenant),
+        scopes.map(({ subject }) => subject),
+        scopes.map(({ keep }) => keep),
+        made.map(() => kek.id),
+        made.map(({ wrapped }) => wrapped),
+      ],
+    })
+    const ids = new Set(stored.map((row) => row.key_id.toString('hex')))
+    const ours = made.map(({ dataKey }) => dataKey).filter(({ id }) => ids.has(id.toString('hex')))
+    for (const { id } of ours) emit({ type: 'key.created', key: id.toString('hex'), purpose: 'data' })
+    return ours
+  }
+
+  async function loadActive(scopes: readonly KeyScope[]): Promise<readonly Loaded<DataKey>[]> {
+    const found = new Map<string, DataKey | Error>()
+    const since = clock()
+    const epoch = byIdCache.epoch()
+    // Another maker may be faster, or an eraser: what they left is read again, in a statement of its own.
+    for (let attempt = 0; attempt < 4; attempt++) {
+      const open = scopes.filter((scope) => !found.has(nameOf(scope)))
+      if (open.length === 0) break
+      const rows = await pool.query<FoundRow>({
+        ...findActive,
+        values: [open.map(({ tenant }) => tenant), open.map(({ subject }) => subject), open.map(({ keep }) => keep)],
+      })
+      const missing: KeyScope[] = []
+      await Promise.all(
+        rows.map(async (row) => {
+          const scope = open[row.n - 1]
+          if (scope === undefined) return
+          if (row.erased) found.set(nameOf(scope), new Refusal('key_destroyed'))
+          else if (row.key_id === null) missing.push(scope)
+          else found.set(nameOf(scope), await settle(row))
+        }),
+      )
+      if (missing.length === 0) continue
+      try {
+        for (const dataKey of await make(missing)) found.set(nameOf(dataKey.scope), dataKey)
+      } catch (error) {
+        if (!(error instanceof Refusal && error.code === 'key_destroyed')) throw error
+      }
+    }
+    return scopes.map((scope) => {
+      const value = found.get(nameOf(scope))
+      if (value !== undefined && !(value instanceof Error)) byIdCache.put(value.id, value, since, epoch)
+      return value ?? new Refusal('conflict', { detail: 'the key of this data is being made and erased at once' })
+    })
+  }
+
+  const byIdCache = openCache<Buffer, DataKey>({
+    ...bounds,
+    name: (id) => id.toString('hex'),
+    async load(ids) {
+      const rows = await pool.query<KeyRow>({ ...findById, values: [ids] })
+      const opened = new Map(await Promise.all(rows.map(async (row) => [row.key_id.toString('hex'), await settle(row)] as const)))
+      return ids.map((id) => opened.get(id.toString('hex')))
+    },
+  })
+  const activeCache = openCache<KeyScope, DataKey>({ ...bounds, name: nameOf, load: loadActive })
+
+  return {
+    async keysFor(scopes) {
+      scopes.forEach(checkScope)
+      const found = await activeCache.find(scopes)
+      return found.map((dataKey) => dataKey ?? refuse())
+    },
+    async byId(ids) {
+      const found = await byIdCache.find(ids)
+      const map = new Map<string, DataKey>()
+      for (const dataKey of found) if (dataKey !== undefined) map.set(dataKey.id.toString('hex'), dataKey)
+      return map
+    },
+    async destroy(scope) {
+      checkScope(scope)
+      const gone = (dataKey: DataKey): boolean => nameOf(dataKey.scope) === nameOf(scope)
+      try {
+        const rows = await pool.query<{ readonly key_id: Buffer }>({ ...destroyKeys, values: [scope.tenant, scope.subject, scope.keep] })
+        for (const { key_id } of rows) emit({ type: 'key.destroyed', key: key_id.toString('hex'), purpose: 'data' })
+      } finally {
+        // Also when the answer got lost: the rows may be gone.
+        activeCache.drop(gone)
+        byIdCache.drop(gone)
+      }
+    },
+    clear() {
+      activeCache.clear()
+      byIdCache.clear()
+    },
+  }
+}
+
+function refuse(): never {
+  throw new Refusal('key_refused')
+}

@@ -1,0 +1,176 @@
+import type { KeyObject } from 'node:crypto'
+import { keyId, secretKey } from '../aead.ts'
+import { Refusal } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import type { KeyContext, KeyService } from '../kms.ts'
+import { openCache, type Clock } from './cache.ts'
+
+/** The keyring's view of its pool (pg.ts: `openPool` with the keys role's url). */
+export type KeysPool = {
+  query<R>(statement: { readonly text: string; readonly values: readonly unknown[]; readonly name?: string; readonly rows?: R }): Promise<readonly R[]>
+}
+
+/** What a key-encryption key wraps. Kept apart so that a row cannot be re-assigned to another use. */
+export type KekPurpose = 'data' | 'index' | 'purpose'
+
+/** An opened key-encryption key. */
+export type Kek = { readonly id: Buffer; readonly purpose: KekPurpose; readonly key: KeyObject }
+
+/** A row of keys.key_encryption_keys under the names that every joining statement gives it. */
+export type KekRow = {
+  readonly kek_id: Buffer
+  readonly kek_purpose: KekPurpose
+  readonly kek_version: number
+  readonly kek_provider: string
+  readonly kek_ref: string
+  readonly kek_wrapped: Buffer | null
+}
+
+/** Select list for KekRow, of the table under the alias k. */
+export const kekColumns =
+  'k.id as kek_id, k.purpose as kek_purpose, k.version as kek_version, k.provider as kek_provider, k.key_ref as kek_ref, k.wrapped as kek_wrapped'
+
+export type KekSettings = {
+  readonly pool: KeysPool
+  readonly service: KeyService
+  readonly realm: string
+  readonly emit: Emit
+  /** Milliseconds an opened key-encryption key may be used. */
+  readonly lifetime: number
+  /** Milliseconds for which "the active one" is believed. */
+  readonly activeLifetime: number
+  readonly uses: number
+  readonly clock: Clock
+}
+
+export type Keks = {
+  /** Opens a stored key-encryption key and checks that it is for this purpose. @throws Refusal key_refused */
+  of(row: KekRow, purpose: KekPurpose): Promise<Kek>
+  /** The one to wrap new keys under; made when the service has none yet. */
+  active(purpose: KekPurpose): Promise<Kek>
+  /** Opens every stored key-encryption key. @throws Refusal, with what to do */
+  check(): Promise<void>
+  clear(): void
+}
+
+const selectActive = {
+  name: 'redoubt_keys_active_kek',
+  text: `select ${kekColumns}, k.state as kek_state from keys.key_encryption_keys k order by k.version desc`,
+}
+const insertKek = {
+  name: 'redoubt_keys_insert_kek',
+  text: `insert into keys.key_encryption_keys (id, purpose, version, provider, key_ref, wrapped)
+    values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning id`,
+}
+
+/**
+ * The key-encryption keys: wrapped by the key service, with realm, purpose and version bound to the wrapping, so that
+ * an administrator of the database alone can neither plant one nor pass one off as another.
+ */
+export function openKeks(settings: KekSettings): Keks {
+  const { pool, service, realm, emit, clock } = settings
+
+  function contextOf(purpose: KekPurpose, version: number): KeyContext {
+    return { realm, use: 'redoubt key-encryption key', purpose, version: String(version) }
+  }
+
+  /** Asks the key service; whatever it throws becomes a Refusal and an event. */
+  async function asked<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work
+    } catch (error) {
+      const refusal = error instanceof Refusal ? error : new Refusal('key_service_unavailable', { retryAfter: 1, cause: error })
+      emit({ type: 'key.service_failed', provider: service.provider, code: refusal.code })
+      throw refusal
+    }
+  }
+
+  async function unwrap(row: KekRow): Promise<Kek> {
+    if (row.kek_wrapped === null) throw new Refusal('key_destroyed', { detail: 'this key-encryption key was destroyed' })
+    const wrapped = { provider: row.kek_provider, keyRef: row.kek_ref, blob: row.kek_wrapped }
+    const key = secretKey(await asked(service.unwrap(wrapped, contextOf(row.kek_purpose, row.kek_version))))
+    if (!keyId(key).equals(row.kek_id)) throw new Refusal('key_refused', { detail: 'a key-encryption key is not the one its row names' })
+    return Object.freeze({ id: row.kek_id, purpose: row.kek_purpose, key })
+  }
+
+  const opened = openCache<KekRow, Kek>({
+    name: (row) => row.kek_id.toString('hex'),
+    load: (rows) => Promise.all(rows.map((row) => unwrap(row).catch((error: Error) => error))),
+    lifetime: settings.lifetime,
+    uses: settings.uses,
+    entries: 64,
+    clock,
+  })
+
+  async function open(row: KekRow): Promise<Kek> {
+    const [kek] = await opened.find([row])
+    if (kek === undefined) throw new Refusal('key_refused')
+    return kek
+  }
+
+  async function of(row: KekRow, purpose: KekPurpose): Promise<Kek> {
+    const kek = await open(row)
+    if (kek.purpose !== purpose) throw new Refusal('key_refused', { detail: 'a key is wrapped under a key-encryption key of another purpose' })
+    return kek
+  }
+
+  function stored(): Promise<readonly (KekRow & { readonly kek_state: string })[]> {
+    return pool.query({ ...selectActive, values: [] })
+  }
+
+  async function make(purpose: KekPurpose): Promise<void> {
+    const version = 1
+    const since = clock()
+    const epoch = opened.epoch()
+    const { key: bytes, wrapped } = await asked(service.generate(contextOf(purpose, version)))
+    const key = secretKey(bytes)
+    const id = keyId(key)
+    const made = await pool.query({ ...insertKek, values: [id, purpose, version, wrapped.provider, wrapped.keyRef, wrapped.blob] })
+    if (made.length === 0) return
+    emit({ type: 'key.created', key: id.toString('hex'), purpose: `kek-${purpose}` })
+    const row = { kek_id: id, kek_purpose: purpose, kek_version: version, kek_provider: wrapped.provider, kek_ref: wrapped.keyRef, kek_wrapped: wrapped.blob }
+    // Opened already: reading it back costs no second call of the key service.
+    opened.put(row, Object.freeze({ id, purpose, key }), since, epoch)
+  }
+
+  async function findActive(purpose: KekPurpose): Promise<Kek> {
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const rows = await stored()
+      const row = rows.find((other) => other.kek_purpose === purpose && other.kek_state === 'active')
+      if (row !== undefined) return of(row, purpose)
+      // Retired is not absent: a silent new key would hide that somebody took the active one away.
+      if (rows.some((other) => other.kek_purpose === purpose)) throw new Refusal('key_refused', { detail: `no key-encryption key for ${purpose} is active` })
+      // Under a root that opens none of the stored keys, nothing new is begun.
+      const witness = rows.find((other) => other.kek_wrapped !== null)
+      if (witness !== undefined) await open(witness)
+      await make(purpose)
+    }
+    throw new Refusal('key_refused', { detail: `the key-encryption key for ${purpose} could not be stored` })
+  }
+
+  const active = openCache<KekPurpose, Kek>({
+    name: (purpose) => purpose,
+    load: (purposes) => Promise.all(purposes.map((purpose) => findActive(purpose).catch((error: Error) => error))),
+    lifetime: settings.activeLifetime,
+    uses: settings.uses,
+    entries: 8,
+    clock,
+  })
+
+  return {
+    of,
+    async active(purpose) {
+      const [kek] = await active.find([purpose])
+      if (kek === undefined) throw new Refusal('key_refused')
+      return kek
+    },
+    async check() {
+      await asked(service.check())
+      for (const row of await stored()) if (row.kek_wrapped !== null) await of(row, row.kek_purpose)
+    },
+    clear() {
+      opened.clear()
+      active.clear()
+    },
+  }
+}

@@ -1,0 +1,72 @@
+import { createHmac } from 'node:crypto'
+import { freshNonce, KEY_ID_BYTES } from './aead.ts'
+import { Refusal } from './errors.ts'
+import type { DataKey, IndexKey } from './keyring.ts'
+import { looksSealed, NONCE_AT, openWith, sealWith, type Place } from './seal/wire.ts'
+import type { BlindIndex, Sealed } from './tables.ts'
+
+export type { Place } from './seal/wire.ts'
+
+/**
+ * Seals a value for one place (docs/formats.md, "sealed value"; guarantees §3): version | key id | nonce | ciphertext | tag,
+ * 45 bytes longer than the value. It opens at this place, under this key, and nowhere else.
+ * @param key the data key of the place's tenant and subject
+ * @param plaintext bytes, or text taken as UTF-8 (a lone surrogate becomes U+FFFD); may be empty
+ * @throws TypeError when the key belongs to another tenant or subject, or the place is malformed
+ */
+export function seal(key: DataKey, place: Place, plaintext: Buffer | string): Sealed {
+  return sealWith(key, place, plaintext, freshNonce)
+}
+
+/**
+ * Opens a sealed value where it stands.
+ * @throws Refusal sealed_value_refused: one and the same whether bytes, key, place or version do not fit
+ */
+export function open(key: DataKey, place: Place, sealed: Buffer): Buffer {
+  const plaintext = openWith(key, place, sealed)
+  if (plaintext === null) throw new Refusal('sealed_value_refused')
+  return plaintext
+}
+
+/**
+ * The id of the key that a sealed value names; not yet believed, `open` authenticates it.
+ * @throws Refusal sealed_value_refused when these bytes are no sealed value
+ */
+export function keyIdOf(sealed: Buffer): Buffer {
+  if (!looksSealed(sealed)) throw new Refusal('sealed_value_refused')
+  return sealed.subarray(NONCE_AT - KEY_ID_BYTES, NONCE_AT)
+}
+
+/** What a blind index is of: equal values have equal indexes only here. */
+export type IndexPlace = Pick<Place, 'tenant' | 'table' | 'column'>
+
+function isNumber(value: number): boolean {
+  return Number.isInteger(value) && value > 0 && value < 0x1_0000
+}
+
+/** Longest UTF-16 text whose UTF-8 surely fits behind a two-byte length. */
+const tenantUnits = 200
+
+/**
+ * The blind index of a value, for equality alone: version of the key (1 byte), then the first 16 bytes of
+ * HMAC-SHA-256(key, table | column | length of tenant | tenant | value).
+ * The value is taken as it is: whoever wants `A@b` and `a@b` to be equal makes them equal first.
+ * @throws TypeError when the version or the place is malformed
+ */
+export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | string): BlindIndex {
+  const { tenant, table, column } = place
+  if (!(Number.isInteger(key.version) && key.version > 0 && key.version < 256)) throw new TypeError('blindIndex: key.version must be 1 to 255')
+  if (!isNumber(table)) throw new TypeError('blindIndex: place.table must be 1 to 65535')
+  if (!isNumber(column)) throw new TypeError('blindIndex: place.column must be 1 to 65535')
+  if (tenant === '' || tenant.length > tenantUnits) throw new TypeError('blindIndex: place.tenant must have 1 to 200 characters')
+  const prefix = Buffer.allocUnsafe(6 + tenantUnits * 3)
+  prefix.writeUInt16BE(table, 0)
+  prefix.writeUInt16BE(column, 2)
+  const length = prefix.write(tenant, 6)
+  prefix.writeUInt16BE(length, 4)
+  const mac = createHmac('sha256', key.key).update(prefix.subarray(0, 6 + length)).update(value).digest()
+  const out = mac.subarray(0, 17)
+  out.copyWithin(1, 0, 16)
+  out[0] = key.version
+  return out as BlindIndex
+}
