@@ -198,7 +198,7 @@ export function readConfig<S extends Readonly<Record<string, Setting>>>(spec: Se
   if (problems.length > 0) throw new ConfigProblem(problems)
   const config = {}
   for (const { name, setting, value } of read) {
-    const shown = Array.isArray(value) ? Object.freeze([...value]) : value
+    const shown = Array.isArray(value) ? Object.freeze([...(value as readonly unknown[])]) : value
     Object.defineProperty(config, name, { value: shown, enumerable: setting.class === 'plain' })
   }
   return Object.freeze(config) as Values<S>

@@ -211,7 +211,7 @@ function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx: Tx; co
     tx,
     async commit() {
       await sending
-      if (failure !== undefined) throw failure
+      if (failure !== undefined) throw failure as Error
       ended = true
       const touched = connection !== undefined
       if (!touched && !plan.audited) return

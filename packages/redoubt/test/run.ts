@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { glob } from 'node:fs/promises'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { inspect, parseArgs } from 'node:util'
 import { startEmbedded } from '../src/cli/embedded.ts'
 import { testFolder } from './support/database.ts'
 import { connected, ensureTemplate, serverAt, sweepDead } from './support/template.ts'
@@ -69,7 +69,7 @@ async function main(): Promise<number> {
     const server = serverAt(embedded?.adminUrl ?? given ?? '')
     await connected(server.adminUrl, sweepDead)
     // A broken migration fails the files that need a database, with the same message; the others still run.
-    await ensureTemplate(server, ['redoubt', 'therapy']).catch((error: unknown) => console.error('The template database cannot be made:', error))
+    await ensureTemplate(server, ['redoubt', 'therapy']).catch((error: unknown) => process.stderr.write(`The template database cannot be made: ${inspect(error)}\n`))
     return await runFiles(files, server.adminUrl)
   } finally {
     await embedded?.stop()

@@ -22,7 +22,8 @@ type MarkedSocket = Socket & { [peerKey]?: { readonly by: BlockList; readonly pe
  * @throws TypeError for `true`, for a host name, for a range that covers everything
  */
 export function openProxies(list: readonly string[]): Proxies {
-  if (!Array.isArray(list)) {
+  const given: unknown = list
+  if (!Array.isArray(given)) {
     throw new TypeError('trustedProxies must be a list of addresses or CIDR ranges; trusting every hop is not possible')
   }
   const trusted = new BlockList()

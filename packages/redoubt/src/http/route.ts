@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { z } from 'zod'
+import type { z } from 'zod'
 import type { Person, Visitor } from '../context.ts'
 import { refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'

@@ -105,7 +105,8 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
       return Promise.all(
         queries.map((query) => {
           const id = name(query)
-          return take(id) ?? board(id, query)
+          const kept = take(id)
+          return kept === undefined ? board(id, query) : Promise.resolve(kept)
         }),
       )
     },

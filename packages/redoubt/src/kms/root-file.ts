@@ -76,7 +76,11 @@ async function writeRootFile(path: string, key: Buffer): Promise<void> {
     await link(draft, path)
     if (hasModes) {
       const folder = await open(dirname(path), 'r')
-      await folder.sync().finally(() => folder.close())
+      try {
+        await folder.sync()
+      } finally {
+        await folder.close()
+      }
     }
   } catch (error) {
     throw refused(
