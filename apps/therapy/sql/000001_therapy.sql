@@ -42,7 +42,7 @@ create table therapy.therapist_profiles (
   check ((verification = 'verified') = (verified_at is not null)),
   foreign key (user_id, role) references redoubt.users (id, role)
 );
-create index therapist_profiles_verified on therapy.therapist_profiles (user_id) where verification = 'verified';
+create index therapist_profiles_verified on therapy.therapist_profiles (display_name, user_id) where verification = 'verified';
 
 create table therapy.patients (
   id uuid primary key,
@@ -129,7 +129,17 @@ begin
     where r.therapist_id = who.actor and r.state = 'active';
 end $$;
 
--- Of those, the ones who let their present therapist read what earlier therapists wrote.
+-- The caller as a patient and the caller's patients, at the price of verifying the caller once.
+create function therapy.visible_patients() returns setof uuid
+language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
+as $$
+declare who guard.verified := guard.caller();
+begin
+  return query select who.actor where who.actor is not null
+    union all select r.patient_id from therapy.care_relationships r where r.therapist_id = who.actor and r.state = 'active';
+end $$;
+
+-- Of the caller's patients, the ones who let their present therapist read what earlier therapists wrote.
 create function therapy.my_sharing_patients() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -199,9 +209,9 @@ begin
   return therapist;
 end $$;
 
-revoke all on function therapy.my_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
+revoke all on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
   therapy.settle_main_therapist(uuid), therapy.verify_therapist(bytea[]) from public;
-grant execute on function therapy.my_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
+grant execute on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
   therapy.settle_main_therapist(uuid), therapy.verify_therapist(bytea[]) to {app};
 
 set local role {owner};
@@ -221,7 +231,7 @@ create policy app_update on therapy.therapist_profiles for update to {app}
 grant select, insert, update (first_name_enc, last_name_enc, dob_enc, phone_enc, address_enc, emergency_contact_enc, insurance_no_enc, version)
   on therapy.patients to {app};
 create policy app_select on therapy.patients for select to {app}
-  using (id = (select guard.actor()) or id = any (array(select therapy.my_patients())));
+  using (id = any (array(select therapy.visible_patients())));
 create policy app_insert on therapy.patients for insert to {app}
   with check ((select guard.role()) = 'system.register' and therapist_id is null);
 create policy app_update on therapy.patients for update to {app}
