@@ -48,5 +48,5 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
 function isOrigin(text: string): boolean {
   if (!URL.canParse(text)) return false
   const url = new URL(text)
-  return (url.protocol === 'https:' || url.protocol === 'http:') && url.origin === text
+  return (url.protocol === 'https:' || url.protocol === 'http:') && url.origin === text && !text.includes('*')
 }
