@@ -1,0 +1,47 @@
+import type { Columns } from 'redoubt/columns'
+import { Refusal } from 'redoubt/errors'
+import type { Emit } from 'redoubt/events'
+import { queryBuilder } from 'redoubt/pg/query-builder'
+import type { Tokens } from 'redoubt/tokens'
+import type { Passwords } from 'redoubt/tokens/password'
+import type { Gate } from 'redoubt/transaction'
+import type { actions } from './actions.ts'
+import type { Therapy } from './tables.ts'
+
+/** What the routes work with; service.ts makes it once. */
+export type App = {
+  /** The first argument of every transaction. */
+  readonly db: Gate<typeof actions>
+  readonly columns: Columns<Therapy>
+  readonly passwords: Passwords
+  readonly tokens: Tokens
+  readonly emit: Emit
+  /** The service's clock. Functions take the time as an argument, so that a rule about time can be tested. */
+  readonly now: () => Date
+}
+
+/** The one realm of this service; every account and every caller is of it. */
+export const realm = 'therapy'
+
+/** Builds queries over tables.ts; it can compile and cannot execute. */
+export const sql = queryBuilder<Therapy>()
+
+/**
+ * The one row that was asked for. Absent and not visible are the same here: row security gave no row.
+ * @throws Refusal not_found
+ */
+export function found<R>(rows: readonly R[]): R {
+  const row = rows[0]
+  if (row === undefined) throw new Refusal('not_found')
+  return row
+}
+
+/**
+ * The row that a conditional UPDATE changed.
+ * @throws Refusal version_conflict when the version, or the state it was read in, is no longer true
+ */
+export function changed<R>(rows: readonly R[]): R {
+  const row = rows[0]
+  if (row === undefined) throw new Refusal('version_conflict')
+  return row
+}

@@ -1,0 +1,101 @@
+import { newId } from 'redoubt/bytes'
+import { systemCaller, type Visitor } from 'redoubt/context'
+import { Refusal } from 'redoubt/errors'
+import { route, type Route } from 'redoubt/http/route'
+import type { Tx } from 'redoubt/pg'
+import { passwordLength } from 'redoubt/tokens/password'
+import { canonicalEmail, signIn, signOut } from 'redoubt/tokens/sessions'
+import { transaction } from 'redoubt/transaction'
+import { z } from 'zod'
+import { found, realm, sql, type App } from './app.ts'
+import { birthDate, email, personName, phone, reference, rowId, utc, utcOf } from './fields.ts'
+import { profileFields } from './therapists.ts'
+
+const password = z.string().min(passwordLength.least).max(passwordLength.most)
+const patientBody = z.strictObject({
+  role: z.literal('patient'), email, password, first_name: personName, last_name: personName, dob: birthDate, phone: phone.optional(),
+})
+const therapistBody = z.strictObject({
+  role: z.literal('therapist'), email, password, licence_number: reference, ...profileFields, bio: profileFields.bio.optional(),
+})
+const registerBody = z.discriminatedUnion('role', [patientBody, therapistBody])
+export type Registration = z.output<typeof registerBody>
+
+export function authRoutes(app: App): readonly Route[] {
+  return [
+    route({
+      method: 'POST', path: '/api/auth/register', tags: ['auth'],
+      summary: 'Open an account. The answer is the same whether or not the address had one: sign in to find out',
+      access: 'public', body: registerBody, answer: z.object({ status: z.literal('accepted') }), status: 202,
+      handle: async ({ visitor, body }) => {
+        await register(app, visitor, body, app.now()).catch((error: unknown) => {
+          // Nobody learns here who is a patient: only the owner of the address can tell, by signing in.
+          if (!(error instanceof Refusal) || error.code !== 'already_exists') throw error
+        })
+        return { status: 'accepted' as const }
+      },
+    }),
+    route({
+      method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in',
+      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most) }),
+      answer: z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), user_id: rowId, role: z.string() }),
+      refuses: ['sign_in_failed', 'busy'],
+      handle: async ({ visitor, body }) => {
+        const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
+        const { token, expiresIn, actor, role } = await signIn({ ...app, gate: app.db, tenant: realm }, visitor, { indexes, password: body.password })
+        return { access_token: token, token_type: 'Bearer' as const, expires_in: expiresIn, user_id: actor, role }
+      },
+    }),
+    route({
+      method: 'POST', path: '/api/auth/logout', tags: ['auth'], summary: 'End this session, at once and everywhere',
+      access: ['patient', 'therapist', 'admin', 'auditor'], answer: null,
+      handle: ({ caller }) => signOut({ gate: app.db, emit: app.emit }, caller),
+    }),
+    route({
+      method: 'GET', path: '/api/auth/me', tags: ['auth'], summary: 'One’s own account',
+      access: ['patient', 'therapist', 'admin', 'auditor'],
+      answer: z.object({ id: rowId, email: z.string(), role: z.string(), created_at: utc }),
+      handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', (tx) => readAccount(app, tx, caller.actor)),
+    }),
+  ]
+}
+
+async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {
+  const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc', 'role', 'created_at']).where('id', '=', id))
+  const row = found(await app.columns.open(tx, 'redoubt.users', rows))
+  return { ...row, created_at: utcOf(row.created_at) }
+}
+
+/**
+ * Makes an account with its patient or therapist row, as the system caller that may do nothing else. The password is
+ * hashed before the transaction, so that hashing holds no connection.
+ * @returns the id of the account
+ * @throws Refusal already_exists; busy when too many passwords wait to be hashed
+ */
+export async function register(app: App, visitor: Visitor, given: Registration, now: Date): Promise<string> {
+  const password_hash = await app.passwords.hash(given.password)
+  const id = newId()
+  const caller = systemCaller('register', realm, visitor)
+  await transaction(app.db, caller, { action: 'auth.registered', resource: { type: 'user', id } }, async (tx) => {
+    // Kept as written, found by its canonical form.
+    const [index] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
+    if (index === undefined) throw new Refusal('key_refused')
+    const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given.email, password_hash, role: given.role })
+    await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
+    await (given.role === 'patient' ? insertPatient(app, tx, id, given, now) : insertTherapist(app, tx, id, given, now))
+  })
+  app.emit({ type: 'auth.registered', requestId: visitor.requestId, actor: id })
+  return id
+}
+
+async function insertPatient(app: App, tx: Tx, id: string, given: z.output<typeof patientBody>, now: Date): Promise<void> {
+  const { first_name, last_name, dob, phone: number } = given
+  const row = await app.columns.seal(tx, 'therapy.patients', { id, first_name, last_name, dob, phone: number ?? null, created_at: now })
+  await tx.run(sql.insertInto('therapy.patients').values(row))
+}
+
+async function insertTherapist(app: App, tx: Tx, id: string, given: z.output<typeof therapistBody>, now: Date): Promise<void> {
+  const { role: _, email: __, password: ___, bio, ...profile } = given
+  const row = await app.columns.seal(tx, 'therapy.therapist_profiles', { user_id: id, ...profile, bio: bio ?? '', created_at: now })
+  await tx.run(sql.insertInto('therapy.therapist_profiles').values(row))
+}
