@@ -1,0 +1,161 @@
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+import { systemCaller } from '../src/context.ts'
+import { Refusal } from '../src/errors.ts'
+import { transaction } from '../src/transaction.ts'
+import { makeAccount } from './support/accounts.ts'
+import { testDatabase } from './support/database.ts'
+import { openTestGate } from './support/gate.ts'
+
+const database = await testDatabase({ origins: ['redoubt'] })
+const opened = await openTestGate(database)
+const anna = await makeAccount(database, 'anna')
+await database.admin('create schema notes; grant usage on schema notes to redoubt_test_app; create table notes.notes (id int primary key, owner uuid not null, body text); grant select, insert, update, delete on notes.notes to redoubt_test_app')
+after(() => opened.close())
+
+const refusal = (code: string) => (error: unknown): boolean => error instanceof Refusal && error.code === code
+const insert = (id: number) => ({ text: 'insert into notes.notes (id, owner) values ($1, guard.actor())', values: [id] })
+
+async function entriesOf(requestId: string): Promise<readonly string[]> {
+  const rows = await database.admin<{ outcome: string }>('select outcome from redoubt.audit_logs where request_id = $1 order by occurred_at', [requestId])
+  return rows.map((row) => row.outcome)
+}
+
+test('a committed call leaves its effect and one entry with who, what, resource, purpose and request', async () => {
+  const caller = { ...anna, requestId: 'commit-1' }
+  const answer = await transaction(opened.gate, caller, { action: 'test.write', resource: { type: 'note', id: '1' }, metadata: { fields: ['body'] } }, async (tx) => {
+    await tx.query(insert(1))
+    tx.opened(anna.actor)
+    return 'made'
+  })
+  assert.equal(answer, 'made')
+  const [entry] = await database.admin('select * from redoubt.audit_logs where request_id = $1', ['commit-1'])
+  assert.equal(entry?.['actor_id'], anna.actor)
+  assert.equal(entry?.['action'], 'test.write')
+  assert.equal(entry?.['resource_type'], 'note')
+  assert.equal(entry?.['resource_id'], '1')
+  assert.equal(entry?.['purpose'], 'test')
+  assert.equal(entry?.['outcome'], 'done')
+  assert.deepEqual(entry?.['metadata'], { fields: ['body'] })
+  assert.equal(entry?.['retention_class'], 'change')
+  const subjects = await database.admin('select subject_id from redoubt.audit_subjects where entry_id = $1', [entry?.['id']])
+  assert.deepEqual(subjects, [{ subject_id: anna.actor }])
+})
+
+test('a thrown error undoes the effect and leaves an entry of the failure before the answer', async () => {
+  const caller = { ...anna, requestId: 'throw-1' }
+  await assert.rejects(
+    transaction(opened.gate, caller, 'test.write', async (tx) => {
+      await tx.query(insert(2))
+      throw new Refusal('conflict')
+    }),
+    refusal('conflict'),
+  )
+  assert.deepEqual(await entriesOf('throw-1'), ['refused:conflict'])
+  assert.deepEqual(await database.admin('select from notes.notes where id = 2'), [])
+})
+
+test('a statement error that the handler swallows fails the call all the same', async () => {
+  const caller = { ...anna, requestId: 'swallow-1' }
+  await assert.rejects(
+    transaction(opened.gate, caller, 'test.write', async (tx) => {
+      await tx.query(insert(1)).catch(() => undefined)
+      return 'as if nothing had happened'
+    }),
+    refusal('already_exists'),
+  )
+  assert.deepEqual(await entriesOf('swallow-1'), ['refused:already_exists'])
+})
+
+test('statements issued together share a round trip, and a failing one fails those behind it', async () => {
+  const rows = await transaction(opened.gate, anna, 'test.look', (tx) => Promise.all([1, 2, 3].map((n) => tx.query<{ n: number }>({ text: 'select $1::int4 as n', values: [n] }))))
+  assert.deepEqual(rows.flat().map((row) => row.n), [1, 2, 3])
+  const results = await transaction(opened.gate, { ...anna, requestId: 'together' }, 'test.look', async (tx) =>
+    Promise.allSettled([tx.query(insert(3)), tx.query(insert(3)), tx.query(insert(4))]),
+  ).catch((error: unknown) => error)
+  assert.ok(results instanceof Refusal)
+  assert.deepEqual(await database.admin('select from notes.notes where id in (3, 4)'), [])
+})
+
+test('a statement left unawaited is still part of the transaction', async () => {
+  await transaction(opened.gate, anna, 'test.look', async (tx) => {
+    void tx.query(insert(5))
+  })
+  assert.equal((await database.admin('select from notes.notes where id = 5')).length, 1)
+  await assert.rejects(
+    transaction(opened.gate, anna, 'test.look', async (tx) => {
+      tx.query(insert(5)).catch(() => undefined)
+    }),
+    refusal('already_exists'),
+  )
+})
+
+test('tx cannot be used after its transaction ended', async () => {
+  let kept: { query(statement: { text: string; values: unknown[] }): Promise<unknown> } | undefined
+  await transaction(opened.gate, anna, 'test.look', async (tx) => {
+    kept = tx
+  })
+  assert.throws(() => kept?.query({ text: 'select 1', values: [] }), TypeError)
+})
+
+test('transaction.one sets the caller, reads and leaves its entry in one trip', async () => {
+  const rows = await transaction.one(opened.gate, { ...anna, requestId: 'one-1' }, 'test.read', { name: 'who', text: 'select guard.actor() as actor, guard.role() as role', values: [] })
+  assert.deepEqual(rows, [{ actor: anna.actor, role: 'patient' }])
+  assert.deepEqual(await entriesOf('one-1'), ['done'])
+  // Again, by the name prepared on the connection.
+  const again = await transaction.one(opened.gate, anna, 'test.look', { name: 'who', text: 'select guard.actor() as actor, guard.role() as role', values: [] })
+  assert.equal(again.length, 1)
+})
+
+test('transaction.one that fails changes nothing and leaves an entry of the failure', async () => {
+  await assert.rejects(transaction.one(opened.gate, { ...anna, requestId: 'one-2' }, 'test.write', insert(1)), refusal('already_exists'))
+  assert.deepEqual(await entriesOf('one-2'), ['refused:already_exists'])
+})
+
+test('a system caller is named in the entry and is no person', async () => {
+  await transaction(opened.gate, systemCaller('nightly', database.service, { requestId: 'system-1', address: null }), 'test.read', async (tx) => {
+    const [row] = await tx.query<{ actor: string | null; role: string }>({ text: 'select guard.actor() as actor, guard.role() as role', values: [] })
+    assert.deepEqual(row, { actor: null, role: 'system.nightly' })
+  })
+  const [entry] = await database.admin(`select actor_type, actor_id, actor_role from redoubt.audit_logs where request_id = 'system-1'`)
+  assert.deepEqual(entry, { actor_type: 'system', actor_id: null, actor_role: 'system.nightly' })
+})
+
+test('a refused caller leaves an entry in the gate’s own name with the claimed actor', async () => {
+  const gone = { ...anna, session: crypto.randomUUID(), requestId: 'refused-1' }
+  await assert.rejects(transaction(opened.gate, gone, 'test.read', (tx) => tx.query({ text: 'select guard.actor()', values: [] })), refusal('caller_refused'))
+  const [entry] = await database.admin(`select actor_id, actor_role, outcome, metadata from redoubt.audit_logs where request_id = 'refused-1'`)
+  assert.deepEqual(entry, { actor_id: null, actor_role: 'system.gate', outcome: 'refused:caller_refused', metadata: { claimed_actor: anna.actor } })
+})
+
+test('an audited call that issues no statement leaves its entry too', async () => {
+  assert.equal(await transaction(opened.gate, { ...anna, requestId: 'empty-1' }, 'test.read', async () => 7), 7)
+  assert.deepEqual(await entriesOf('empty-1'), ['done'])
+})
+
+test('an action that is not in the table is the caller’s mistake', async () => {
+  await assert.rejects(transaction(opened.gate, anna, 'no.such' as 'test.read', async () => 1), TypeError)
+})
+
+test('a server that is away is one refusal, in bounded time', async () => {
+  const away = await openTestGate(database, { url: 'postgres://nobody@127.0.0.1:1/none', connectTimeout: 500 })
+  await assert.rejects(transaction(away.gate, anna, 'test.look', (tx) => tx.query({ text: 'select 1', values: [] })), refusal('database_unavailable'))
+  await assert.rejects(transaction(away.gate, anna, 'test.read', (tx) => tx.query({ text: 'select 1', values: [] })), refusal('audit_unavailable'))
+  await away.close()
+})
+
+test('a statement that runs too long is cancelled and its connection serves the next caller', async () => {
+  const slow = await openTestGate(database, { max: 1, statementTimeout: 200 })
+  await assert.rejects(transaction(slow.gate, anna, 'test.look', (tx) => tx.query({ text: 'select from generate_series(1, 1000000000)', values: [] })), refusal('busy'))
+  assert.deepEqual(await transaction.one(slow.gate, anna, 'test.look', { text: 'select 1 as one', values: [] }), [{ one: 1 }])
+  assert.equal(slow.pool.gauge().open, 1)
+  await slow.close()
+})
+
+test('bigint, date, bytea, arrays and null come back as what tables.ts says', async () => {
+  const [row] = await transaction.one(opened.gate, anna, 'test.look', {
+    text: `select 9007199254740993::int8 as big, '2026-03-29'::date as day, '\\x00ff'::bytea as bytes, array['a', null]::text[] as list, array[1,2]::int8[] as bigs, null::text as nothing, '2026-01-01T00:00:00Z'::timestamptz as at`,
+    values: [],
+  })
+  assert.deepEqual(row, { big: 9007199254740993n, day: '2026-03-29', bytes: Buffer.from([0, 255]), list: ['a', null], bigs: [1n, 2n], nothing: null, at: new Date('2026-01-01T00:00:00Z') })
+})
