@@ -1,0 +1,161 @@
+import express from 'express'
+import { createServer, type Server } from 'node:http'
+import { commitPersonal } from 'redoubt/audit/entry'
+import { openColumns, type Columns } from 'redoubt/columns'
+import type { Caller } from 'redoubt/context'
+import type { Emit } from 'redoubt/events'
+import { hardenServer, perimeter } from 'redoubt/http'
+import { bearer } from 'redoubt/http/authenticate'
+import { mount } from 'redoubt/http/mount'
+import { problems } from 'redoubt/http/problem'
+import { route, type Route } from 'redoubt/http/route'
+import { keysExist, openKeyring, type Keyring } from 'redoubt/keyring'
+import { openKeyService } from 'redoubt/kms'
+import { checkDatabase, DatabaseRefused } from 'redoubt/migrate/check'
+import { openPool, type Pool } from 'redoubt/pg'
+import { openTokens, type Tokens } from 'redoubt/tokens'
+import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
+import type { Personal } from 'redoubt/transaction'
+import { openSigner } from 'redoubt/transaction/signer'
+import { z } from 'zod'
+import { actions } from './actions.ts'
+import type { App } from './app.ts'
+import { appointmentRoutes } from './appointment-routes.ts'
+import { authRoutes } from './auth.ts'
+import { consentRoutes } from './consents.ts'
+import { conversationRoutes } from './conversations.ts'
+import { disclosureRoutes } from './disclosures.ts'
+import { noteRoutes } from './notes.ts'
+import { patientRoutes } from './patients.ts'
+import { recordRoutes } from './records.ts'
+import { relationshipRoutes } from './relationships.ts'
+import { definers, tables, type Therapy } from './tables.ts'
+import { therapistRoutes } from './therapists.ts'
+
+export type ServiceSettings = {
+  /** Login of the app role. */
+  readonly databaseUrl: string
+  /** Login of the keys role. */
+  readonly keysUrl: string
+  /** `local:<path>` or another provider, as redoubt/kms reads it. */
+  readonly kms: string
+  /** True: HTTPS is enforced and the local key provider refused. */
+  readonly production: boolean
+  /** The origin browsers see, and further ones that may call. */
+  readonly publicOrigin: string
+  readonly origins?: readonly string[]
+  readonly trustedProxies?: readonly string[]
+  readonly poolSize?: number
+  readonly namedStatements?: boolean
+  /** Prefix of the database roles. Default: therapy. */
+  readonly roles?: string
+  readonly passwords?: PasswordOptions
+  readonly now?: () => Date
+  readonly emit: Emit
+}
+
+export type Service = {
+  readonly app: App
+  readonly pool: Pool
+  readonly keyring: Keyring
+  readonly routes: readonly Route[]
+  /** Not listening yet. */
+  readonly server: Server
+  /** Ends pools and forgets keys; the server must have stopped. */
+  close(): Promise<void>
+}
+
+/** Every route of the service: the one list that is served, documented and tested. */
+export function routesOf(app: App): readonly Route[] {
+  return [
+    ...authRoutes(app), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
+    ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
+  ]
+}
+
+/** RFC 7517: how others verify our access tokens. */
+function keySetRoute(tokens: Tokens): Route {
+  const key = z.object({ kty: z.string(), crv: z.string(), x: z.string(), kid: z.string(), alg: z.string(), use: z.string() })
+  return route({
+    method: 'GET', path: '/.well-known/jwks.json', tags: ['auth'], summary: 'Public keys of the access tokens', access: 'public', answer: z.object({ keys: z.array(key) }),
+    handle: () => z.object({ keys: z.array(key) }).parse(tokens.jwks()),
+  })
+}
+
+/**
+ * Opens everything the service works with, in the order in which a fault is cheapest: the database is checked before a
+ * key is touched. What is returned is correctly configured or this throws.
+ * @throws DatabaseRefused with all findings; Refusal when the database or the key service cannot be used
+ */
+export async function openService(settings: ServiceSettings): Promise<Service> {
+  const { emit, production, roles = 'therapy', now = () => new Date() } = settings
+  const namedStatements = settings.namedStatements ?? true
+  const pool = openPool({ url: settings.databaseUrl, max: settings.poolSize ?? 10, namedStatements, emit })
+  const keysPool = openPool({ url: settings.keysUrl, max: 4, namedStatements, emit })
+  const ends: (() => unknown)[] = [() => keysPool.close(), () => pool.close()]
+  const close = async (): Promise<void> => {
+    for (const end of ends.splice(0).reverse()) await end()
+  }
+  try {
+    const findings = await checkDatabase(pool, { ...tables, service: roles }, definers)
+    if (findings.length > 0) throw new DatabaseRefused(findings)
+    const keyService = await openKeyService(settings.kms, { production, create: !production, dataExists: () => keysExist(keysPool) })
+    ends.push(() => keyService.close())
+    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
+    ends.push(() => keyring.close())
+    await keyring.check()
+    const signer = await openSigner(keysPool, roles)
+    ends.push(() => signer.close())
+    const columns = openColumns(tables, keyring)
+    const app: App = {
+      db: { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit },
+      columns,
+      passwords: await openPasswords(settings.passwords),
+      tokens: openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring) }),
+      emit,
+      now,
+    }
+    const routes = routesOf(app)
+    return { app, pool, keyring, routes, server: serverOf(settings, app, routes), close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** The newest pair signs; tokens of earlier ones stay valid until they expire. */
+async function tokenKeys(keyring: Keyring): Promise<Parameters<typeof openTokens>[0]['keys']> {
+  const { kid, privateKey, publicKey, verifiers } = await keyring.purposeKey('token-sign')
+  const older = [...verifiers].filter(([other]) => other !== kid).map(([other, key]) => ({ kid: other, publicKey: key }))
+  return [{ kid, publicKey, privateKey }, ...older]
+}
+
+/** The address of a person's request, sealed under that person's own key; the chain holds a commitment to it. */
+function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string) => Promise<Personal | null> {
+  return async (caller, entryId) => {
+    if (caller.actor === null || caller.address === null) return null
+    const { clear, commitment } = commitPersonal(caller.address)
+    const row = await columns.seal({ sealedUnder: () => undefined }, 'redoubt.audit_logs', { id: entryId, actor_id: caller.actor, tenant_id: caller.tenant, personal: clear })
+    return { sealed: row.personal_enc, commitment }
+  }
+}
+
+function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[]): Server {
+  const { production, publicOrigin, origins = [], trustedProxies = [], emit } = settings
+  const outside = express()
+  outside.disable('x-powered-by')
+  outside.disable('etag')
+  const steps = perimeter({
+    trustedProxies, origins: [publicOrigin, ...origins], emit,
+    ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),
+  })
+  for (const step of steps) outside.use(step)
+  outside.use(mount(routes, {
+    authenticate: bearer(app.tokens), roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
+    openapi: { title: 'Therapy', version: '0.1.0', servers: [publicOrigin] },
+  }))
+  outside.use(problems({ emit }))
+  const server = createServer(outside)
+  hardenServer(server)
+  return server
+}

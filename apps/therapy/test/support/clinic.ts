@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after } from 'node:test'
+import type { Event } from 'redoubt/events'
+import { testDatabase, type TestDatabase } from '../../../../packages/redoubt/test/support/database.ts'
+import { openService, type Service } from '../../src/service.ts'
+import { verifyTherapist } from '../../src/verification.ts'
+
+export type Answer = { readonly status: number; readonly headers: Headers; readonly text: string; readonly body: Readonly<Record<string, never>> & Record<string, unknown> }
+export type Send = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
+export type Someone = { readonly id: string; readonly email: string; readonly password: string; readonly token: string; readonly send: Send }
+
+export type Clinic = {
+  readonly database: TestDatabase
+  readonly service: Service
+  readonly events: Event[]
+  readonly address: string
+  /** Moves the service's clock; the database keeps its own. */
+  travel(to: Date): void
+  /** A request without a token, or with the given one. */
+  send(token?: string): Send
+  patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
+  therapist(more?: { readonly verified?: boolean; readonly zone?: string }): Promise<Someone>
+  /** An active care relationship; gives its id. */
+  care(patient: Someone, therapist: Someone): Promise<string>
+  /** A slot some hours from now (25 by default, so that it can be cancelled), booked when a patient is given. */
+  slot(therapist: Someone, more?: { readonly hours?: number; readonly patient?: Someone }): Promise<string>
+}
+
+/** A whole Therapy over a database of its own, listening on a free port until the end of the file. */
+export async function openClinic(): Promise<Clinic> {
+  const database = await testDatabase()
+  const folder = await mkdtemp(join(tmpdir(), 'therapy-'))
+  const events: Event[] = []
+  let shift = 0
+  const service = await openService({
+    databaseUrl: database.url('app'), keysUrl: database.url('keys'), kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
+    production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit: (event) => void events.push(event),
+  })
+  await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
+  const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
+  after(async () => {
+    service.server.closeAllConnections()
+    await new Promise((resolve) => service.server.close(resolve))
+    await service.close()
+    await rm(folder, { recursive: true, force: true })
+  })
+
+  const send = (token?: string): Send => async (method, path, body, headers = {}) => {
+    const response = await fetch(address + path, {
+      method,
+      headers: { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+      ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    return { status: response.status, headers: response.headers, text, body: (text === '' ? {} : JSON.parse(text)) as Answer['body'] }
+  }
+
+  async function signedIn(email: string, password: string): Promise<Someone> {
+    const { status, body } = await send()('POST', '/api/auth/login', { email, password })
+    assert.equal(status, 200)
+    const token = String(body['access_token'])
+    return { id: String(body['user_id']), email, password, token, send: send(token) }
+  }
+
+  let people = 0
+  const fresh = (): { email: string; password: string } => ({ email: `person${++people}@example.org`, password: randomBytes(12).toString('base64url') })
+
+  return {
+    database, service, events, address, send,
+    travel: (to) => {
+      shift = to.getTime() - Date.now()
+    },
+    async patient({ first = 'Ada', last = 'Sommer', phone } = {}) {
+      const { email, password } = fresh()
+      const { status } = await send()('POST', '/api/auth/register', { role: 'patient', email, password, first_name: first, last_name: last, dob: '1988-04-12', phone })
+      assert.equal(status, 202)
+      return signedIn(email, password)
+    },
+    async therapist({ verified = true, zone = 'Europe/Berlin' } = {}) {
+      const { email, password } = fresh()
+      const { status } = await send()('POST', '/api/auth/register', {
+        role: 'therapist', email, password, display_name: `Dr. Nr ${people}`, specialisation: 'Anxiety', licence_number: 'LANR 123456789',
+        price_minor: 11_000, currency: 'EUR', time_zone: zone,
+      })
+      assert.equal(status, 202)
+      if (verified) await verifyTherapist(service.app, { requestId: 'verify', address: null }, email)
+      return signedIn(email, password)
+    },
+    async care(patient, therapist) {
+      const asked = await patient.send('POST', '/api/relationships', { therapist_id: therapist.id, basis: 'self_referral' })
+      assert.equal(asked.status, 201, asked.text)
+      const accepted = await therapist.send('POST', `/api/relationships/${String(asked.body['id'])}/accept`, { version: 1 })
+      assert.equal(accepted.status, 200, accepted.text)
+      return String(asked.body['id'])
+    },
+    async slot(therapist, { hours = 25, patient } = {}) {
+      const starts_at = new Date(Date.now() + shift + hours * 3_600_000).toISOString()
+      const offered = await therapist.send('POST', '/api/appointments', { starts_at, minutes: 50, kind: 'video' })
+      assert.equal(offered.status, 201, offered.text)
+      const id = String(offered.body['id'])
+      if (patient !== undefined) {
+        const booked = await patient.send('POST', '/api/appointments', { slot_id: id, version: 1 })
+        assert.equal(booked.status, 201, booked.text)
+      }
+      return id
+    },
+  }
+}
