@@ -1,0 +1,44 @@
+import type { Event } from '../../src/events.ts'
+import { openPool, type Pool, type PoolSettings } from '../../src/pg.ts'
+import { kernelRetention } from '../../src/tables/kernel.ts'
+import type { Gate } from '../../src/transaction.ts'
+import { openSigner, type Signer } from '../../src/transaction/signer.ts'
+import type { TestDatabase } from './database.ts'
+
+/** Actions of the tests: one that leaves an entry, one that does not. */
+export const testActions = {
+  'test.read': { audited: true, purpose: 'test' },
+  'test.write': { audited: true, purpose: 'test', keep: 'change' },
+  'test.look': { audited: false },
+} as const
+
+export type TestGate = {
+  readonly gate: Gate<typeof testActions>
+  readonly pool: Pool
+  readonly signer: Signer
+  readonly events: Event[]
+  close(): Promise<void>
+}
+
+/**
+ * A gate over a test database, as a process of the service opens it.
+ * @param settings.url another way to the same database, for example through a pooler
+ */
+export async function openTestGate(database: TestDatabase, settings: Partial<Omit<PoolSettings, 'emit'>> = {}): Promise<TestGate> {
+  const events: Event[] = []
+  const emit = (event: Event): void => void events.push(event)
+  const keys = openPool({ url: database.url('keys'), max: 1, emit })
+  const signer = await openSigner(keys, database.service)
+  const pool = openPool({ url: database.url('app'), max: 4, emit, ...settings })
+  return {
+    gate: { pool, signer, actions: testActions, retention: kernelRetention, personal: undefined, emit },
+    pool,
+    signer,
+    events,
+    async close() {
+      await pool.close()
+      await signer.close()
+      await keys.close()
+    },
+  }
+}
