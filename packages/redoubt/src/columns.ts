@@ -48,8 +48,11 @@ export type Columns<D extends Tables> = {
    * @throws Refusal sealed_value_refused for a value that does not belong where it stands; key_destroyed
    */
   open<N extends TableName<D>, R extends object>(witness: Witness, table: N, rows: readonly R[]): Promise<readonly OpenedRow<R>[]>
-  /** Every blind index a value may stand under, newest key first, for `= any(…)`. */
-  lookup<N extends TableName<D>>(table: N, column: keyof ColumnsOf<D, N> & `${string}_bidx`, value: string): Promise<readonly BlindIndex[]>
+  /**
+   * Every blind index a value may stand under, newest key first, for `= any(…)`.
+   * @param tenant whose rows are searched; by default the service's one realm
+   */
+  lookup<N extends TableName<D>>(table: N, column: keyof ColumnsOf<D, N> & `${string}_bidx`, value: string, tenant?: string): Promise<readonly BlindIndex[]>
 }
 
 /** For transaction.one: opening is allowed for the subjects the audit entry already names, and for nobody else. */
@@ -123,6 +126,7 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
     }
     for (const [column, clear, { id }] of of.indexes) {
       const value = row[clear]
+      if (value === null) out[column] = null
       if (typeof value !== 'string') continue
       const [newest] = await keyring.indexKeys(of.table.id, id)
       if (newest === undefined) throw new Refusal('key_refused')
@@ -131,11 +135,14 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
     return out
   }
 
-  function openValue(key: DataKey | undefined, place: Place, keep: string, column: SealedColumn, value: Buffer): string | null {
-    if (key === undefined) {
-      if (column.nullable === true) return null
-      throw new Refusal('key_destroyed')
-    }
+  /** Nobody has this key: the class was erased, or somebody altered the key id. Only the first may read as nothing. */
+  async function withoutKey(place: Place, keep: string, column: SealedColumn): Promise<null> {
+    if (!(await keyring.erased({ tenant: place.tenant, subject: place.subject, keep }))) throw new Refusal('sealed_value_refused')
+    if (column.nullable === true) return null
+    throw new Refusal('key_destroyed')
+  }
+
+  function openValue(key: DataKey, place: Place, keep: string, value: Buffer): string {
     // A key that is genuine but somebody else's, or of another retention class, opens nothing here.
     if (key.scope.tenant !== place.tenant || key.scope.subject !== place.subject || key.scope.keep !== keep) throw new Refusal('sealed_value_refused')
     return open(key, place, value).toString('utf8')
@@ -153,7 +160,8 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
       }
     }
     const keys = ids.size === 0 ? new Map<string, DataKey>() : await keyring.byId([...ids.values()])
-    return rows.map((row) => {
+    const opened: Row[] = []
+    for (const row of rows) {
       const out: Record<string, unknown> = { ...row }
       let place: Omit<Place, 'column'> | undefined
       for (const [column, clear, declaredColumn, keep] of of.sealed) {
@@ -164,25 +172,30 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
           out[clear] = null
           continue
         }
-        place ??= placeOf(name, of, tables.service, row)
-        witness.opened(place.subject)
-        out[clear] = openValue(keys.get(keyIdOf(value).toString('hex')), { ...place, column: declaredColumn.id }, keep, declaredColumn, value)
+        if (place === undefined) {
+          place = placeOf(name, of, tables.service, row)
+          witness.opened(place.subject)
+        }
+        const key = keys.get(keyIdOf(value).toString('hex'))
+        const at = { ...place, column: declaredColumn.id }
+        out[clear] = key === undefined ? await withoutKey(at, keep, declaredColumn) : openValue(key, at, keep, value)
       }
-      return out
-    })
+      opened.push(out)
+    }
+    return opened
   }
 
-  async function lookupValue(name: string, column: string, value: string): Promise<readonly BlindIndex[]> {
+  async function lookupValue(name: string, column: string, value: string, tenant: string): Promise<readonly BlindIndex[]> {
     const { table, indexes } = shape(name)
     const index = indexes.find(([other]) => other === column)
     if (index === undefined) throw new TypeError(`columns: ${name}.${column} is not a blind index`)
-    const place = { tenant: tables.service, table: table.id, column: index[2].id }
+    const place = { tenant, table: table.id, column: index[2].id }
     return (await keyring.indexKeys(table.id, place.column)).map((key) => blindIndex(key, place, value))
   }
 
   return {
     seal: (tx, table, row) => sealRow(tx, table, row) as never,
     open: (witness, table, rows) => openRows(witness, table, rows as readonly Row[]) as never,
-    lookup: (table, column, value) => lookupValue(table, column, value),
+    lookup: (table, column, value, tenant = tables.service) => lookupValue(table, column, value, tenant),
   }
 }

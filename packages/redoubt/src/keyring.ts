@@ -21,6 +21,8 @@ export type Keyring = {
   keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
   /** The keys that opened values name, by hex id. A destroyed one is absent from the map. */
   byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  /** Whether this retention class of this subject was erased: tells an erased value from one whose key id was tampered with. */
+  erased(scope: KeyScope): Promise<boolean>
   /** Blind-index keys of a column, newest version first. */
   indexKeys(tableId: number, columnId: number): Promise<readonly IndexKey[]>
   /** The signing key pair of a purpose. */
@@ -109,6 +111,10 @@ export function openKeyring(settings: KeyringSettings): Keyring {
     async purposeKey(purpose) {
       live()
       return purposeKeys.of(purpose)
+    },
+    async erased(scope) {
+      live()
+      return dataKeys.erased(scope)
     },
     async destroy(scope) {
       live()

@@ -66,11 +66,11 @@ export function sealed<const F extends Flags & { readonly keep?: string } = Reco
 }
 
 /** The keyed blind index of a sealed column of the same table, for equality only; its SQL name ends in `_bidx`. */
-export function blindIndex<const F extends Flags = Record<never, never>>(
+export function blindIndex<const O extends string, const F extends Flags = Record<never, never>>(
   id: number,
-  of: string,
+  of: O,
   flags?: F,
-): { readonly kind: 'index'; readonly id: number; readonly of: string } & F {
+): { readonly kind: 'index'; readonly id: number; readonly of: O } & F {
   return { kind: 'index', id, of, ...(flags as F) }
 }
 

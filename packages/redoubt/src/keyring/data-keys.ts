@@ -42,6 +42,10 @@ const insertKeys = {
     order by m.tenant, m.subject, m.keep
     on conflict (tenant, subject, keep) where state = 'active' do nothing returning key_id`,
 }
+const findErased = {
+  name: 'redoubt_keys_find_erased',
+  text: 'select 1 as one from keys.erased e where e.tenant = $1 and e.subject = $2 and e.keep = $3',
+}
 const destroyKeys = { name: 'redoubt_keys_destroy', text: 'select keys.destroy_data_keys($1, $2, $3) as key_id' }
 
 function nameOf(scope: KeyScope): string {
@@ -62,6 +66,7 @@ function aadOf(kek: Kek, id: Buffer, scope: KeyScope): Buffer {
 export type DataKeys = {
   keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
   byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  erased(scope: KeyScope): Promise<boolean>
   destroy(scope: KeyScope): Promise<void>
   clear(): void
 }
@@ -179,6 +184,10 @@ export function openDataKeys(settings: {
       const map = new Map<string, DataKey>()
       for (const dataKey of found) if (dataKey !== undefined) map.set(dataKey.id.toString('hex'), dataKey)
       return map
+    },
+    async erased(scope) {
+      checkScope(scope)
+      return (await pool.query({ ...findErased, values: [scope.tenant, scope.subject, scope.keep] })).length > 0
     },
     async destroy(scope) {
       checkScope(scope)
