@@ -171,7 +171,7 @@ test('a route that is not fully declared is refused when built', () => {
     ['status', { status: 404 }], ['204', { status: 204 }], ['204', { answer: null, status: 200 }], ['refusal', { refuses: ['nope'] }], ['option', { acess: 'public' }],
   ]
   for (const [word, change] of wrong) {
-    assert.throws(() => route({ ...plain, handle, ...change } as never), (error) => error instanceof TypeError && error.message.includes(word), `${word}: ${JSON.stringify(Object.keys(change))}`)
+    assert.throws(() => route({ ...plain, handle, ...change }), (error) => error instanceof TypeError && error.message.includes(word), `${word}: ${JSON.stringify(Object.keys(change))}`)
   }
 })
 

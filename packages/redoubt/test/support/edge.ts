@@ -85,7 +85,7 @@ function expressApp(steps: readonly unknown[], emit: (event: Event) => void): Re
   const app = express()
   for (const step of steps) app.use(step as express.RequestHandler)
   app.use(problems({ emit }) as express.ErrorRequestHandler)
-  return app as unknown as RequestListener
+  return app
 }
 
 export type Received = { readonly status: number; readonly headers: IncomingHttpHeaders; readonly text: string }
