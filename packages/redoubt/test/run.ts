@@ -33,6 +33,7 @@ function runFiles(files: readonly string[], adminUrl: string): Promise<number> {
   const child = spawn(
     process.execPath,
     [
+      `--import=${new URL('./support/exit.ts', import.meta.url).href}`,
       '--test',
       '--test-concurrency=2',
       '--test-timeout=180000',

@@ -15,6 +15,7 @@ const superuser = 'postgres'
  * Given on the command line, so that neither ALTER SYSTEM nor an old configuration file changes them. The log must hold
  * no values: no parameters, no statement text (a failed ALTER ROLE … PASSWORD carries the password), no DETAIL line
  * (it quotes the row that broke a constraint).
+ * @param insecureNoFsync leaves out what survives a crash of the machine; a commit still survives one of the server
  */
 export function settings(insecureNoFsync: boolean): string {
   const values = [
@@ -27,7 +28,7 @@ export function settings(insecureNoFsync: boolean): string {
     'log_parameter_max_length_on_error=0',
     'log_min_error_statement=panic',
     'log_error_verbosity=terse',
-    ...(insecureNoFsync ? ['fsync=off', 'full_page_writes=off', 'synchronous_commit=off'] : ['fsync=on']),
+    ...(insecureNoFsync ? ['fsync=off', 'full_page_writes=off'] : ['fsync=on']),
   ]
   return values.map((value) => `-c ${value}`).join(' ')
 }
@@ -99,13 +100,14 @@ export async function findRunning(place: Place): Promise<Running | undefined> {
 }
 
 /**
- * A pid file left by a killed server whose id belongs to somebody else by now would stop the start for ever. Only its
- * first line is replaced (by an id that no system gives): with the rest PostgreSQL still finds out whether orphaned
- * sessions of the old server hold the shared memory, and refuses while they do.
+ * A pid file left by a killed server stops the start for as long as its id answers: because the id belongs to somebody
+ * else by now, or because nobody reaped the dead server (containers without an init). Only its first line is replaced,
+ * by an id that no system gives: with the rest PostgreSQL still finds out whether orphaned sessions of the old server
+ * hold the shared memory, and refuses while they do.
  */
 async function disownPidFile(place: Place): Promise<void> {
   const file = await readPidFile(place)
-  if (file === undefined || (await commandOf(file.pid)) === '') return
+  if (file === undefined) return
   await writeFile(join(dataOf(place), 'postmaster.pid'), ['2147483646', ...file.lines.slice(1)].join('\n'))
 }
 
@@ -121,7 +123,8 @@ function bindable(port: number): Promise<number | undefined> {
 }
 
 /**
- * Starts the server and waits until it accepts connections (after a crash: until it has recovered).
+ * Starts the server and waits until it accepts connections (after a crash: until it has recovered). Call it only when
+ * `findRunning` found none.
  * @param wanted a port that must be used; without it the last one, or a free one
  * @throws Refusal database_unavailable
  */

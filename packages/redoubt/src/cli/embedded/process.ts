@@ -1,13 +1,11 @@
-import { execFile, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import { promisify } from 'node:util'
+import { Refusal } from '../../errors.ts'
 
 /** The account a child runs under; absent: our own. */
 export type Identity = { readonly uid: number; readonly gid: number }
 
 export type Ran = { readonly code: number; readonly output: string }
-
-const exec = promisify(execFile)
 
 /**
  * A child gets nothing of our environment: a stray PGDATA, PGOPTIONS or LD_PRELOAD of the shell must not steer the
@@ -52,20 +50,25 @@ export function run(
 /**
  * The command line of a process, or '' when there is none with this id (a zombie has none either).
  * Ids are reused, so nothing is believed about a process, or sent to it, by its id alone.
+ * @throws Refusal internal when the system does not tell: to take a live server for a dead one would end it
  */
 export async function commandOf(pid: number): Promise<string> {
   if (!Number.isSafeInteger(pid) || pid < 2) return ''
-  try {
-    if (process.platform === 'linux') {
-      return (await readFile(`/proc/${pid}/cmdline`, 'utf8')).replaceAll('\0', ' ').trim()
-    }
-    if (process.platform === 'win32') {
-      const query = `(Get-CimInstance Win32_Process -Filter 'ProcessId=${pid}').CommandLine`
-      return (await exec('powershell.exe', ['-NoProfile', '-NonInteractive', '-Command', query])).stdout.trim()
-    }
-    const [state = '', ...command] = (await exec('ps', ['-ww', '-o', 'stat=,command=', '-p', String(pid)])).stdout.trim().split(/\s+/)
-    return state.startsWith('Z') ? '' : command.join(' ')
-  } catch {
-    return ''
+  if (process.platform === 'linux') {
+    const text = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ESRCH') return ''
+      throw error
+    })
+    return text.replaceAll('\0', ' ').trim()
   }
+  const query = `(Get-CimInstance Win32_Process -Filter 'ProcessId=${pid}').CommandLine`
+  const [tool, args] =
+    process.platform === 'win32'
+      ? ['powershell.exe', ['-NoProfile', '-NonInteractive', '-Command', query]]
+      : ['ps', ['-ww', '-o', 'stat=,command=', '-p', String(pid)]]
+  const { code, output } = await run(tool, args, { identity: undefined, cwd: process.cwd(), output: 'kept' })
+  if (code === 126) throw new Refusal('internal', { detail: `${tool} is needed to tell processes apart and cannot be run` })
+  if (process.platform === 'win32') return output.trim()
+  const [state = '', ...command] = output.trim().split(/\s+/)
+  return state.startsWith('Z') ? '' : command.join(' ')
 }
