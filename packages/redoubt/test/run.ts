@@ -11,6 +11,7 @@ const usage = `npm test -- [--coverage] [words]
 Runs every *.test.ts of the workspaces, or those whose path contains one of the words, on a real PostgreSQL:
 the embedded one, or the one REDOUBT_TEST_ADMIN_URL names (connection string of a superuser).
 Databases it makes there are called redoubt_test_* and redoubt_template_*, roles redoubt_test_*.
+With REDOUBT_TEST_LCOV the coverage is also written there, for the gate in test/support/coverage.ts.
 `
 
 const { values, positionals } = parseArgs({
@@ -25,6 +26,7 @@ async function testFiles(): Promise<readonly string[]> {
 }
 
 function runFiles(files: readonly string[], adminUrl: string): Promise<number> {
+  const lcov = process.env['REDOUBT_TEST_LCOV'] ?? ''
   const coverage = [
     '--experimental-test-coverage',
     '--test-coverage-include=packages/*/src/**/*.ts',
@@ -41,7 +43,8 @@ function runFiles(files: readonly string[], adminUrl: string): Promise<number> {
       '--test-reporter-destination=stdout',
       `--test-reporter=${new URL('./support/skipped.ts', import.meta.url).href}`,
       '--test-reporter-destination=stdout',
-      ...(values.coverage ? coverage : []),
+      ...(values.coverage || lcov !== '' ? coverage : []),
+      ...(lcov === '' ? [] : ['--test-reporter=lcov', `--test-reporter-destination=${lcov}`]),
       ...files,
     ],
     { cwd: repository, stdio: 'inherit', env: { ...process.env, REDOUBT_TEST_ADMIN_URL: adminUrl } },

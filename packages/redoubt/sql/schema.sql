@@ -1,0 +1,1115 @@
+-- What the migrations of redoubt come to, as the catalogue tells it. Nobody runs this file: it is for reading,
+-- and schema.test.ts holds it against the migrations. Written anew by REDOUBT_WRITE_SCHEMA=1 npm test -- schema
+
+-- schemas
+
+create schema guard;
+grant usage on schema guard to {app};
+grant usage on schema guard to {auditor};
+grant usage on schema guard to {ingest};
+grant usage on schema guard to {keys};
+grant usage on schema guard to {owner};
+grant usage on schema guard to {worker};
+create schema keys;
+grant usage on schema keys to {guard};
+grant usage on schema keys to {keys};
+create schema redoubt;
+grant usage on schema redoubt to {app};
+grant usage on schema redoubt to {auditor};
+grant usage on schema redoubt to {backup};
+grant usage on schema redoubt to {guard};
+grant usage on schema redoubt to {ingest};
+grant usage on schema redoubt to {worker};
+
+-- types
+
+create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text);
+
+-- tables
+
+create table guard.caller_keys (
+  kid text not null,
+  inner_pad bytea not null,
+  outer_pad bytea not null,
+  not_before timestamp with time zone default now() not null,
+  not_after timestamp with time zone not null,
+  constraint caller_keys_pkey PRIMARY KEY (kid),
+  constraint caller_keys_inner_pad_check CHECK ((octet_length(inner_pad) = 64)),
+  constraint caller_keys_kid_check CHECK ((kid ~ '^[A-Za-z0-9_-]{8,40}$'::text)),
+  constraint caller_keys_outer_pad_check CHECK ((octet_length(outer_pad) = 64))
+);
+alter table guard.caller_keys enable row level security;
+alter table guard.caller_keys force row level security;
+alter table guard.caller_keys owner to {guard};
+create policy guard_delete on guard.caller_keys for delete to {guard}
+  using (true);
+create policy guard_insert on guard.caller_keys for insert to {guard}
+  with check (true);
+create policy guard_select on guard.caller_keys for select to {guard}
+  using (true);
+create policy guard_update on guard.caller_keys for update to {guard}
+  using (false)
+  with check (false);
+
+create table keys.data_keys (
+  key_id bytea not null,
+  tenant text not null,
+  subject uuid not null,
+  keep text not null,
+  version integer default 1 not null,
+  kek_id bytea not null,
+  wrapped bytea not null,
+  state text default 'active'::text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint data_keys_pkey PRIMARY KEY (key_id),
+  constraint data_keys_tenant_subject_keep_version_key UNIQUE (tenant, subject, keep, version),
+  constraint data_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
+  constraint data_keys_keep_check CHECK ((keep ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
+  constraint data_keys_key_id_check CHECK ((octet_length(key_id) = 16)),
+  constraint data_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
+  constraint data_keys_tenant_check CHECK (((length(tenant) >= 1) AND (length(tenant) <= 200))),
+  constraint data_keys_version_check CHECK ((version > 0)),
+  constraint data_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
+);
+alter table keys.data_keys enable row level security;
+alter table keys.data_keys force row level security;
+alter table keys.data_keys owner to {owner};
+CREATE INDEX data_keys_by_kek ON keys.data_keys USING btree (kek_id);
+CREATE UNIQUE INDEX data_keys_one_active ON keys.data_keys USING btree (tenant, subject, keep) WHERE (state = 'active'::text);
+CREATE TRIGGER refuse_erased BEFORE INSERT ON keys.data_keys FOR EACH ROW EXECUTE FUNCTION guard.refuse_erased();
+create policy guard_select on keys.data_keys for select to {guard}
+  using (true);
+create policy guard_update on keys.data_keys for update to {guard}
+  using (true)
+  with check (false);
+create policy keys_delete on keys.data_keys for delete to {keys}
+  using (true);
+create policy keys_insert on keys.data_keys for insert to {keys}
+  with check (true);
+create policy keys_select on keys.data_keys for select to {keys}
+  using (true);
+create policy keys_update on keys.data_keys for update to {keys}
+  using (true)
+  with check (true);
+grant select (key_id) on keys.data_keys to {guard};
+grant update (state) on keys.data_keys to {guard};
+grant delete, insert, select on keys.data_keys to {keys};
+grant update (kek_id, wrapped, state) on keys.data_keys to {keys};
+
+create table keys.erased (
+  tenant text not null,
+  subject uuid not null,
+  keep text not null,
+  erased_at timestamp with time zone default now() not null,
+  constraint erased_pkey PRIMARY KEY (tenant, subject, keep)
+);
+alter table keys.erased enable row level security;
+alter table keys.erased force row level security;
+alter table keys.erased owner to {owner};
+create policy guard_delete on keys.erased for delete to {guard}
+  using (true);
+create policy guard_insert on keys.erased for insert to {guard}
+  with check (true);
+create policy guard_select on keys.erased for select to {guard}
+  using (true);
+create policy keys_delete on keys.erased for delete to {keys}
+  using (false);
+create policy keys_insert on keys.erased for insert to {keys}
+  with check (true);
+create policy keys_select on keys.erased for select to {keys}
+  using (true);
+create policy keys_update on keys.erased for update to {keys}
+  using (false)
+  with check (false);
+grant delete, insert, select on keys.erased to {guard};
+grant insert, select on keys.erased to {keys};
+
+create table keys.index_keys (
+  table_id integer not null,
+  column_id integer not null,
+  version integer not null,
+  key_id bytea not null,
+  kek_id bytea not null,
+  wrapped bytea not null,
+  state text default 'active'::text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint index_keys_pkey PRIMARY KEY (table_id, column_id, version),
+  constraint index_keys_key_id_key UNIQUE (key_id),
+  constraint index_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
+  constraint index_keys_column_id_check CHECK (((column_id >= 1) AND (column_id <= 65535))),
+  constraint index_keys_key_id_check CHECK ((octet_length(key_id) = 16)),
+  constraint index_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
+  constraint index_keys_table_id_check CHECK (((table_id >= 1) AND (table_id <= 65535))),
+  constraint index_keys_version_check CHECK (((version >= 1) AND (version <= 255))),
+  constraint index_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
+);
+alter table keys.index_keys enable row level security;
+alter table keys.index_keys force row level security;
+alter table keys.index_keys owner to {owner};
+CREATE INDEX index_keys_by_kek ON keys.index_keys USING btree (kek_id);
+CREATE UNIQUE INDEX index_keys_one_active ON keys.index_keys USING btree (table_id, column_id) WHERE (state = 'active'::text);
+create policy keys_delete on keys.index_keys for delete to {keys}
+  using (true);
+create policy keys_insert on keys.index_keys for insert to {keys}
+  with check (true);
+create policy keys_select on keys.index_keys for select to {keys}
+  using (true);
+create policy keys_update on keys.index_keys for update to {keys}
+  using (true)
+  with check (true);
+grant delete, insert, select on keys.index_keys to {keys};
+grant update (kek_id, wrapped, state) on keys.index_keys to {keys};
+
+create table keys.key_encryption_keys (
+  id bytea not null,
+  purpose text not null,
+  version integer not null,
+  provider text not null,
+  key_ref text not null,
+  wrapped bytea,
+  state text default 'active'::text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint key_encryption_keys_pkey PRIMARY KEY (id),
+  constraint key_encryption_keys_purpose_version_key UNIQUE (purpose, version),
+  constraint key_encryption_keys_check CHECK (((state = 'destroyed'::text) = (wrapped IS NULL))),
+  constraint key_encryption_keys_id_check CHECK ((octet_length(id) = 16)),
+  constraint key_encryption_keys_key_ref_check CHECK (((length(key_ref) >= 1) AND (length(key_ref) <= 2048))),
+  constraint key_encryption_keys_provider_check CHECK ((provider = ANY (ARRAY['local'::text, 'aws'::text, 'azure'::text, 'vault'::text]))),
+  constraint key_encryption_keys_purpose_check CHECK ((purpose = ANY (ARRAY['data'::text, 'index'::text, 'purpose'::text]))),
+  constraint key_encryption_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text, 'destroyed'::text]))),
+  constraint key_encryption_keys_version_check CHECK ((version > 0)),
+  constraint key_encryption_keys_wrapped_check CHECK (((octet_length(wrapped) >= 1) AND (octet_length(wrapped) <= 6144)))
+);
+alter table keys.key_encryption_keys enable row level security;
+alter table keys.key_encryption_keys force row level security;
+alter table keys.key_encryption_keys owner to {owner};
+CREATE UNIQUE INDEX key_encryption_keys_one_active ON keys.key_encryption_keys USING btree (purpose) WHERE (state = 'active'::text);
+create policy keys_delete on keys.key_encryption_keys for delete to {keys}
+  using ((state = 'destroyed'::text));
+create policy keys_insert on keys.key_encryption_keys for insert to {keys}
+  with check (true);
+create policy keys_select on keys.key_encryption_keys for select to {keys}
+  using (true);
+create policy keys_update on keys.key_encryption_keys for update to {keys}
+  using (true)
+  with check (true);
+grant delete, insert, select on keys.key_encryption_keys to {keys};
+grant update (provider, key_ref, wrapped, state) on keys.key_encryption_keys to {keys};
+
+create table keys.purpose_keys (
+  purpose text not null,
+  kid text not null,
+  version integer not null,
+  kek_id bytea not null,
+  wrapped bytea not null,
+  public_key bytea not null,
+  state text default 'active'::text not null,
+  created_at timestamp with time zone default now() not null,
+  constraint purpose_keys_pkey PRIMARY KEY (purpose, kid),
+  constraint purpose_keys_purpose_version_key UNIQUE (purpose, version),
+  constraint purpose_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
+  constraint purpose_keys_kid_check CHECK ((kid ~ '^[A-Za-z0-9_-]{43}$'::text)),
+  constraint purpose_keys_public_key_check CHECK (((octet_length(public_key) >= 32) AND (octet_length(public_key) <= 512))),
+  constraint purpose_keys_purpose_check CHECK ((purpose ~ '^[a-z][a-z-]{1,40}$'::text)),
+  constraint purpose_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
+  constraint purpose_keys_version_check CHECK ((version > 0)),
+  constraint purpose_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
+);
+alter table keys.purpose_keys enable row level security;
+alter table keys.purpose_keys force row level security;
+alter table keys.purpose_keys owner to {owner};
+CREATE INDEX purpose_keys_by_kek ON keys.purpose_keys USING btree (kek_id);
+CREATE UNIQUE INDEX purpose_keys_one_active ON keys.purpose_keys USING btree (purpose) WHERE (state = 'active'::text);
+create policy keys_delete on keys.purpose_keys for delete to {keys}
+  using (true);
+create policy keys_insert on keys.purpose_keys for insert to {keys}
+  with check (true);
+create policy keys_select on keys.purpose_keys for select to {keys}
+  using (true);
+create policy keys_update on keys.purpose_keys for update to {keys}
+  using (true)
+  with check (true);
+grant delete, insert, select on keys.purpose_keys to {keys};
+grant update (kek_id, wrapped, state) on keys.purpose_keys to {keys};
+
+create table redoubt.audit_anchors (
+  seq bigint not null,
+  link bytea not null,
+  kind text not null,
+  after_seq bigint,
+  previous bytea not null,
+  at timestamp with time zone not null,
+  kid text not null,
+  signature bytea not null,
+  constraint audit_anchors_pkey PRIMARY KEY (seq, link, kind),
+  constraint audit_anchors_kind_check CHECK ((kind = ANY (ARRAY['head'::text, 'discontinuity'::text]))),
+  constraint audit_anchors_link_check CHECK ((octet_length(link) = 32)),
+  constraint audit_anchors_previous_check CHECK ((octet_length(previous) = 32)),
+  constraint audit_anchors_signature_check CHECK ((octet_length(signature) = 64))
+);
+alter table redoubt.audit_anchors enable row level security;
+alter table redoubt.audit_anchors force row level security;
+alter table redoubt.audit_anchors owner to {owner};
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_anchors FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change();
+create policy auditor_select on redoubt.audit_anchors for select to {auditor}
+  using (true);
+create policy guard_insert on redoubt.audit_anchors for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.audit_anchors for select to {guard}
+  using (true);
+create policy worker_select on redoubt.audit_anchors for select to {worker}
+  using (true);
+grant select on redoubt.audit_anchors to {auditor};
+grant insert, select on redoubt.audit_anchors to {guard};
+grant select on redoubt.audit_anchors to {worker};
+
+create table redoubt.audit_chain (
+  seq bigint not null,
+  kind text not null,
+  entry_id uuid not null,
+  retain_until timestamp with time zone not null,
+  commitment bytea not null,
+  link bytea not null,
+  constraint audit_chain_pkey PRIMARY KEY (seq),
+  constraint audit_chain_entry_id_key UNIQUE (entry_id),
+  constraint audit_chain_commitment_check CHECK ((octet_length(commitment) = 32)),
+  constraint audit_chain_kind_check CHECK ((kind = ANY (ARRAY['entry'::text, 'discontinuity'::text]))),
+  constraint audit_chain_link_check CHECK ((octet_length(link) = 32))
+);
+alter table redoubt.audit_chain enable row level security;
+alter table redoubt.audit_chain force row level security;
+alter table redoubt.audit_chain owner to {owner};
+CREATE INDEX audit_chain_discontinuities ON redoubt.audit_chain USING btree (seq) WHERE (kind = 'discontinuity'::text);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_chain FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change();
+create policy auditor_select on redoubt.audit_chain for select to {auditor}
+  using (true);
+create policy guard_insert on redoubt.audit_chain for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.audit_chain for select to {guard}
+  using (true);
+create policy worker_select on redoubt.audit_chain for select to {worker}
+  using (true);
+grant select on redoubt.audit_chain to {auditor};
+grant insert, select on redoubt.audit_chain to {guard};
+grant select on redoubt.audit_chain to {worker};
+
+create table redoubt.audit_head (
+  only_row boolean default true not null,
+  seq bigint not null,
+  link bytea not null,
+  horizon xid8 not null,
+  cluster bigint,
+  holder uuid,
+  held_until timestamp with time zone,
+  constraint audit_head_pkey PRIMARY KEY (only_row),
+  constraint audit_head_link_check CHECK ((octet_length(link) = 32)),
+  constraint audit_head_only_row_check CHECK (only_row)
+);
+alter table redoubt.audit_head enable row level security;
+alter table redoubt.audit_head force row level security;
+alter table redoubt.audit_head owner to {owner};
+CREATE TRIGGER one_row BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_head FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change('UPDATE');
+create policy auditor_select on redoubt.audit_head for select to {auditor}
+  using (true);
+create policy guard_select on redoubt.audit_head for select to {guard}
+  using (true);
+create policy guard_update on redoubt.audit_head for update to {guard}
+  using (true)
+  with check (true);
+create policy worker_select on redoubt.audit_head for select to {worker}
+  using (true);
+grant select on redoubt.audit_head to {auditor};
+grant select, update on redoubt.audit_head to {guard};
+grant select on redoubt.audit_head to {worker};
+
+create table redoubt.audit_logs (
+  id uuid not null,
+  xid xid8 not null,
+  occurred_at timestamp with time zone not null,
+  actor_type text not null,
+  actor_id uuid,
+  actor_role text not null,
+  tenant_id text not null,
+  action text not null,
+  resource_type text,
+  resource_id text,
+  purpose text,
+  outcome text not null,
+  request_id text not null,
+  metadata jsonb default '{}'::jsonb not null,
+  personal_enc bytea,
+  personal_commitment bytea,
+  retention_class text not null,
+  retain_until timestamp with time zone not null,
+  constraint audit_logs_pkey PRIMARY KEY (id),
+  constraint audit_logs_actor_type_check CHECK ((actor_type = ANY (ARRAY['user'::text, 'system'::text]))),
+  constraint audit_logs_outcome_check CHECK (((outcome = 'done'::text) OR (outcome ~ '^(refused|failed):[a-z_]{3,40}$'::text))),
+  constraint audit_logs_personal_commitment_check CHECK ((octet_length(personal_commitment) = 32))
+);
+alter table redoubt.audit_logs enable row level security;
+alter table redoubt.audit_logs force row level security;
+alter table redoubt.audit_logs owner to {owner};
+CREATE INDEX audit_logs_by_actor ON redoubt.audit_logs USING btree (actor_id, id);
+CREATE INDEX audit_logs_by_retention ON redoubt.audit_logs USING btree (retain_until);
+CREATE INDEX audit_logs_by_xid ON redoubt.audit_logs USING btree (xid, id);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change('DELETE');
+CREATE TRIGGER tombstone_first BEFORE DELETE ON redoubt.audit_logs FOR EACH ROW EXECUTE FUNCTION guard.require_tombstone();
+create policy app_delete on redoubt.audit_logs for delete to {app}
+  using (false);
+create policy app_insert on redoubt.audit_logs for insert to {app}
+  with check (false);
+create policy app_select on redoubt.audit_logs for select to {app}
+  using (((actor_id = ( SELECT guard.actor() AS actor)) OR (id = ANY (ARRAY( SELECT s.entry_id
+   FROM redoubt.audit_subjects s)))));
+create policy app_update on redoubt.audit_logs for update to {app}
+  using (false)
+  with check (false);
+create policy auditor_select on redoubt.audit_logs for select to {auditor}
+  using (true);
+create policy guard_delete on redoubt.audit_logs for delete to {guard}
+  using ((retain_until <= transaction_timestamp()));
+create policy guard_insert on redoubt.audit_logs for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.audit_logs for select to {guard}
+  using (true);
+grant select on redoubt.audit_logs to {app};
+grant select on redoubt.audit_logs to {auditor};
+grant delete, insert, select on redoubt.audit_logs to {guard};
+
+create table redoubt.audit_subjects (
+  subject_id uuid not null,
+  entry_id uuid not null,
+  constraint audit_subjects_pkey PRIMARY KEY (subject_id, entry_id)
+);
+alter table redoubt.audit_subjects enable row level security;
+alter table redoubt.audit_subjects force row level security;
+alter table redoubt.audit_subjects owner to {owner};
+CREATE INDEX audit_subjects_by_entry ON redoubt.audit_subjects USING btree (entry_id);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_subjects FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change('DELETE');
+CREATE TRIGGER tombstone_first BEFORE DELETE ON redoubt.audit_subjects FOR EACH ROW EXECUTE FUNCTION guard.require_tombstone();
+create policy app_delete on redoubt.audit_subjects for delete to {app}
+  using (false);
+create policy app_insert on redoubt.audit_subjects for insert to {app}
+  with check (false);
+create policy app_select on redoubt.audit_subjects for select to {app}
+  using ((subject_id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.audit_subjects for update to {app}
+  using (false)
+  with check (false);
+create policy auditor_select on redoubt.audit_subjects for select to {auditor}
+  using (true);
+create policy guard_delete on redoubt.audit_subjects for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.audit_subjects for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.audit_subjects for select to {guard}
+  using (true);
+grant select on redoubt.audit_subjects to {app};
+grant select on redoubt.audit_subjects to {auditor};
+grant delete, insert, select on redoubt.audit_subjects to {guard};
+
+create table redoubt.audit_tombstones (
+  seq bigint not null,
+  entry_id uuid not null,
+  retention_entry uuid not null,
+  removed_at timestamp with time zone default transaction_timestamp() not null,
+  constraint audit_tombstones_pkey PRIMARY KEY (seq),
+  constraint audit_tombstones_entry_id_key UNIQUE (entry_id)
+);
+alter table redoubt.audit_tombstones enable row level security;
+alter table redoubt.audit_tombstones force row level security;
+alter table redoubt.audit_tombstones owner to {owner};
+CREATE INDEX audit_tombstones_by_run ON redoubt.audit_tombstones USING btree (retention_entry);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_tombstones FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change();
+create policy auditor_select on redoubt.audit_tombstones for select to {auditor}
+  using (true);
+create policy guard_insert on redoubt.audit_tombstones for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.audit_tombstones for select to {guard}
+  using (true);
+grant select on redoubt.audit_tombstones to {auditor};
+grant insert, select on redoubt.audit_tombstones to {guard};
+
+create table redoubt.idempotency_keys (
+  id uuid not null,
+  principal uuid not null,
+  route text not null,
+  key text not null,
+  request_hash bytea not null,
+  state text default 'in_progress'::text not null,
+  response_status integer,
+  response_enc bytea,
+  expires_at timestamp with time zone not null,
+  constraint idempotency_keys_pkey PRIMARY KEY (id),
+  constraint idempotency_keys_principal_route_key_key UNIQUE (principal, route, key),
+  constraint idempotency_keys_state_check CHECK ((state = ANY (ARRAY['in_progress'::text, 'done'::text])))
+);
+alter table redoubt.idempotency_keys enable row level security;
+alter table redoubt.idempotency_keys force row level security;
+alter table redoubt.idempotency_keys owner to {owner};
+CREATE INDEX idempotency_keys_by_expiry ON redoubt.idempotency_keys USING btree (expires_at);
+create policy app_delete on redoubt.idempotency_keys for delete to {app}
+  using (false);
+create policy app_insert on redoubt.idempotency_keys for insert to {app}
+  with check ((principal = ( SELECT guard.actor() AS actor)));
+create policy app_select on redoubt.idempotency_keys for select to {app}
+  using ((principal = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.idempotency_keys for update to {app}
+  using ((principal = ( SELECT guard.actor() AS actor)))
+  with check ((principal = ( SELECT guard.actor() AS actor)));
+create policy worker_delete on redoubt.idempotency_keys for delete to {worker}
+  using ((expires_at < now()));
+create policy worker_select on redoubt.idempotency_keys for select to {worker}
+  using ((expires_at < now()));
+grant insert, select, update on redoubt.idempotency_keys to {app};
+grant delete on redoubt.idempotency_keys to {worker};
+grant select (expires_at) on redoubt.idempotency_keys to {worker};
+
+create table redoubt.schema_migrations (
+  origin text not null,
+  version integer not null,
+  name text not null,
+  checksum text not null,
+  applied_at timestamp with time zone default now() not null,
+  applied_by text default SESSION_USER not null,
+  constraint schema_migrations_pkey PRIMARY KEY (origin, version)
+);
+alter table redoubt.schema_migrations enable row level security;
+alter table redoubt.schema_migrations force row level security;
+alter table redoubt.schema_migrations owner to {owner};
+create policy app_select on redoubt.schema_migrations for select to {app}, {auditor}, {worker}
+  using (true);
+create policy owner_insert on redoubt.schema_migrations for insert to {owner}
+  with check (true);
+create policy owner_select on redoubt.schema_migrations for select to {owner}
+  using (true);
+grant select on redoubt.schema_migrations to {app};
+grant select on redoubt.schema_migrations to {auditor};
+grant select on redoubt.schema_migrations to {worker};
+
+create table redoubt.sessions (
+  id uuid not null,
+  user_id uuid not null,
+  tenant text not null,
+  created_at timestamp with time zone default now() not null,
+  last_used_at timestamp with time zone default now() not null,
+  absolute_expires_at timestamp with time zone not null,
+  revoked_at timestamp with time zone,
+  revoke_reason text,
+  constraint sessions_pkey PRIMARY KEY (id),
+  constraint sessions_revoke_reason_check CHECK ((revoke_reason = ANY (ARRAY['logout'::text, 'logout_all'::text, 'password_changed'::text, 'role_changed'::text, 'suspended'::text, 'reuse'::text, 'expired'::text])))
+);
+alter table redoubt.sessions enable row level security;
+alter table redoubt.sessions force row level security;
+alter table redoubt.sessions owner to {owner};
+CREATE INDEX sessions_by_user ON redoubt.sessions USING btree (user_id);
+create policy app_delete on redoubt.sessions for delete to {app}
+  using (false);
+create policy app_insert on redoubt.sessions for insert to {app}
+  with check (false);
+create policy app_select on redoubt.sessions for select to {app}
+  using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.sessions for update to {app}
+  using (false)
+  with check (false);
+create policy guard_insert on redoubt.sessions for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.sessions for select to {guard}
+  using (true);
+create policy guard_update on redoubt.sessions for update to {guard}
+  using (true)
+  with check (true);
+grant select on redoubt.sessions to {app};
+grant insert, select, update on redoubt.sessions to {guard};
+
+create table redoubt.users (
+  id uuid not null,
+  tenant text not null,
+  email_enc bytea not null,
+  email_bidx bytea not null,
+  password_hash text not null,
+  status text default 'active'::text not null,
+  role text not null,
+  created_at timestamp with time zone default now() not null,
+  password_changed_at timestamp with time zone default now() not null,
+  version integer default 1 not null,
+  constraint users_pkey PRIMARY KEY (id),
+  constraint users_email_bidx_key UNIQUE (email_bidx),
+  constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
+);
+alter table redoubt.users enable row level security;
+alter table redoubt.users force row level security;
+alter table redoubt.users owner to {owner};
+create policy app_delete on redoubt.users for delete to {app}
+  using (false);
+create policy app_insert on redoubt.users for insert to {app}
+  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text)));
+create policy app_select on redoubt.users for select to {app}
+  using ((id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.users for update to {app}
+  using (false)
+  with check (false);
+create policy guard_select on redoubt.users for select to {guard}
+  using (true);
+grant insert, select on redoubt.users to {app};
+grant select on redoubt.users to {guard};
+
+-- functions
+
+CREATE OR REPLACE FUNCTION guard.actor()
+ RETURNS uuid
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin return (guard.caller()).actor; end $function$;
+alter function guard.actor() owner to {guard};
+grant execute on function guard.actor() to {app};
+grant execute on function guard.actor() to {auditor};
+grant execute on function guard.actor() to {ingest};
+grant execute on function guard.actor() to {worker};
+
+CREATE OR REPLACE FUNCTION guard.append_links(ids uuid[], head_seq bigint, head_link bytea, kind text)
+ RETURNS TABLE(seq bigint, link bytea)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+  insert into redoubt.audit_chain (seq, kind, entry_id, retain_until, commitment, link)
+    select f.seq, append_links.kind, f.id, f.retain_until, f.commitment,
+        guard.links(head_link, f.seq, append_links.kind, f.id, f.retain_until, f.commitment)
+          over (order by f.seq rows between unbounded preceding and current row)
+      from (
+        select head_seq + i.n as seq, e.id, e.retain_until, guard.entry_commitment(e, s.subjects) as commitment
+          from unnest(ids) with ordinality i (id, n)
+          join redoubt.audit_logs e on e.id = i.id
+          cross join lateral (
+            select string_agg(a.subject_id::text, ',' order by a.subject_id) as subjects
+              from redoubt.audit_subjects a where a.entry_id = e.id
+          ) s
+      ) f;
+  return query select c.seq, c.link from redoubt.audit_chain c where c.seq = head_seq + cardinality(ids);
+  if not found then
+    raise exception using errcode = 'RD503', message = 'an entry to be sealed is missing';
+  end if;
+end $function$;
+alter function guard.append_links(ids uuid[], head_seq bigint, head_link bytea, kind text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.caller()
+ RETURNS guard.verified
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  claim text := pg_catalog.current_setting('redoubt.caller', true);
+  part text[] := pg_catalog.string_to_array(claim, '|');
+  signed bytea := pg_catalog.substring(pg_catalog.textsend(claim), 1, greatest(pg_catalog.octet_length(claim) - 65, 0));
+  who guard.verified;
+begin
+  who := (
+    select row(nullif(part[4], '')::pg_catalog.uuid, part[5], part[6], s.id, part[8], part[9])::guard.verified
+    from guard.caller_keys k
+    left join redoubt.sessions s on s.id = nullif(part[7], '')::pg_catalog.uuid and s.user_id = nullif(part[4], '')::pg_catalog.uuid
+      and s.revoked_at is null and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+    where k.kid = part[2] and pg_catalog.transaction_timestamp() between k.not_before and k.not_after
+      and case when part[1] <> 'v1' or part[3] <> '{service}/' || pg_catalog.current_database() or pg_catalog.cardinality(part) <> 11
+          or pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || signed)), 'hex') <> part[11]
+        then false
+        -- Against the transaction's own start: a long transaction keeps the caller it began with.
+        when pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[10]::pg_catalog.int8) > 10000 then false
+        -- A person without a live session of their own is nobody; a system caller has no session and is no person.
+        when part[7] <> '' then s.id is not null
+        else part[4] = '' and part[5] like 'system.%'
+      end
+  );
+  if who.role is null then
+    raise exception using errcode = 'RD401', message = 'caller refused';
+  end if;
+  return who;
+end $function$;
+alter function guard.caller() owner to {guard};
+grant execute on function guard.caller() to {app};
+grant execute on function guard.caller() to {auditor};
+grant execute on function guard.caller() to {ingest};
+grant execute on function guard.caller() to {worker};
+
+CREATE OR REPLACE FUNCTION guard.claim_audit(by_holder uuid, seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  head redoubt.audit_head;
+begin
+  if by_holder is null or seconds not between 1 and 60 then
+    raise exception using errcode = '22023', message = 'seconds must be 1 to 60';
+  end if;
+  select h.* into head from redoubt.audit_head h;
+  if head.holder <> by_holder and head.held_until > clock_timestamp() then
+    return false;
+  end if;
+  if head.holder = by_holder and head.held_until > clock_timestamp() + make_interval(secs => seconds * 0.8) then
+    return true;
+  end if;
+  update redoubt.audit_head h set holder = by_holder, held_until = clock_timestamp() + make_interval(secs => seconds)
+    where h.holder is null or h.holder = by_holder or h.held_until <= clock_timestamp();
+  return found;
+end $function$;
+alter function guard.claim_audit(by_holder uuid, seconds integer) owner to {guard};
+grant execute on function guard.claim_audit(by_holder uuid, seconds integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.cluster()
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (select c.system_identifier from pg_control_system() c);
+exception when insufficient_privilege then
+  return 0;
+end $function$;
+alter function guard.cluster() owner to {guard};
+grant execute on function guard.cluster() to {auditor};
+
+CREATE OR REPLACE FUNCTION guard.drop_caller_key(p_kid text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin delete from guard.caller_keys k where k.kid = p_kid; end $function$;
+alter function guard.drop_caller_key(p_kid text) owner to {guard};
+grant execute on function guard.drop_caller_key(p_kid text) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.end_own_session()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'logout'
+    where s.id = (guard.caller()).session and s.revoked_at is null;
+end $function$;
+alter function guard.end_own_session() owner to {guard};
+grant execute on function guard.end_own_session() to {app};
+
+CREATE OR REPLACE FUNCTION guard.entry_commitment(e redoubt.audit_logs, subjects text)
+ RETURNS bytea
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$
+  select sha256(convert_to('21:redoubt.audit.entry.1'
+    || guard.netstring(e.id::text) || guard.netstring(e.xid::text) || guard.netstring(guard.microseconds(e.occurred_at))
+    || guard.netstring(e.actor_type) || guard.netstring(e.actor_id::text) || guard.netstring(e.actor_role)
+    || guard.netstring(e.tenant_id) || guard.netstring(e.action) || guard.netstring(e.resource_type)
+    || guard.netstring(e.resource_id) || guard.netstring(e.purpose) || guard.netstring(e.outcome)
+    || guard.netstring(e.request_id) || guard.netstring(e.metadata::text)
+    || guard.netstring(encode(e.personal_commitment, 'hex')) || guard.netstring(e.retention_class)
+    || guard.netstring(guard.microseconds(e.retain_until)) || guard.netstring(subjects), 'UTF8'))
+$function$;
+alter function guard.entry_commitment(e redoubt.audit_logs, subjects text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.expire_audit(before timestamp with time zone, max_entries integer)
+ RETURNS TABLE(removed integer, retention_entry uuid)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  bound timestamptz := least(before, transaction_timestamp());
+  seqs bigint[];
+  ids uuid[];
+  listed jsonb;
+  digest bytea;
+begin
+  if max_entries not between 1 and 10000 then
+    raise exception using errcode = '22023', message = 'max_entries must be 1 to 10000';
+  end if;
+  perform 1 from redoubt.audit_head h for update;
+  select array_agg(o.seq order by o.seq), array_agg(o.entry_id order by o.seq), sha256(string_agg(o.link, ''::bytea order by o.seq))
+    into seqs, ids, digest
+    from (
+      select c.seq, c.entry_id, c.link from redoubt.audit_logs e join redoubt.audit_chain c on c.entry_id = e.id
+        where e.retain_until <= bound and c.retain_until <= bound
+        order by e.retain_until limit max_entries
+    ) o;
+  removed := coalesce(cardinality(seqs), 0);
+  if removed > 0 then
+    select jsonb_agg(jsonb_build_array(r.low, r.high) order by r.low) into listed
+      from (
+        select min(g.s) as low, max(g.s) as high
+          from (select s, s - row_number() over (order by s) as island from unnest(seqs) s) g group by g.island
+      ) r;
+    retention_entry := gen_random_uuid();
+    insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, outcome, request_id,
+        metadata, retention_class, retain_until)
+      values (retention_entry, pg_current_xact_id(), transaction_timestamp(), 'system', 'system.retention', '{service}',
+        'retention.run', 'done', 'retention',
+        jsonb_build_object('removed', removed, 'seqs', listed, 'digest', encode(digest, 'hex')), 'chain', '9999-12-31 00:00:00+00');
+    insert into redoubt.audit_tombstones (seq, entry_id, retention_entry)
+      select t.seq, t.id, expire_audit.retention_entry from unnest(seqs, ids) t (seq, id);
+    delete from redoubt.audit_subjects a where a.entry_id = any (ids);
+    delete from redoubt.audit_logs e where e.id = any (ids);
+  end if;
+  return next;
+end $function$;
+alter function guard.expire_audit(before timestamp with time zone, max_entries integer) owner to {guard};
+grant execute on function guard.expire_audit(before timestamp with time zone, max_entries integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
+      resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
+    values (p_id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
+      case when who.actor is null then 'system' else 'user' end, who.actor, who.role, who.tenant, who.action,
+      p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
+      p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days));
+  if pg_catalog.cardinality(p_subjects) > 0 then
+    insert into redoubt.audit_subjects (subject_id, entry_id) select distinct s, p_id from pg_catalog.unnest(p_subjects) s;
+  end if;
+end $function$;
+alter function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) owner to {guard};
+grant execute on function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {app};
+grant execute on function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.hold_keys(key_ids bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  wanted int := (select pg_catalog.count(distinct k) from pg_catalog.unnest(key_ids) k);
+  held int;
+begin
+  perform 1 from keys.data_keys d where d.key_id = any (key_ids) order by d.key_id for key share;
+  get diagnostics held = row_count;
+  if key_ids is null or pg_catalog.array_position(key_ids, null) is not null or held <> wanted then
+    raise exception using errcode = 'RD410', message = 'key destroyed';
+  end if;
+end $function$;
+alter function guard.hold_keys(key_ids bytea[]) owner to {guard};
+grant execute on function guard.hold_keys(key_ids bytea[]) to {app};
+grant execute on function guard.hold_keys(key_ids bytea[]) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if p_hours not between 1 and 26 then
+    raise exception using errcode = '22023', message = 'a caller key lives 1 to 26 hours';
+  end if;
+  delete from guard.caller_keys k where k.not_after < pg_catalog.now();
+  insert into guard.caller_keys (kid, inner_pad, outer_pad, not_before, not_after)
+    values (p_kid, p_inner, p_outer, pg_catalog.now() - interval '15 seconds', pg_catalog.now() + pg_catalog.make_interval(hours => p_hours));
+end $function$;
+alter function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) owner to {guard};
+grant execute on function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.microseconds(at timestamp with time zone)
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$ select (extract(epoch from at) * 1000000)::bigint::text $function$;
+alter function guard.microseconds(at timestamp with time zone) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.netstring(value text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select coalesce(octet_length(value)::text || ':' || value, '-') $function$;
+alter function guard.netstring(value text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.next_link(running bytea, head bytea, seq bigint, kind text, entry_id uuid, retain_until timestamp with time zone, commitment bytea)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE
+AS $function$
+begin
+  return sha256(convert_to('20:redoubt.audit.link.1' || guard.netstring(seq::text) || guard.netstring(kind)
+    || guard.netstring(entry_id::text) || guard.netstring(guard.microseconds(retain_until))
+    || guard.netstring(encode(commitment, 'hex')) || guard.netstring(encode(coalesce(running, head), 'hex')), 'UTF8'));
+end $function$;
+alter function guard.next_link(running bytea, head bytea, seq bigint, kind text, entry_id uuid, retain_until timestamp with time zone, commitment bytea) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  account record;
+begin
+  if who.role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.id, u.tenant into account from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.status = 'active' limit 1;
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at)
+    values (p_session, account.id, account.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds));
+  return account.id;
+end $function$;
+alter function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer) owner to {guard};
+grant execute on function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer) to {app};
+
+CREATE OR REPLACE FUNCTION guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into redoubt.audit_anchors (seq, link, kind, after_seq, previous, at, kid, signature)
+    values (seq, link, kind, after_seq, previous, at, kid, signature) on conflict do nothing;
+end $function$;
+alter function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) owner to {guard};
+grant execute on function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.refuse_audit_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if tg_argv[0] = tg_op and current_user = '{guard}' then
+    return null;
+  end if;
+  raise exception using errcode = 'RD403', message = 'the audit record is append only';
+end $function$;
+alter function guard.refuse_audit_change() owner to {guard};
+grant execute on function guard.refuse_audit_change() to {owner};
+
+CREATE OR REPLACE FUNCTION guard.refuse_erased()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into keys.erased (tenant, subject, keep) values (new.tenant, new.subject, new.keep) on conflict do nothing;
+  if not found then
+    raise exception using errcode = 'RD410', message = 'key destroyed';
+  end if;
+  delete from keys.erased e where e.tenant = new.tenant and e.subject = new.subject and e.keep = new.keep;
+  return new;
+end $function$;
+alter function guard.refuse_erased() owner to {guard};
+grant execute on function guard.refuse_erased() to {owner};
+
+CREATE OR REPLACE FUNCTION guard.release_audit(by_holder uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update redoubt.audit_head h set holder = null, held_until = null where h.holder = by_holder;
+end $function$;
+alter function guard.release_audit(by_holder uuid) owner to {guard};
+grant execute on function guard.release_audit(by_holder uuid) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.require_tombstone()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  gone uuid := case when tg_table_name = 'audit_logs' then (to_jsonb(old) ->> 'id')::uuid else (to_jsonb(old) ->> 'entry_id')::uuid end;
+begin
+  perform 1 from redoubt.audit_tombstones t where t.entry_id = gone;
+  if not found then
+    raise exception using errcode = 'RD403', message = 'the audit record is append only';
+  end if;
+  return old;
+end $function$;
+alter function guard.require_tombstone() owner to {guard};
+grant execute on function guard.require_tombstone() to {owner};
+
+CREATE OR REPLACE FUNCTION guard.resume_audit(reason text, lost_seq bigint, lost_link bytea)
+ RETURNS TABLE(seq bigint, link bytea)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  head redoubt.audit_head;
+  now_seen pg_snapshot;
+  id uuid := gen_random_uuid();
+  ids uuid[];
+begin
+  if resume_audit.reason is null or octet_length(resume_audit.reason) not between 3 and 200 then
+    raise exception using errcode = '22023', message = 'reason must have 3 to 200 bytes';
+  end if;
+  select h.* into head from redoubt.audit_head h for update;
+  now_seen := pg_current_snapshot();
+  perform 1 from redoubt.audit_chain c where c.seq = lost_seq and c.link = lost_link;
+  if (found or lost_seq is null) and coalesce(head.cluster = guard.cluster(), true) and head.horizon <= pg_snapshot_xmax(now_seen) then
+    raise exception using errcode = 'RD409', message = 'audit_not_interrupted';
+  end if;
+  perform set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, outcome, request_id,
+      metadata, retention_class, retain_until)
+    values (id, pg_current_xact_id(), transaction_timestamp(), 'system', 'system.audit', '{service}', 'audit.resumed', 'done', 'resume',
+      jsonb_build_object('reason', resume_audit.reason, 'horizon', head.horizon::text, 'cluster', head.cluster::text,
+        'head', head.seq::text, 'lost_seq', lost_seq::text, 'lost_link', encode(lost_link, 'hex')),
+      'chain', '9999-12-31 00:00:00+00');
+  select a.seq, a.link into head.seq, head.link from guard.append_links(array[id], head.seq, head.link, 'discontinuity') a;
+  seq := head.seq;
+  link := head.link;
+  ids := array(
+    select e.id from redoubt.audit_logs e
+      where (e.xid < pg_snapshot_xmin(now_seen) or e.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+        and not exists (select from redoubt.audit_chain c where c.entry_id = e.id)
+      order by e.xid, e.id);
+  if cardinality(ids) > 0 then
+    select a.seq, a.link into head.seq, head.link from guard.append_links(ids, head.seq, head.link, 'entry') a;
+  end if;
+  update redoubt.audit_head h set seq = head.seq, link = head.link, horizon = pg_snapshot_xmin(now_seen), cluster = guard.cluster();
+  return next;
+end $function$;
+alter function guard.resume_audit(reason text, lost_seq bigint, lost_link bytea) owner to {guard};
+grant execute on function guard.resume_audit(reason text, lost_seq bigint, lost_link bytea) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.role()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin return (guard.caller()).role; end $function$;
+alter function guard.role() owner to {guard};
+grant execute on function guard.role() to {app};
+grant execute on function guard.role() to {auditor};
+grant execute on function guard.role() to {ingest};
+grant execute on function guard.role() to {worker};
+
+CREATE OR REPLACE FUNCTION guard.seal_audit(max_entries integer)
+ RETURNS TABLE(sealed integer, seq bigint, link bytea, oldest_unsealed double precision)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  head redoubt.audit_head;
+  now_seen pg_snapshot;
+  ids uuid[];
+begin
+  if max_entries not between 1 and 100000 then
+    raise exception using errcode = '22023', message = 'max_entries must be 1 to 100000';
+  end if;
+  -- Looked at without the lock first: an idle service writes nothing.
+  select h.* into head from redoubt.audit_head h;
+  now_seen := pg_current_snapshot();
+  if head.cluster is not null and (head.cluster <> guard.cluster() or head.horizon > pg_snapshot_xmax(now_seen)) then
+    raise exception using errcode = 'RD409', message = 'audit_interrupted';
+  end if;
+  perform 1 from redoubt.audit_logs e where e.xid >= head.horizon and e.xid < pg_snapshot_xmin(now_seen) limit 1;
+  if found then
+    select h.* into head from redoubt.audit_head h for update;
+    now_seen := pg_current_snapshot();
+    ids := array(
+      select e.id from redoubt.audit_logs e
+        where e.xid >= head.horizon and e.xid < pg_snapshot_xmin(now_seen)
+          and (select c.seq from redoubt.audit_chain c where c.entry_id = e.id) is null
+        order by e.xid, e.id limit max_entries);
+  end if;
+  sealed := coalesce(cardinality(ids), 0);
+  if sealed > 0 then
+    -- An anchor must never be ahead of what a crash leaves: the head is on disk before it is signed.
+    if current_setting('synchronous_commit') = 'off' then
+      perform set_config('synchronous_commit', 'on', true);
+    end if;
+    select a.seq, a.link into head.seq, head.link from guard.append_links(ids, head.seq, head.link, 'entry') a;
+    if sealed = max_entries then
+      select e.xid into head.horizon from redoubt.audit_logs e where e.id = ids[sealed];
+    else
+      head.horizon := pg_snapshot_xmin(now_seen);
+    end if;
+    update redoubt.audit_head h set seq = head.seq, link = head.link, horizon = head.horizon, cluster = guard.cluster();
+  elsif ids is not null and head.horizon < pg_snapshot_xmin(now_seen) then
+    head.horizon := pg_snapshot_xmin(now_seen);
+    update redoubt.audit_head h set horizon = head.horizon;
+  end if;
+  seq := head.seq;
+  link := head.link;
+  select extract(epoch from clock_timestamp() - e.occurred_at) into oldest_unsealed from redoubt.audit_logs e
+    where e.xid >= head.horizon and e.xid < pg_snapshot_xmax(now_seen)
+      and (select c.seq from redoubt.audit_chain c where c.entry_id = e.id) is null
+    order by e.xid, e.id limit 1;
+  oldest_unsealed := coalesce(oldest_unsealed, 0);
+  return next;
+end $function$;
+alter function guard.seal_audit(max_entries integer) owner to {guard};
+grant execute on function guard.seal_audit(max_entries integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.sign_in_lookup(p_email_bidx bytea[])
+ RETURNS TABLE(id uuid, password_hash text, status text, role text, tenant text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant from redoubt.users u
+    where u.email_bidx = any(p_email_bidx) limit 1;
+end $function$;
+alter function guard.sign_in_lookup(p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.sign_in_lookup(p_email_bidx bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.tenant()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin return (guard.caller()).tenant; end $function$;
+alter function guard.tenant() owner to {guard};
+grant execute on function guard.tenant() to {app};
+grant execute on function guard.tenant() to {auditor};
+grant execute on function guard.tenant() to {ingest};
+grant execute on function guard.tenant() to {worker};
+
+CREATE OR REPLACE FUNCTION keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text)
+ RETURNS SETOF bytea
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception using errcode = '25001', message = 'keys are destroyed at read committed';
+  end if;
+  insert into keys.erased (tenant, subject, keep) values (p_tenant, p_subject, p_keep) on conflict do nothing;
+  return query delete from keys.data_keys d
+    where d.tenant = p_tenant and d.subject = p_subject and d.keep = p_keep returning d.key_id;
+end $function$;
+alter function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) owner to {owner};
+grant execute on function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) to {keys};
+
