@@ -46,6 +46,8 @@ function isNumber(value: number): boolean {
 
 /** Longest UTF-16 text whose UTF-8 surely fits behind a two-byte length. */
 const tenantUnits = 200
+/** Input of the MAC, built and used within one synchronous call. */
+const macScratch = Buffer.alloc(2048)
 
 /**
  * The blind index of a value, for equality alone: version of the key (1 byte), then the first 16 bytes of
@@ -59,13 +61,24 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
   if (!isNumber(table)) throw new TypeError('blindIndex: place.table must be 1 to 65535')
   if (!isNumber(column)) throw new TypeError('blindIndex: place.column must be 1 to 65535')
   if (tenant === '' || tenant.length > tenantUnits) throw new TypeError('blindIndex: place.tenant must have 1 to 200 characters')
-  const prefix = Buffer.allocUnsafe(6 + tenantUnits * 3)
-  prefix.writeUInt16BE(table, 0)
-  prefix.writeUInt16BE(column, 2)
-  const length = prefix.write(tenant, 6)
-  prefix.writeUInt16BE(length, 4)
-  const mac = createHmac('sha256', key.key).update(prefix.subarray(0, 6 + length)).update(value).digest()
-  const out = mac.subarray(0, 17)
+  macScratch[0] = table >> 8
+  macScratch[1] = table & 0xff
+  macScratch[2] = column >> 8
+  macScratch[3] = column & 0xff
+  const length = macScratch.write(tenant, 6)
+  macScratch[4] = length >> 8
+  macScratch[5] = length & 0xff
+  const from = 6 + length
+  const mac = createHmac('sha256', key.key)
+  if (value.length * 3 <= macScratch.length - from) {
+    // One update instead of two: each crossing into native code costs as much as the hash itself.
+    const end = from + (typeof value === 'string' ? macScratch.write(value, from) : value.copy(macScratch, from))
+    mac.update(macScratch.subarray(0, end))
+    macScratch.fill(0, from, end)
+  } else {
+    mac.update(macScratch.subarray(0, from)).update(value)
+  }
+  const out = mac.digest().subarray(0, 17)
   out.copyWithin(1, 0, 16)
   out[0] = key.version
   return out as BlindIndex
