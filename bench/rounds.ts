@@ -18,14 +18,17 @@ function show(value: number): string {
 /**
  * Runs every variant once a round, in turning order, after one round that does not count: what the machine does
  * meanwhile, and what runs first, meets all of them alike. Only ratios inside one run hold.
- * @param options.variants name to measurement; the first is the one the others are compared with
+ * @param options.variants name to measurement
  * @param options.rounds counted rounds, 5 or more
+ * @param options.ratios pairs of names to divide; by default the first variant by each other
  * @returns medians by name; the table and the ratios go to `print`
  * @throws TypeError when there are fewer than 5 rounds or no variants
  */
 export async function rounds<N extends string>(options: {
   readonly variants: Readonly<Record<N, Variant>>
   readonly rounds: number
+  readonly title?: string
+  readonly ratios?: readonly (readonly [N, N])[]
   readonly print?: (line: string) => void
 }): Promise<Readonly<Record<N, Outcome>>> {
   const print = options.print ?? ((line: string) => process.stdout.write(`${line}\n`))
@@ -48,16 +51,17 @@ export async function rounds<N extends string>(options: {
     return { median: median(values), least: Math.min(...values), most: Math.max(...values) }
   }
   const width = Math.max(...names.map((name) => name.length))
+  if (options.title !== undefined) print(`\n${options.title}`)
   print(`Node ${process.version}, ${availableParallelism()} cores, ${options.rounds} rounds, operations a second`)
   for (const name of names) {
     const { median: middle, least, most } = outcome(name)
     print(`${name.padEnd(width)}  median ${show(middle).padStart(11)}   min ${show(least).padStart(11)}   max ${show(most).padStart(11)}`)
   }
-  for (const name of names.slice(1)) {
-    const base = seen.get(name) ?? []
-    const ratios = (seen.get(first) ?? []).map((value, i) => value / (base[i] ?? Number.NaN))
+  for (const [above, below] of options.ratios ?? names.slice(1).map((name) => [first, name] as const)) {
+    const base = seen.get(below) ?? []
+    const ratios = (seen.get(above) ?? []).map((value, i) => value / (base[i] ?? Number.NaN))
     const spread = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)}`
-    print(`${first} / ${name}: ${(outcome(first).median / outcome(name).median).toFixed(2)}x (round by round ${spread})`)
+    print(`${above} / ${below}: ${(outcome(above).median / outcome(below).median).toFixed(2)}x (round by round ${spread})`)
   }
   return Object.fromEntries(names.map((name) => [name, outcome(name)])) as Readonly<Record<N, Outcome>>
 }
