@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after } from 'node:test'
 import type { Event } from 'redoubt/events'
 import { testDatabase, type TestDatabase } from '../../../../packages/redoubt/test/support/database.ts'
+import { wayTo } from '../../../../packages/redoubt/test/support/way.ts'
 import { openService, type Service } from '../../src/service.ts'
 import { verifyTherapist } from '../../src/verification.ts'
 
@@ -34,11 +35,12 @@ export type Clinic = {
 /** A whole Therapy over a database of its own, listening on a free port until the end of the file. */
 export async function openClinic(): Promise<Clinic> {
   const database = await testDatabase()
+  const way = await wayTo(database)
   const folder = await mkdtemp(join(tmpdir(), 'therapy-'))
   const events: Event[] = []
   let shift = 0
   const service = await openService({
-    databaseUrl: database.url('app'), keysUrl: database.url('keys'), kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
+    databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
     production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit: (event) => void events.push(event),
   })
   await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
@@ -47,6 +49,7 @@ export async function openClinic(): Promise<Clinic> {
     service.server.closeAllConnections()
     await new Promise((resolve) => service.server.close(resolve))
     await service.close()
+    await way.close()
     await rm(folder, { recursive: true, force: true })
   })
 

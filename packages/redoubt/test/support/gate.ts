@@ -4,6 +4,7 @@ import { kernelRetention } from '../../src/tables/kernel.ts'
 import type { Gate } from '../../src/transaction.ts'
 import { openSigner, type Signer } from '../../src/transaction/signer.ts'
 import type { TestDatabase } from './database.ts'
+import { wayTo } from './way.ts'
 
 /** Actions of the tests: one that leaves an entry, one that does not. */
 export const testActions = {
@@ -27,9 +28,10 @@ export type TestGate = {
 export async function openTestGate(database: TestDatabase, settings: Partial<Omit<PoolSettings, 'emit'>> = {}): Promise<TestGate> {
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)
-  const keys = openPool({ url: database.url('keys'), max: 1, emit })
+  const { url, namedStatements, close } = await wayTo(database)
+  const keys = openPool({ url: url('keys'), max: 1, namedStatements, emit })
   const signer = await openSigner(keys, database.service)
-  const pool = openPool({ url: database.url('app'), max: 4, emit, ...settings })
+  const pool = openPool({ url: url('app'), max: 4, namedStatements, emit, ...settings })
   return {
     gate: { pool, signer, actions: testActions, retention: kernelRetention, personal: undefined, emit },
     pool,
@@ -39,6 +41,7 @@ export async function openTestGate(database: TestDatabase, settings: Partial<Omi
       await pool.close()
       await signer.close()
       await keys.close()
+      await close()
     },
   }
 }
