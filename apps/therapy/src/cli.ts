@@ -1,0 +1,36 @@
+import { newId } from 'redoubt/bytes'
+import { defaultHome, openDevelopment } from './development.ts'
+import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
+import { openService } from './service.ts'
+import { verifyTherapist } from './verification.ts'
+
+const help = `npm run therapy -- <command>
+
+  verify-therapist <e-mail>   marks a therapist's licence as verified, so that patients find and book them
+
+Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.`
+
+run('therapy', async () => {
+  const [command, address, ...rest] = process.argv.slice(2)
+  if (command === '--help') return say(help)
+  if (command !== 'verify-therapist' || address === undefined || rest.length > 0) {
+    complain(help)
+    process.exitCode = exitCodes.refused
+    return
+  }
+  const development = process.env['DATABASE_URL'] === undefined ? await openDevelopment({ home: process.env['REDOUBT_HOME'] ?? defaultHome, emit: () => undefined }) : undefined
+  try {
+    const settings = settingsFrom({ ...process.env, ...development?.env })
+    const service = await openService({
+      databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
+      publicOrigin: settings.PUBLIC_ORIGIN, poolSize: 1, namedStatements: settings.DATABASE_NAMED_STATEMENTS, emit: () => undefined,
+    })
+    try {
+      say(`verified ${await verifyTherapist(service.app, { requestId: newId(), address: null }, address)}`)
+    } finally {
+      await service.close()
+    }
+  } finally {
+    await development?.stop()
+  }
+})

@@ -1,0 +1,85 @@
+import { readFileSync } from 'node:fs'
+import { ConfigProblem, modeOf, readConfig, type Environment } from 'redoubt/config'
+import { Refusal } from 'redoubt/errors'
+import type { Emit } from 'redoubt/events'
+import { logEvents, openLog, type Log } from 'redoubt/log'
+import { DatabaseRefused } from 'redoubt/migrate/check'
+import { settings, type Settings } from './config.ts'
+import { tables } from './tables.ts'
+
+export const version = '0.1.0'
+
+/** How a process of Therapy ends. */
+export const exitCodes = {
+  /** Asked to stop, and stopped. */
+  stopped: 0,
+  /** Something nobody planned for. */
+  failed: 1,
+  /** Configuration, database, keys or arguments are refused: starting again changes nothing. */
+  refused: 2,
+  /** The port belongs to another process. */
+  portTaken: 3,
+} as const
+
+/** @throws ConfigProblem with every problem at once */
+export function settingsFrom(env: Environment): Settings {
+  return readConfig(settings, { env, mode: modeOf(env), readFile: (path) => readFileSync(path, 'utf8') })
+}
+
+export function say(line: string): void {
+  process.stdout.write(`${line}\n`)
+}
+
+export function complain(line: string): void {
+  process.stderr.write(`${line}\n`)
+}
+
+/** The log of a process and the way the library reports to it. */
+export function openReports(service: string, level: Settings['LOG_LEVEL']): { readonly log: Log; readonly emit: Emit } {
+  const log = openLog({ service, version, tables, level })
+  return { log, emit: logEvents(log) }
+}
+
+/** Why a start was refused, in words for whoever starts it; undefined for what nobody planned for. */
+export function refusalText(error: unknown): string | undefined {
+  if (error instanceof ConfigProblem || error instanceof DatabaseRefused) return error.message
+  if (error instanceof Refusal) return error.detail === undefined ? error.message : `${error.message}: ${error.detail}`
+  return undefined
+}
+
+/**
+ * Runs `main` and turns its end into an exit code: a refusal is said in words, anything else with its stack.
+ * @param stdout what a process says that runs alone; a child of `npm start` writes to its log
+ */
+export function run(name: string, main: () => Promise<void>): void {
+  main().catch((error: unknown) => {
+    const text = refusalText(error)
+    if (text !== undefined) {
+      complain(`${name}: ${text}`)
+      process.exitCode = exitCodes.refused
+    } else if ((error as NodeJS.ErrnoException | undefined)?.code === 'EADDRINUSE') {
+      complain(`${name}: the port is used by another process; stop it or set PORT`)
+      process.exitCode = exitCodes.portTaken
+    } else {
+      complain(`${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+      process.exitCode = exitCodes.failed
+    }
+    if (process.connected === true) process.disconnect()
+  })
+}
+
+/** Calls `stop` once, for the first of SIGTERM, SIGINT, or the end of the process that started this one. */
+export function onStop(stop: () => Promise<void>): void {
+  let stopping = false
+  const once = (): void => {
+    if (stopping) return
+    stopping = true
+    stop().catch((error: unknown) => {
+      complain(error instanceof Error ? (error.stack ?? error.message) : String(error))
+      process.exit(exitCodes.failed)
+    })
+  }
+  process.on('SIGTERM', once)
+  process.on('SIGINT', once)
+  if (process.send !== undefined) process.on('disconnect', once)
+}

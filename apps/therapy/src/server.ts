@@ -1,0 +1,44 @@
+import type { AddressInfo } from 'node:net'
+import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { openService } from './service.ts'
+
+const help = `therapy server: answers over HTTP until SIGTERM or SIGINT
+
+Settings come from the environment or from mounted files (NAME_FILE); \`npm run redoubt -- config check\` lists them.
+On SIGTERM it takes no new connection, finishes what is running (10 seconds at most) and ends.
+Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
+
+/** Milliseconds for requests that are running when the process is asked to stop. */
+const patience = 10_000
+
+run('therapy', async () => {
+  if (process.argv.includes('--help')) return say(help)
+  const settings = settingsFrom(process.env)
+  const { log, emit } = openReports('therapy', settings.LOG_LEVEL)
+  const service = await openService({
+    databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
+    publicOrigin: settings.PUBLIC_ORIGIN, origins: settings.ALLOWED_ORIGINS, trustedProxies: settings.TRUSTED_PROXIES,
+    poolSize: settings.DATABASE_POOL_SIZE, namedStatements: settings.DATABASE_NAMED_STATEMENTS, emit,
+  })
+  await new Promise<void>((resolve, reject) => {
+    service.server.once('error', reject)
+    service.server.listen(settings.PORT, settings.HOST, resolve)
+  }).catch(async (error: unknown) => {
+    await service.close()
+    throw error
+  })
+  const { address, port } = service.server.address() as AddressInfo
+  emit({ type: 'service.started', service: 'therapy', detail: `${address}:${port}` })
+  process.send?.({ listening: port })
+
+  onStop(async () => {
+    emit({ type: 'service.stopping', service: 'therapy' })
+    const late = setTimeout(() => service.server.closeAllConnections(), patience)
+    await new Promise((resolve) => service.server.close(resolve))
+    clearTimeout(late)
+    await service.close()
+    emit({ type: 'service.stopped', service: 'therapy' })
+    log.close()
+    process.exit(exitCodes.stopped)
+  })
+})

@@ -1,0 +1,175 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { open, readFile, rename, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { rolesSql } from 'redoubt/cli/roles'
+import type { Event } from 'redoubt/events'
+import { migrate } from 'redoubt/migrate'
+import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
+import { defaultHome, openDevelopment, repository, sources, type Development } from './development.ts'
+import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
+import { openService } from './service.ts'
+
+const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its worker, until Ctrl-C
+
+  npm start                 continues with the data of the last time
+  npm start -- --reset      removes database, keys and demo accounts first
+  PORT=8080 npm start       another port than 4310
+  DATABASE_URL=… npm start  another server than the embedded one; then DATABASE_OWNER_URL, KEYS_DATABASE_URL and
+                            WORKER_DATABASE_URL are needed too, and demo people come only with DEMO_DATA=true
+
+Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
+
+/** What is kept between starts, owner-only: it holds the passwords of invented people. */
+type DemoFile = { readonly state: 'begun' | 'done'; readonly accounts: readonly DemoAccount[] }
+/** REDOUBT_HOME: another folder than .redoubt, for a second instance beside the first. */
+const home = process.env['REDOUBT_HOME'] ?? defaultHome
+const demoPath = join(home, 'demo.json')
+const logPath = join(home, 'therapy.log')
+
+run('npm start', async () => {
+  const unknown = process.argv.slice(2).find((argument) => argument !== '--reset' && argument !== '--help')
+  if (unknown !== undefined) {
+    complain(`npm start: ${unknown} is not an option; npm start -- --help tells what is`)
+    process.exitCode = exitCodes.refused
+    return
+  }
+  if (process.argv.includes('--help')) return say(help)
+  process.chdir(repository)
+  const port = Number(process.env['PORT'] ?? '4310')
+  await checkPort(port)
+  const development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
+  const env = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ...process.env, ...development.env }
+  const children: ChildProcess[] = []
+  let ending: Promise<void> | undefined
+  const end = (): Promise<void> => (ending ??= stopAll(children, development))
+  onStop(async () => {
+    say('\nstopping …')
+    await end()
+    process.exit(exitCodes.stopped)
+  })
+  try {
+    const accounts = await demo(env, development.populated)
+    const log = await open(logPath, 'a', 0o600)
+    children.push(spawn('server.ts', env, log.fd), spawn('worker.ts', env, log.fd))
+    await Promise.all(children.map(ready))
+    await log.close()
+    guide(port, accounts)
+    // Neither is of use without the other: a service whose trail nobody seals must not go on for days unseen.
+    for (const child of children) {
+      child.once('exit', () => {
+        if (ending !== undefined) return
+        complain(`a process of the service ended; ${logPath} tells why`)
+        void end().then(() => process.exit(exitCodes.failed))
+      })
+    }
+  } catch (error) {
+    await end()
+    throw error
+  }
+})
+
+/** @throws an error with code EADDRINUSE before anything was started */
+async function checkPort(port: number): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const probe = createServer().once('error', reject).listen(port, '127.0.0.1', () => probe.close(() => resolve()))
+  })
+}
+
+/** Tells what is going on while somebody waits; the processes of the service write to the log. */
+function tell(event: Event): void {
+  if (event.type === 'service.started') say(`${event.service} ${event.detail ?? ''}`)
+  if (event.type === 'migration.applied') say(`applied ${event.version}`)
+}
+
+/** A demonstration whose loading was interrupted is begun anew: half a story would look like lost data. */
+async function embedded(): Promise<Development> {
+  const file = await readDemo()
+  const reset = process.argv.includes('--reset')
+  return openDevelopment({ home, fresh: reset || file?.state === 'begun', emit: tell })
+}
+
+/** Somebody else's server: nothing is created or dropped there but what migrations make. */
+async function external(): Promise<Development> {
+  const missing = ['DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'WORKER_DATABASE_URL'].filter((name) => process.env[name] === undefined)
+  if (missing.length > 0 || process.argv.includes('--reset')) {
+    complain(missing.length === 0 ? 'npm start: --reset is for the embedded server only' : `npm start: with DATABASE_URL set, ${missing.join(', ')} must be set too: each role has a login of its own.\nThe roles are made by an administrator, in the service's database, with:\n\n${rolesSql('therapy')}`)
+    process.exit(exitCodes.refused)
+  }
+  await migrate({ url: process.env['DATABASE_OWNER_URL'] ?? '', service: 'therapy', sources, emit: tell })
+  return { populated: false, env: { NODE_ENV: process.env['NODE_ENV'] ?? 'development' }, stop: () => Promise.resolve() }
+}
+
+async function readDemo(): Promise<DemoFile | undefined> {
+  const text = await readFile(demoPath, 'utf8').catch(() => undefined)
+  return text === undefined ? undefined : (JSON.parse(text) as DemoFile)
+}
+
+async function writeDemo(file: DemoFile): Promise<void> {
+  await writeFile(`${demoPath}.new`, `${JSON.stringify(file, null, 2)}\n`, { mode: 0o600 })
+  await rename(`${demoPath}.new`, demoPath)
+}
+
+/** Loads the demonstration once. The accounts are written before it begins, so that an interrupted one is known. */
+async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonly DemoAccount[]> {
+  const present = await readDemo()
+  if (present?.state === 'done') return present.accounts
+  const settings = settingsFrom(env)
+  if (process.env['DATABASE_URL'] !== undefined && !settings.DEMO_DATA) return []
+  if (populated) {
+    say(`The database has accounts, but ${demoPath} with their passwords is gone: npm start -- --reset begins anew.`)
+    return []
+  }
+  const service = await openService({
+    databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
+    publicOrigin: settings.PUBLIC_ORIGIN, emit: () => undefined,
+  })
+  try {
+    say('loading the demonstration …')
+    const accounts = demoAccounts()
+    await writeDemo({ state: 'begun', accounts })
+    await playDemo(service.app, accounts, new Date())
+    await writeDemo({ state: 'done', accounts })
+    return accounts
+  } finally {
+    await service.close()
+  }
+}
+
+function spawn(file: string, env: NodeJS.ProcessEnv, log: number): ChildProcess {
+  return fork(join(import.meta.dirname, file), { env, cwd: repository, execArgv: [], stdio: ['ignore', log, log, 'ipc'] })
+}
+
+function ready(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('message', () => resolve())
+    child.once('exit', (code) => reject(new Error(`a process of the service did not start (exit code ${code ?? 0}); ${logPath} tells why`)))
+  })
+}
+
+async function stopAll(children: readonly ChildProcess[], development: Development): Promise<void> {
+  await Promise.all(children.map(async (child) => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise((resolve) => child.once('exit', resolve))
+    child.kill('SIGTERM')
+    await gone
+  }))
+  await development.stop()
+}
+
+/** What a newcomer needs next: where it is, who they can be, and three things to try. */
+function guide(port: number, accounts: readonly DemoAccount[]): void {
+  const address = `http://127.0.0.1:${port}`
+  say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})\n`)
+  const [first] = accounts
+  if (first === undefined) return
+  say('Sign in as:')
+  for (const { name, role, email, password } of accounts) say(`  ${role.padEnd(10)} ${name.padEnd(20)} ${email.padEnd(32)} ${password}`)
+  const login = JSON.stringify({ email: first.email, password: first.password })
+  say(`\nTry:
+  TOKEN=$(curl -s ${address}/api/auth/login -H 'content-type: application/json' -d '${login}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
+  curl -s ${address}/api/patients -H "authorization: Bearer $TOKEN"
+  curl -s "${address}/api/appointments?status=booked" -H "authorization: Bearer $TOKEN"
+
+Ctrl-C stops everything; the data stays for the next start.`)
+}

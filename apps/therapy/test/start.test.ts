@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { startEmbedded } from 'redoubt/cli/embedded'
+
+const home = await mkdtemp(join(tmpdir(), 'therapy-start-'))
+const port = await new Promise<number>((resolve) => {
+  const probe = createServer().listen(0, '127.0.0.1', () => {
+    const { port: free } = probe.address() as AddressInfo
+    probe.close(() => resolve(free))
+  })
+})
+const started = new Set<ChildProcess>()
+after(async () => {
+  for (const child of started) child.kill('SIGKILL')
+  // Adopts what a killed start has left, and stops it.
+  await (await startEmbedded({ folder: join(home, 'postgres') })).stop()
+  await rm(home, { recursive: true, force: true })
+})
+
+type Running = { readonly child: ChildProcess; readonly output: () => string; readonly ended: Promise<number | null> }
+
+function start(...args: readonly string[]): Running {
+  const { DATABASE_URL: _, ...env } = process.env
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../src/start.ts'), ...args], { env: { ...env, REDOUBT_HOME: home, PORT: String(port) }, stdio: ['ignore', 'pipe', 'pipe'] })
+  started.add(child)
+  let text = ''
+  child.stdout.on('data', (bytes: Buffer) => (text += bytes.toString()))
+  child.stderr.on('data', (bytes: Buffer) => (text += bytes.toString()))
+  const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => {
+    started.delete(child)
+    resolve(code)
+  }))
+  return { child, output: () => text, ended }
+}
+
+async function until(what: string, true_: () => boolean | Promise<boolean>, running?: Running): Promise<void> {
+  for (const end = Date.now() + 60_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 50))) {
+    if (await true_()) return
+    if (running?.child.exitCode !== null && running !== undefined) break
+  }
+  assert.fail(`${what}\n${running?.output() ?? ''}`)
+}
+const ready = (running: Running): Promise<void> => until('it starts', () => running.output().includes('Ctrl-C stops'), running)
+const accounts = (running: Running): readonly (readonly string[])[] => [...running.output().matchAll(/^ {2}(?:therapist|patient) .* (\S+@\S+) +(\S+)$/gm)].map(([, email = '', password = '']) => [email, password])
+
+async function login(email: string, password: string): Promise<string | undefined> {
+  const answer = await fetch(`http://127.0.0.1:${port}/api/auth/login`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ email, password }) }).catch(() => undefined)
+  return answer?.status === 200 ? ((await answer.json()) as { access_token: string }).access_token : undefined
+}
+
+test('npm start: first start, second start, kill -9 and start again, reset', async (t) => {
+  let first: readonly (readonly string[])[] = []
+  let patients = ''
+
+  await t.test('the first start loads the demonstration and tells how to sign in', async () => {
+    const running = start()
+    await ready(running)
+    first = accounts(running)
+    assert.equal(first.length, 8)
+    const token = await login(first[0]?.[0] ?? '', first[0]?.[1] ?? '')
+    assert.ok(token)
+    patients = await (await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })).text()
+    assert.match(patients, /Aylin/)
+    assert.equal(((await stat(join(home, 'demo.json'))).mode & 0o077), 0, 'passwords are for the owner alone')
+
+    const second = start()
+    assert.equal(await second.ended, 3)
+    assert.match(second.output(), /port is used by another process/)
+
+    running.child.kill('SIGINT')
+    assert.equal(await running.ended, 0)
+    assert.equal(await login(first[0]?.[0] ?? '', first[0]?.[1] ?? ''), undefined)
+  })
+
+  await t.test('kill -9: the children end with their parent, and the next start goes on with the same data', async () => {
+    const running = start()
+    await ready(running)
+    assert.deepEqual(accounts(running), first)
+    running.child.kill('SIGKILL')
+    await running.ended
+    await until('the port is free', () => fetch(`http://127.0.0.1:${port}/openapi.json`).then(() => false, () => true))
+
+    const again = start()
+    await ready(again)
+    const token = await login(first[0]?.[0] ?? '', first[0]?.[1] ?? '')
+    const answer = await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })
+    assert.equal(await answer.text(), patients)
+    again.child.kill('SIGTERM')
+    assert.equal(await again.ended, 0)
+  })
+
+  await t.test('--reset begins anew', async () => {
+    const running = start('--reset')
+    await ready(running)
+    assert.notDeepEqual(accounts(running), first)
+    assert.equal(await login(first[0]?.[0] ?? '', first[0]?.[1] ?? ''), undefined, 'the old passwords are gone')
+    const [email = '', password = ''] = accounts(running)[0] ?? []
+    assert.ok(await login(email, password))
+    running.child.kill('SIGTERM')
+    assert.equal(await running.ended, 0)
+    const log = await readFile(join(home, 'therapy.log'), 'utf8')
+    for (const secret of [password, 'Aylin', 'Sonnenallee']) assert.ok(!log.includes(secret), 'the log holds nobody’s data')
+  })
+})
