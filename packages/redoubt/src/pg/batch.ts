@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module'
+import { serialize } from 'pg-protocol'
 import { Refusal } from '../errors.ts'
 import { fieldsOf, rowOf, type DescribedField, type Field } from './rows.ts'
 
@@ -13,14 +14,9 @@ export type Statement<R = Record<string, unknown>> = {
 
 export type Answer = { readonly command: string; readonly rows: readonly Record<string, unknown>[] }
 
-/** The parts of the driver's Connection that put messages on the wire. */
+/** The parts of the driver's Connection that a batch uses. */
 export type Wire = {
-  readonly stream: { cork(): void; uncork(): void }
-  parse(message: { readonly text: string; readonly name: string | undefined; readonly types: undefined }): void
-  bind(message: { readonly statement: string | undefined; readonly values: readonly unknown[]; readonly valueMapper: (value: unknown) => unknown }): void
-  describe(message: { readonly type: 'P'; readonly name: string }): void
-  execute(message: { readonly portal: string; readonly rows: number }): void
-  sync(): void
+  readonly stream: { write(bytes: Buffer): unknown }
   sendCopyFail(reason: string): void
 }
 
@@ -63,33 +59,36 @@ export class Batch {
     return this.#answers
   }
 
+  /** The driver calls this when the connection is ours. One write: fourteen small ones in a writev took a third of the CPU. */
   submit(wire: Wire): null {
     this.#state.active = this
-    wire.stream.cork()
+    const messages: Buffer[] = []
     try {
-      this.#statements.forEach((statement, index) => this.#send(wire, statement, index))
+      this.#statements.forEach((statement, index) => this.#serialize(messages, statement, index))
     } catch (error) {
+      // A value that cannot be sent: nothing goes out but the Sync, whose answer ends the batch.
       this.#failure = error
-    } finally {
-      wire.sync()
-      wire.stream.uncork()
+      messages.length = 0
+      this.#parsed = []
     }
+    messages.push(serialize.sync())
+    wire.stream.write(Buffer.concat(messages))
     this.#begin()
     return null
   }
 
-  #send(wire: Wire, { name, text, values }: Statement<unknown>, index: number): void {
-    const known = name === undefined ? undefined : this.#state.prepared.get(name)
-    if (known !== undefined && known.text !== text) throw new TypeError(`statement: the name ${name ?? ''} stands for another text`)
+  #serialize(messages: Buffer[], { name = '', text, values }: Statement<unknown>, index: number): void {
+    const known = name === '' ? undefined : this.#state.prepared.get(name)
+    if (known !== undefined && known.text !== text) throw new TypeError(`statement: the name ${name} stands for another text`)
     // A name prepared earlier in this very batch is not yet in the map: parse under its name only once.
-    const earlier = name !== undefined && known === undefined && this.#statements.findIndex((other) => other.name === name) < index
+    const earlier = name !== '' && known === undefined && this.#statements.findIndex((other) => other.name === name) < index
     if (known === undefined && !earlier) {
-      wire.parse({ text, name, types: undefined })
+      messages.push(serialize.parse({ text, name }))
       this.#parsed.push(index)
     }
-    wire.bind({ statement: name, values, valueMapper: prepareValue })
-    if (known?.fields === undefined) wire.describe({ type: 'P', name: '' })
-    wire.execute({ portal: '', rows: 0 })
+    messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }))
+    if (known?.fields === undefined) messages.push(serialize.describe({ type: 'P', name: '' }))
+    messages.push(serialize.execute())
   }
 
   /** The fields of the next statement, where the connection knows them already. */
