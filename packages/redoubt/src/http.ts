@@ -47,29 +47,37 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
 }
 
 /**
- * The steps as one handler for bare node:http. What no step answers is 404: nothing is open by default.
+ * Several steps as one, for Express and NestJS: `app.use(sequence([...perimeter(options), mount(routes, …)]))` passes
+ * the framework's own router once instead of once per step.
  * @throws TypeError when a step is no function
  */
-export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMessage, res: ServerResponse) => void {
-  if (steps.length === 0 || steps.some((step) => typeof step !== 'function')) throw new TypeError('listener: steps must be functions')
-  return (req, res) => {
+export function sequence(steps: readonly Step[]): Step {
+  if (steps.length === 0 || steps.some((step) => typeof step !== 'function')) throw new TypeError('sequence: steps must be functions')
+  return (req, res, next) => {
     const run = (at: number): void => {
       const step = steps[at]
-      if (step === undefined) return answerProblem(req, res, new Refusal('not_found'), emit)
+      if (step === undefined) return next()
       let gone = false
+      const go = (error?: unknown): void => {
+        if (gone) return
+        gone = true
+        if (error === undefined) run(at + 1)
+        else next(error)
+      }
       try {
-        step(req, res, (error) => {
-          if (gone) return
-          gone = true
-          if (error === undefined) run(at + 1)
-          else answerProblem(req, res, error, emit)
-        })
+        step(req, res, go)
       } catch (error) {
-        answerProblem(req, res, error, emit)
+        go(error)
       }
     }
     run(0)
   }
+}
+
+/** The steps as the handler of a bare node:http server. What no step answers is 404: nothing is open by default. */
+export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMessage, res: ServerResponse) => void {
+  const all = sequence(steps)
+  return (req, res) => all(req, res, (error) => answerProblem(req, res, error ?? new Refusal('not_found'), emit))
 }
 
 /**

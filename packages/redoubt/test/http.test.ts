@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { perimeter } from '../src/http.ts'
+import { perimeter, sequence } from '../src/http.ts'
 import { cors } from '../src/http/cors.ts'
 import { openProxies } from '../src/http/proxies.ts'
 import { ask, edge, json, kinds, problemOf, thing, wire, withToken } from './support/edge.ts'
@@ -217,6 +217,19 @@ test('perimeter options that are unknown, unsafe or without effect are refused w
     { trustProxy: true },
     { emit: undefined },
   ]) assert.throws(() => perimeter({ ...base, ...wrong } as never), TypeError, JSON.stringify(wrong))
+})
+
+test('an error or a second call of a step does not reach the step behind it', () => {
+  const seen: unknown[] = []
+  const last = (): void => void seen.push('last')
+  const end = (error?: unknown): void => void seen.push(error ?? 'end')
+  const thrown = new Error('thrown')
+  sequence([() => { throw thrown }, last])({} as never, {} as never, end)
+  sequence([(_req, _res, next) => next(thrown), last])({} as never, {} as never, end)
+  sequence([(_req, _res, next) => { next(); next() }])({} as never, {} as never, end)
+  assert.deepEqual(seen, [thrown, thrown, 'end'])
+  assert.throws(() => sequence([]), TypeError)
+  assert.throws(() => sequence([undefined as never]), TypeError)
 })
 
 /** Waits for the events of answers that the client has already read. */

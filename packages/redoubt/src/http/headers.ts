@@ -10,9 +10,7 @@ export type Hsts = {
 }
 
 const nothingPermitted = [
-  'accelerometer', 'autoplay', 'camera', 'display-capture', 'encrypted-media', 'fullscreen', 'geolocation', 'gyroscope',
-  'magnetometer', 'microphone', 'midi', 'payment', 'picture-in-picture', 'publickey-credentials-get', 'screen-wake-lock',
-  'usb', 'web-share', 'xr-spatial-tracking',
+  'accelerometer', 'camera', 'display-capture', 'fullscreen', 'geolocation', 'gyroscope', 'magnetometer', 'microphone', 'midi', 'payment', 'usb',
 ].map((feature) => `${feature}=()`).join(', ')
 
 /**

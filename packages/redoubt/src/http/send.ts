@@ -7,8 +7,10 @@ import type { ServerResponse } from 'node:http'
 export function sendJson(res: ServerResponse, status: number, text: string, type = 'application/json'): void {
   res.statusCode = status
   res.setHeader('Content-Type', type)
-  res.setHeader('Content-Length', Buffer.byteLength(text))
-  res.end(text)
+  const bytes = Buffer.byteLength(text)
+  res.setHeader('Content-Length', bytes)
+  // ASCII is the same in both encodings, and Node writes latin1 at a fraction of the cost of utf8.
+  res.end(text, bytes === text.length ? 'latin1' : 'utf8')
 }
 
 /** An answer without a body. */
