@@ -48,6 +48,9 @@ function isNumber(value: number): boolean {
 const tenantUnits = 200
 /** Input of the MAC, built and used within one synchronous call. */
 const macScratch = Buffer.alloc(2048)
+/** The tenant that stands in the scratch: mostly the same one as last time. */
+let macTenant = ''
+let macTenantBytes = 0
 
 /**
  * The blind index of a value, for equality alone: version of the key (1 byte), then the first 16 bytes of
@@ -65,10 +68,13 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
   macScratch[1] = table & 0xff
   macScratch[2] = column >> 8
   macScratch[3] = column & 0xff
-  const length = macScratch.write(tenant, 6)
-  macScratch[4] = length >> 8
-  macScratch[5] = length & 0xff
-  const from = 6 + length
+  if (tenant !== macTenant) {
+    macTenant = tenant
+    macTenantBytes = macScratch.write(tenant, 6)
+    macScratch[4] = macTenantBytes >> 8
+    macScratch[5] = macTenantBytes & 0xff
+  }
+  const from = 6 + macTenantBytes
   const mac = createHmac('sha256', key.key)
   if (value.length * 3 <= macScratch.length - from) {
     // One update instead of two: each crossing into native code costs as much as the hash itself.
@@ -79,7 +85,7 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
     mac.update(macScratch.subarray(0, from)).update(value)
   }
   const out = mac.digest().subarray(0, 17)
-  out.copyWithin(1, 0, 16)
+  for (let i = 16; i > 0; i--) out[i] = out[i - 1] ?? 0
   out[0] = key.version
   return out as BlindIndex
 }

@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { readFile, stat } from 'node:fs/promises'
+import { after, test } from 'node:test'
+import { openKeyService } from '../src/kms.ts'
+import { secretFolder } from './support/keys.ts'
+
+const folder = await secretFolder()
+after(() => folder.remove())
+const root = `${folder.path}/root.key`
+await openKeyService(`local:${root}`, { production: false, create: true, dataExists: () => Promise.resolve(false) })
+
+const script = `import { run } from ${JSON.stringify(new URL('../src/cli/keys.ts', import.meta.url).href)}; process.exitCode = await run(process.argv.slice(1))`
+
+function keys(args: readonly string[], env: Record<string, string> = {}): Promise<{ readonly code: number; readonly out: string }> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, ['--input-type=module', '--eval', script, '--', ...args], { env: { PATH: process.env['PATH'], ...env } }, (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), out: stdout + stderr })
+    })
+  })
+}
+
+test('redoubt keys backup copies the root key once, 0600, and says nothing of its bytes', async () => {
+  const bytes = await readFile(root)
+  const { code, out } = await keys(['backup', `${folder.path}/copy`], { KEY_SERVICE: `local:${root}` })
+  assert.equal(code, 0, out)
+  assert.deepEqual(await readFile(`${folder.path}/copy`), bytes)
+  assert.equal((await stat(`${folder.path}/copy`)).mode & 0o777, 0o600)
+  assert.ok(!out.includes(bytes.subarray(16).toString('hex')) && !out.includes(bytes.subarray(16).toString('base64')))
+  const again = await keys(['backup', `${folder.path}/copy`, '--root', root])
+  assert.equal(again.code, 1)
+  assert.match(again.out, /exists already/)
+})
+
+test('redoubt keys explains itself: help 0, wrong usage 2', async () => {
+  assert.equal((await keys(['--help'])).code, 0)
+  for (const args of [[], ['backup'], ['restore', 'x'], ['backup', 'x', 'y'], ['backup', 'x', '--odd'], ['backup', 'x']]) assert.equal((await keys(args)).code, 2, args.join(' '))
+})
