@@ -22,7 +22,7 @@ function keys(args: readonly string[], env: Record<string, string> = {}): Promis
 
 test('redoubt keys backup copies the root key once, 0600, and says nothing of its bytes', async () => {
   const bytes = await readFile(root)
-  const { code, out } = await keys(['backup', `${folder.path}/copy`], { KEY_SERVICE: `local:${root}` })
+  const { code, out } = await keys(['backup', `${folder.path}/copy`], { KMS: `local:${root}` })
   assert.equal(code, 0, out)
   assert.deepEqual(await readFile(`${folder.path}/copy`), bytes)
   assert.equal((await stat(`${folder.path}/copy`)).mode & 0o777, 0o600)

@@ -7,7 +7,7 @@ const usage = `redoubt keys backup <file>
 Copies the local root key file to <file> (mode 0600, must not exist). Without the root key nothing that was ever
 sealed can be opened: keep the copy away from the database and its backups.
 
-  --root <file>   the root key file; by default the one KEY_SERVICE names (local:<file>)
+  --root <file>   the root key file; by default the one KMS names (local:<file>)
 `
 
 /** Exit codes of the command: done, refused by the world, wrong usage. */
@@ -44,9 +44,9 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stderr.write(usage)
     return exits.usage
   }
-  const from = rootOf(parsed.values.root, process.env['KEY_SERVICE'])
+  const from = rootOf(parsed.values.root, process.env['KMS'])
   if (from === null) {
-    process.stderr.write('keys backup: name the root key file with --root, or set KEY_SERVICE=local:<file>\n')
+    process.stderr.write('keys backup: name the root key file with --root, or set KMS=local:<file>\n')
     return exits.usage
   }
   try {
