@@ -416,3 +416,4 @@ revoke all on function guard.refuse_audit_change(), guard.require_tombstone(), g
 grant execute on function guard.seal_audit(int), guard.resume_audit(text, bigint, bytea), guard.expire_audit(timestamptz, int),
   guard.claim_audit(uuid, int), guard.release_audit(uuid),
   guard.record_anchor(bigint, bytea, text, bigint, bytea, timestamptz, text, bytea) to {worker};
+grant execute on function guard.cluster() to {auditor};
