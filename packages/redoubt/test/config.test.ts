@@ -79,7 +79,7 @@ const refusedInProduction: readonly (readonly [string, string, string | undefine
   ['a repeated character', 'SIGNING_SECRET', 'a'.repeat(40), /placeholder|entropy/],
   ['a repeated word', 'SIGNING_SECRET', 'Zk3Z9pQ1'.repeat(5), /entropy/],
   ['a counting secret', 'SIGNING_SECRET', 'bcdefghijklmnopqrstuvwyz0123456789ab', /entropy|placeholder/],
-  ['few different characters', 'SIGNING_SECRET', 'qpqqpzpqzzpqpqzpqzqpzzqpqpzqzpqzpqqz', /entropy/],
+  ['few different characters', 'SIGNING_SECRET', 'aZkaZZkakkZaZkkaZakZZakakZkaaZkZakka', /entropy/],
   ['changeme', 'SIGNING_SECRET', 'changeme-changeme-please-now-thanks-ok', /placeholder/],
   ['the word secret', 'SIGNING_SECRET', 'super-SECRET-jwt-signing-material-2024', /placeholder/],
   ['your-…', 'SIGNING_SECRET', 'your-256-bit-value-goes-right-in-here', /placeholder/],
