@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
 import { after, test } from 'node:test'
 import { keyId, secretKey, wrapKey } from '../src/aead.ts'
 import { framed, uuidBytes } from '../src/bytes.ts'
@@ -103,6 +104,29 @@ test('attack: a data key planted under a key-encryption key of the attacker is r
       },
     )
   }
+})
+
+test('attack: by a holder of the key-encryption keys too, a key under an id not its own, or under the key of another purpose, is refused', async () => {
+  const [a, , one] = await twoKeys()
+  await world.keyring().indexKeys(9, 8)
+  const keks = await database.admin<{ id: Buffer; purpose: string; provider: string; key_ref: string; wrapped: Buffer }>('select * from keys.key_encryption_keys')
+  const opened = async (purpose: string): Promise<{ id: Buffer; key: KeyObject }> => {
+    const row = keks.find((other) => other.purpose === purpose) ?? assert.fail()
+    const context = { realm: database.service, use: 'redoubt key-encryption key', purpose, version: '1' }
+    return { id: row.id, key: secretKey(await world.service.unwrap({ provider: row.provider, keyRef: row.key_ref, blob: row.wrapped }, context)) }
+  }
+  const [data, index] = [await opened('data'), await opened('index')]
+  const wrapped = (kek: typeof data, id: Buffer, bytes: Buffer): Buffer => wrapKey(kek.key, framed(['redoubt data key', kek.id, id, a.tenant, uuidBytes(a.subject), a.keep]), bytes)
+  const plant = 'update keys.data_keys set key_id = $1, kek_id = $2, wrapped = $3 where key_id = $4'
+
+  const bytes = randomBytes(32)
+  const id = keyId(secretKey(Buffer.from(bytes)))
+  // What is refused below differs from this by one thing each.
+  await tampered(plant, [id, data.id, wrapped(data, id, bytes), one], async () => {
+    assert.deepEqual((await world.keyring().keyFor(a)).id, id)
+  })
+  await tampered(plant, [one, data.id, wrapped(data, one, bytes), one], () => refuses((keyring) => keyring.keyFor(a)))
+  await tampered(plant, [id, index.id, wrapped(index, id, bytes), one], () => refuses((keyring) => keyring.keyFor(a)))
 })
 
 test('attack: a key-encryption key re-labelled with another id, version or purpose is refused', async () => {

@@ -62,6 +62,13 @@ test('attack: a value moved to another row, column, table, tenant or subject is 
   }
 })
 
+test('attack: a genuine key under the scope of another tenant or subject opens nothing', () => {
+  const { place, key } = randomPlace()
+  const sealed = seal(key, place, 'text')
+  assertRefused(() => open({ ...key, scope: { ...key.scope, tenant: 'other' } }, place, sealed), 'tenant')
+  assertRefused(() => open({ ...key, scope: { ...key.scope, subject: randomUUID() } }, place, sealed), 'subject')
+})
+
 test('attack: the values of two rows swapped are both refused', () => {
   const { place, key } = randomPlace()
   const other = { ...place, row: randomUUID() }

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { openCache, type Cache, type Loaded } from '../src/keyring/cache.ts'
+
+type Load = { readonly queries: readonly string[]; answer(values: readonly Loaded<{ of: string }>[]): void; fail(error: Error): void }
+
+/** A cache whose loads are answered by hand. */
+function byHand(): { readonly cache: Cache<string, { of: string }>; readonly loads: Load[]; begun(): Promise<void> } {
+  const loads: Load[] = []
+  const cache = openCache<string, { of: string }>({
+    name: (query) => query,
+    load: (queries) => new Promise((resolve, reject) => loads.push({ queries, answer: resolve, fail: reject })),
+    lifetime: 1000,
+    uses: 100,
+    entries: 10,
+    clock: () => 0,
+  })
+  return { cache, loads, begun: () => new Promise((resolve) => setImmediate(resolve)) }
+}
+
+test('attack: a key read before its erasure and arriving after it is given to those who asked before, and kept for nobody', async () => {
+  const { cache, loads, begun } = byHand()
+  const before = cache.find(['a'])
+  await begun()
+  cache.drop((value) => value.of === 'a')
+  const after = cache.find(['a'])
+  await begun()
+  assert.equal(loads.length, 2, 'who asks after the erasure does not join the load from before')
+  loads[0]?.answer([{ of: 'a' }])
+  assert.deepEqual(await before, [{ of: 'a' }])
+  loads[1]?.answer([undefined])
+  assert.deepEqual(await after, [undefined])
+  const later = cache.find(['a'])
+  await begun()
+  assert.equal(loads.length, 3, 'neither answer was kept')
+  loads[2]?.answer([undefined])
+  await later
+})
+
+test('what is asked for in one turn is loaded together, each thing once', async () => {
+  const { cache, loads, begun } = byHand()
+  const found = [cache.find(['a', 'b']), cache.find(['b']), cache.find(['c'])]
+  await begun()
+  assert.deepEqual(loads.map(({ queries }) => queries), [['a', 'b', 'c']])
+  loads[0]?.answer([{ of: 'a' }, new Error('b is bad'), { of: 'c' }])
+  const outcomes = await Promise.allSettled(found)
+  assert.deepEqual(outcomes.map(({ status }) => status), ['rejected', 'rejected', 'fulfilled'])
+  assert.deepEqual(await cache.find(['a', 'c']), [{ of: 'a' }, { of: 'c' }])
+})
+
+test('a load that failed is tried again by the next who asks', async () => {
+  const { cache, loads, begun } = byHand()
+  const first = cache.find(['a'])
+  await begun()
+  loads[0]?.fail(new Error('away'))
+  await assert.rejects(first, /away/)
+  const second = cache.find(['a'])
+  await begun()
+  loads[1]?.answer([{ of: 'a' }])
+  assert.deepEqual(await second, [{ of: 'a' }])
+})
