@@ -21,6 +21,8 @@ export type Event =
   | { readonly type: 'key.created' | 'key.rotated' | 'key.destroyed'; readonly key: string; readonly purpose: string }
   | { readonly type: 'key.service_failed'; readonly provider: string; readonly code: RefusalCode }
   | { readonly type: 'migration.applied'; readonly version: string; readonly milliseconds: number }
+  | { readonly type: 'health.failed'; readonly check: string; readonly error: unknown }
+  | { readonly type: 'health.recovered'; readonly check: string }
   | { readonly type: 'service.started' | 'service.stopping' | 'service.stopped'; readonly service: string; readonly detail?: string }
 
 /** Where the lines above the edge report to. Must not throw and must not block. */

@@ -11,6 +11,7 @@ const families: Readonly<Record<Family, Category>> = {
   audit: 'audit',
   key: 'audit',
   database: 'service',
+  health: 'service',
   migration: 'service',
   service: 'service',
 }
@@ -27,6 +28,7 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'audit.lagging': 'warn',
   'audit.failed': 'error',
   'key.service_failed': 'error',
+  'health.failed': 'error',
 }
 
 function severityOf(event: Event): Level {

@@ -1,0 +1,127 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Emit } from './events.ts'
+
+/** One thing that must work before requests are taken. */
+export type Check = {
+  /** Shown to the public: database, migrations, keys. Small letters and dashes. */
+  readonly name: string
+  /** Resolves when it works, throws when it does not. The signal is aborted at the timeout. */
+  readonly run: (signal: AbortSignal) => Promise<unknown>
+  /** Milliseconds after which it counts as failed. */
+  readonly timeout: number
+}
+
+export type Verdict = 'ok' | 'failed'
+export type HealthReport = { readonly status: Verdict; readonly checks: Readonly<Record<string, Verdict>> }
+
+export type Health = {
+  /** The process can answer: no dependency is asked, or a slow database would have every instance restarted. */
+  live(): HealthReport
+  /** Everything it needs works, and it is not stopping. */
+  ready(): Promise<HealthReport>
+  /** It has been ready once (Kubernetes startup probe): later failures are the ready probe's. */
+  startup(): Promise<HealthReport>
+  /** From now on not ready, so that the proxy sends no new requests while the old ones are finished. */
+  stopping(): void
+  /** Answers GET and HEAD of /health/live, /health/ready and /health/startup; everything else goes on. */
+  handle(request: IncomingMessage, response: ServerResponse, next: () => void): void
+}
+
+/** Checks do not run more often than this (ms): anybody may ask, and each asking would cost the database a query. */
+const fresh = 1_000
+
+/**
+ * A check with its bound. While one run hangs, no second one is started: a probe every few seconds would otherwise
+ * take one connection after the other from the pool.
+ */
+function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
+  let hanging: Promise<unknown> | null = null
+  let last: Verdict | null = null
+
+  async function verdict(): Promise<Verdict> {
+    if (hanging !== null) return 'failed'
+    const limit = AbortSignal.timeout(check.timeout)
+    const late = new Promise<never>((_, reject) => {
+      limit.addEventListener('abort', () => reject(new Error(`health: ${check.name} did not answer in time`)), { once: true })
+    })
+    const work = Promise.resolve().then(() => check.run(limit))
+    hanging = work
+    const done = (): void => void (hanging = null)
+    work.then(done, done)
+    try {
+      await Promise.race([work, late])
+      if (last === 'failed') emit({ type: 'health.recovered', check: check.name })
+      return (last = 'ok')
+    } catch (error) {
+      if (last !== 'failed') emit({ type: 'health.failed', check: check.name, error })
+      return (last = 'failed')
+    }
+  }
+  return verdict
+}
+
+function report(checks: Readonly<Record<string, Verdict>>): HealthReport {
+  return { status: Object.values(checks).every((verdict) => verdict === 'ok') ? 'ok' : 'failed', checks }
+}
+
+function answer(request: IncomingMessage, response: ServerResponse, found: HealthReport): void {
+  const body = JSON.stringify(found)
+  response.writeHead(found.status === 'ok' ? 200 : 503, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(body),
+    'cache-control': 'no-store',
+  })
+  response.end(request.method === 'HEAD' ? undefined : body)
+}
+
+/**
+ * Health of one instance. The public learns the names of the checks and ok or failed; why stands in the log.
+ * @param options.checks what `ready` asks, all at the same time
+ * @param options.now clock in milliseconds
+ * @throws TypeError when two checks share a name, a name is not small letters and dashes, or a timeout is not 1 to 30000
+ */
+export function openHealth(options: { readonly checks: readonly Check[]; readonly emit: Emit; readonly now?: () => number }): Health {
+  const names = new Set<string>()
+  for (const { name, timeout } of options.checks) {
+    if (!/^[a-z][a-z-]{1,30}$/.test(name) || names.has(name)) throw new TypeError('openHealth: check names must be small letters and dashes, each once')
+    if (!(timeout >= 1 && timeout <= 30_000)) throw new TypeError(`openHealth: timeout of ${name} must be 1 to 30000 milliseconds`)
+    names.add(name)
+  }
+  const now = options.now ?? ((): number => performance.now())
+  const runs = options.checks.map((check) => ({ name: check.name, run: bounded(check, options.emit) }))
+  let asked: { readonly at: number; readonly found: Promise<HealthReport> } | null = null
+  let started = false
+  let stops = false
+
+  async function runAll(): Promise<HealthReport> {
+    const verdicts = await Promise.all(runs.map(async ({ name, run }) => [name, await run()] as const))
+    const found = report(Object.fromEntries(verdicts))
+    if (found.status === 'ok') started = true
+    return found
+  }
+
+  const health: Health = {
+    live: () => report({}),
+    async ready() {
+      if (asked === null || now() - asked.at >= fresh) asked = { at: now(), found: runAll() }
+      const found = await asked.found
+      return stops ? report({ ...found.checks, stopping: 'failed' }) : found
+    },
+    async startup() {
+      if (!started) await health.ready()
+      return report({ started: started ? 'ok' : 'failed' })
+    },
+    stopping() {
+      stops = true
+    },
+    handle(request, response, next) {
+      const path = request.url?.split('?', 1)[0]
+      if (request.method !== 'GET' && request.method !== 'HEAD') return next()
+      if (path === '/health/live') return answer(request, response, health.live())
+      if (path === '/health/ready') return void health.ready().then((found) => answer(request, response, found))
+      if (path === '/health/startup') return void health.startup().then((found) => answer(request, response, found))
+      next()
+    },
+  }
+  return health
+}
