@@ -161,6 +161,16 @@ test('a stale pid file that names a foreign process neither blocks the start nor
   foreign.kill('SIGKILL')
 })
 
+test('a process id that was given out anew holds neither the lock nor the server', async () => {
+  const server = await start()
+  // As left by two users killed with kill -9 whose ids now belong to this very process, which runs another command.
+  const stale = `${process.pid}\nnode of-another-day.ts`
+  await writeFile(join(folder, 'users', `${process.pid}-stale`), stale)
+  await writeFile(join(folder, 'lock'), stale)
+  await server.stop()
+  await assert.rejects(ask(server.adminUrl, 'select 1'), { code: 'ECONNREFUSED' })
+})
+
 test('a port that is asked for and taken is refused by name', async () => {
   const holder = createServer().listen(0, '127.0.0.1')
   await once(holder, 'listening')

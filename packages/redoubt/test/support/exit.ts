@@ -10,7 +10,7 @@ const patience = 20_000
 if (process.env['NODE_TEST_CONTEXT'] !== undefined) {
   after(() => {
     setTimeout(() => {
-      console.error(`The tests ended ${patience / 1000} s ago and the process still holds: ${process.getActiveResourcesInfo().join(', ')}`)
+      process.stderr.write(`The tests ended ${patience / 1000} s ago and the process still holds: ${process.getActiveResourcesInfo().join(', ')}\n`)
       process.exit(1)
     }, patience).unref()
   })
