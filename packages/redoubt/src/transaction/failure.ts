@@ -1,0 +1,65 @@
+import { newId } from '../bytes.ts'
+import { systemCaller, type Caller } from '../context.ts'
+import { Refusal } from '../errors.ts'
+import type { Answer, Outcome } from '../pg.ts'
+import type { Gate, Personal, Plan } from './gate.ts'
+import { enterStatement, finishStatement, type Entry } from './statements.ts'
+
+/** Tags that app statements may have. Everything else (SET, PREPARE, COMMIT, COPY, LISTEN, …) tries to leave the transaction. */
+const statementTag = /^(SELECT|INSERT|UPDATE|DELETE|MERGE)\b/
+
+/** The sealed personal part of an entry, where the service keeps one and the request has an address. */
+export async function personalOf(gate: Gate, caller: Caller, entryId: string): Promise<Personal | null> {
+  return gate.personal === undefined || caller.address === null ? null : gate.personal(caller, entryId)
+}
+
+/** Looks at what came back and says why the connection may serve nobody else, or undefined. */
+export function poisonOf(outcome: Outcome, answers: readonly Answer[]): string | undefined {
+  const odd = answers.find((answer) => !statementTag.test(answer.command))
+  if (odd !== undefined) return `command ${odd.command.split(' ')[0] ?? ''}`
+  return outcome.failure?.unexpected === true ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
+}
+
+/**
+ * Why the call fails, if it does: a statement that tried to leave the transaction, or what the database refused.
+ * Reports what looks like an attack.
+ */
+export function refusalFor(gate: Gate, caller: Caller, action: string, outcome: Outcome, poison: string | undefined): Refusal | undefined {
+  const requestId = caller.requestId
+  if (poison?.startsWith('command ') === true) {
+    gate.emit({ type: 'security.statement_refused', requestId, action, command: poison.slice(8) })
+    return new Refusal('statement_refused')
+  }
+  if (outcome.failure === undefined) return undefined
+  const { refusal, sqlState } = outcome.failure
+  if (refusal.code === 'database_error') gate.emit({ type: 'security.injection_suspected', requestId, action, sqlState })
+  return refusal
+}
+
+/**
+ * The entry of a call that was refused or failed, in a transaction of its own and before the answer. A caller whom the
+ * database does not accept cannot sign an entry; the gate then writes it in its own name.
+ * @throws Refusal audit_unavailable when the entry cannot be written: then there is no other answer
+ */
+export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, error: unknown): Promise<void> {
+  if (error instanceof Refusal && error.status < 500) {
+    gate.emit({ type: 'security.unauthorized_access', requestId: caller.requestId, action: plan.entry.action, code: error.code, ...(caller.actor === null ? {} : { actor: caller.actor }) })
+  }
+  if (!plan.audited) return
+  const refused = error instanceof Refusal && error.status < 500
+  const outcome = `${refused ? 'refused' : 'failed'}:${error instanceof Refusal ? error.code : 'internal'}`
+  const unknown = error instanceof Refusal && error.code === 'caller_refused'
+  const writer = unknown ? systemCaller('gate', caller.tenant, caller) : caller
+  try {
+    const entry: Entry = {
+      ...plan.entry, id: newId(), outcome, personal: await personalOf(gate, writer, plan.entry.id), subjects: [],
+      metadata: unknown && caller.actor !== null ? { ...plan.entry.metadata, claimed_actor: caller.actor } : plan.entry.metadata,
+    }
+    const connection = await gate.pool.connect()
+    const { failure } = await connection.send([enterStatement(gate, writer, entry.action), finishStatement(entry)])
+    connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
+    if (failure !== undefined) throw failure.refusal
+  } catch (cause) {
+    throw new Refusal('audit_unavailable', { cause })
+  }
+}

@@ -1,0 +1,142 @@
+import type { Caller } from '../context.ts'
+import { Refusal } from '../errors.ts'
+import type { Answer, Compilable, Connection, Outcome, Statement, Tx } from '../pg.ts'
+import { personalOf, poisonOf, refusalFor } from './failure.ts'
+import type { Gate, Plan } from './gate.ts'
+import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, rollbackStatement } from './statements.ts'
+
+/** Texts of query builders seen so far: a policy's sub-plans cost more to plan than to run, so each text is prepared once. */
+const names = new Map<string, string>()
+/** Lists of varying length give ever new texts; a connection must not keep them all. */
+const mostNames = 250
+
+function preparedName(text: string): string | undefined {
+  let name = names.get(text)
+  if (name === undefined && names.size < mostNames) {
+    name = `redoubt_q${names.size}`
+    names.set(text, name)
+  }
+  return name
+}
+
+type Waiting = { readonly statement: Statement<unknown>; resolve(rows: readonly Record<string, unknown>[]): void; reject(error: unknown): void }
+
+/** One transaction's state between the first statement and the end. */
+export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx: Tx; commit(): Promise<void>; rollback(error: unknown): Promise<unknown> } {
+  const subjects = new Set<string>(plan.entry.subjects)
+  const keyIds = new Map<string, Buffer>()
+  let resource = plan.entry.resource
+  let waiting: Waiting[] = []
+  let connection: Connection | undefined
+  let sending: Promise<void> = Promise.resolve()
+  let failure: unknown
+  let poison: string | undefined
+  let ended = false
+
+  /** Sends `statements`, the first time behind BEGIN and the signed caller; gives the answers to `statements` alone. */
+  async function send(statements: readonly Statement<unknown>[]): Promise<{ readonly outcome: Outcome; readonly answers: readonly Answer[] }> {
+    let lead: readonly Statement<unknown>[] = []
+    if (connection === undefined) {
+      connection = await gate.pool.connect()
+      // Signed here, after the wait for a connection: the signature holds for seconds.
+      lead = [beginStatement, enterStatement(gate, caller, plan.entry.action)]
+    }
+    const outcome = await connection.send([...lead, ...statements])
+    return { outcome, answers: outcome.answers.slice(lead.length) }
+  }
+
+  async function flush(): Promise<void> {
+    const batch = waiting
+    waiting = []
+    if (batch.length === 0) return
+    if (failure !== undefined) {
+      for (const item of batch) item.reject(failure)
+      return
+    }
+    try {
+      const { outcome, answers } = await send(batch.map((item) => item.statement))
+      poison ??= poisonOf(outcome, answers)
+      failure = refusalFor(gate, caller, plan.entry.action, outcome, poison)
+      batch.forEach((item, index) => {
+        const answer = answers[index]
+        if (failure === undefined && answer !== undefined) item.resolve(answer.rows)
+        else item.reject(failure)
+      })
+    } catch (error) {
+      failure = error
+      for (const item of batch) item.reject(error)
+    }
+  }
+
+  function query<R>(statement: Statement<R>): Promise<readonly R[]> {
+    if (ended) throw new TypeError('transaction: tx was used after its transaction ended')
+    const rows = new Promise<readonly Record<string, unknown>[]>((resolve, reject) => {
+      waiting.push({ statement, resolve, reject })
+    })
+    // The first of a group schedules the flush; whatever is issued before it runs shares the round trip.
+    if (waiting.length === 1) sending = sending.then(flush)
+    return rows as Promise<readonly R[]>
+  }
+
+  const tx: Tx = {
+    caller,
+    query,
+    run: <R>(compilable: Compilable<R>) => {
+      const { sql, parameters } = compilable.compile()
+      const name = preparedName(sql)
+      return query<R>(name === undefined ? { text: sql, values: parameters } : { name, text: sql, values: parameters })
+    },
+    about: (type, id) => {
+      resource = { type, id }
+    },
+    opened: (subject) => {
+      subjects.add(subject)
+    },
+    sealedUnder: (keyId) => {
+      keyIds.set(keyId.toString('latin1'), keyId)
+    },
+  }
+
+  return {
+    tx,
+    async commit() {
+      await sending
+      if (failure !== undefined) throw failure as Error
+      ended = true
+      const touched = connection !== undefined
+      if (!touched && !plan.audited) return
+      const last: Statement<unknown>[] = []
+      if (keyIds.size > 0) last.push(holdKeysStatement([...keyIds.values()]))
+      if (plan.audited) {
+        const personal = await personalOf(gate, caller, plan.entry.id)
+        last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }))
+      }
+      last.push(commitStatement)
+      const { outcome, answers } = await send(last)
+      if (outcome.failure !== undefined) {
+        poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
+        throw outcome.failure.refusal
+      }
+      // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
+      if (answers.at(-1)?.command !== 'COMMIT') {
+        poison ??= 'COMMIT did not commit'
+        throw new Refusal('database_error')
+      }
+      connection?.release()
+      connection = undefined
+    },
+    async rollback(error) {
+      await sending
+      ended = true
+      if (connection !== undefined) {
+        if (poison === undefined) {
+          const { failure: broken } = await connection.send([rollbackStatement])
+          if (broken !== undefined) poison = `ROLLBACK failed, SQLSTATE ${broken.sqlState}`
+        }
+        connection.release(poison)
+        connection = undefined
+      }
+      return failure ?? error
+    },
+  }
+}
