@@ -1,0 +1,66 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { after, test } from 'node:test'
+import { openAnchors } from '../../src/audit/anchor.ts'
+import { startSequencer } from '../../src/audit/sequencer.ts'
+import { anchorKey, auditWorld, until } from '../support/audit.ts'
+import { testDatabase } from '../support/database.ts'
+
+const database = await testDatabase({ origins: ['redoubt'] })
+const world = await auditWorld(database)
+const folder = await mkdtemp(join(tmpdir(), 'redoubt-audit-cli-'))
+after(async () => {
+  await world.close()
+  await rm(folder, { recursive: true, force: true })
+})
+
+/** The command in a process of its own, as an operator starts it. */
+function redoubt(args: readonly string[], env: Readonly<Record<string, string>>): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
+  const start = `import { run } from ${JSON.stringify(new URL('../../src/cli/audit.ts', import.meta.url).href)}; process.exitCode = await run(process.argv.slice(1))`
+  return new Promise((resolve) => {
+    execFile(process.execPath, ['--input-type=module', '--eval', start, ...args], { env: { PATH: process.env['PATH'] ?? '', ...env } }, (error, out, err) => {
+      resolve({ code: error === null ? 0 : Number(error.code), out, err })
+    })
+  })
+}
+
+test('verify says in its exit code whether something is wrong', async () => {
+  const given = anchorKey()
+  const publicKey = given.verifiers.get(given.kid) ?? assert.fail()
+  const kid = createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x: publicKey.export({ format: 'jwk' }).x })).digest('base64url')
+  const anchors = await openAnchors({ directory: folder, service: database.service, key: { kid, privateKey: given.privateKey, verifiers: new Map([[kid, publicKey]]) } })
+  await world.write(12)
+  const sequencer = startSequencer({ pool: world.worker, anchors, emit: () => undefined, intervalMs: 20, anchorMs: 0 })
+  await until('all is anchored', () => sequencer.gauge().anchored === 12n)
+  await sequencer.stop()
+  await anchors.close()
+  const pem = join(folder, 'key.pem')
+  await writeFile(pem, publicKey.export({ format: 'pem', type: 'spki' }))
+
+  const env = { AUDITOR_DATABASE_URL: database.url('auditor'), ANCHOR_DIR: dirname(anchors.path) }
+  const whole = await redoubt(['verify', '--public-key', pem], env)
+  assert.equal(whole.code, 0, whole.err)
+  assert.match(whole.out, /12 entries.*\nAnchored up to 12 .*\nNothing is wrong\./)
+
+  await world.tamper(`update redoubt.audit_logs set action = 'nothing.done' where id = (select entry_id from redoubt.audit_chain where seq = 7)`)
+  const found = await redoubt(['verify', '--public-key', pem], env)
+  assert.equal(found.code, 1)
+  assert.match(found.out, /PROBLEM entry_altered at 7 /)
+  const json = await redoubt(['verify', '--public-key', pem, '--json'], env)
+  assert.equal((JSON.parse(json.out) as { problems: { seq: string }[] }).problems[0]?.seq, '7')
+})
+
+test('wrong usage and a database out of reach have exit codes of their own', async () => {
+  assert.equal((await redoubt(['verify', '--help'], {})).code, 0)
+  for (const args of [[], ['prove'], ['verify', 'all'], ['verify', '--nonsense'], ['verify'], ['resume', '--anchors', folder]]) {
+    const { code, err } = await redoubt(args, {})
+    assert.equal(code, 2, args.join(' '))
+    assert.match(err, /redoubt audit verify/)
+  }
+  const away = await redoubt(['verify', '--anchors', folder, '--public-key', join(folder, 'key.pem')], { AUDITOR_DATABASE_URL: 'postgresql://demo_auditor:x@127.0.0.1:1/none' })
+  assert.equal(away.code, 3, away.err)
+})
