@@ -1,0 +1,70 @@
+#!/usr/bin/env node
+import { exits, UsageProblem, type Command, type Io } from './cli/io.ts'
+import { ConfigProblem } from './config.ts'
+
+/** A command is a file in cli/ and a row here; it is loaded only when it runs. */
+export const commands: readonly Command[] = [
+  { name: 'config check', summary: 'would the app start with this environment?', run: async (...given) => (await import('./cli/config-check.ts')).run(...given) },
+  { name: 'config sample', summary: 'the names of all settings, without values', run: async (...given) => (await import('./cli/config-sample.ts')).run(...given) },
+  { name: 'keys', summary: 'back up the local root key', run: async (args) => (await import('./cli/keys.ts')).run(args) },
+  { name: 'tables', summary: 'what the app declares of its data', run: async (...given) => (await import('./cli/tables.ts')).run(...given) },
+]
+
+function usage(): string {
+  const width = Math.max(...commands.map(({ name }) => name.length))
+  const rows = commands.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}\n`)
+  return `redoubt <command> [options]\n\n${rows.join('')}\nredoubt <command> --help tells more.\n\nexit codes: 0 ok, 1 a check failed or the work was refused, 2 wrong usage\n`
+}
+
+/** The command whose name the words begin with, the longest first. */
+function find(words: readonly string[]): { readonly command: Command; readonly args: readonly string[] } | null {
+  for (const count of [2, 1]) {
+    const name = words.slice(0, count).join(' ')
+    const command = commands.find((one) => one.name === name)
+    if (command !== undefined) return { command, args: words.slice(count) }
+  }
+  return null
+}
+
+/**
+ * Runs one command line.
+ * @param words what follows `redoubt`
+ * @returns the exit code: 0 ok, 1 a check failed or the work was refused, 2 wrong usage
+ */
+export async function dispatch(words: readonly string[], io: Io): Promise<number> {
+  if (words.length === 0 || words[0] === '--help' || words[0] === '-h') {
+    ;(words.length === 0 ? io.err : io.out)(usage())
+    return words.length === 0 ? exits.usage : exits.ok
+  }
+  const found = find(words)
+  if (found === null) {
+    io.err(`redoubt: no such command\n\n${usage()}`)
+    return exits.usage
+  }
+  try {
+    return await found.command.run(found.args, io)
+  } catch (error) {
+    if (error instanceof UsageProblem) {
+      io.err(`redoubt ${found.command.name}: ${error.message}\n`)
+      return exits.usage
+    }
+    if (!(error instanceof ConfigProblem)) throw error
+    io.err(`redoubt ${found.command.name}: ${error.message}\n`)
+    return exits.failed
+  }
+}
+
+if (import.meta.main) {
+  // `redoubt tables | head` closes the pipe early; that is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    process.exit(exits.ok)
+  })
+  // npm runs scripts in the folder of package.json; INIT_CWD is where the person is.
+  process.exitCode = await dispatch(process.argv.slice(2), {
+    env: process.env,
+    cwd: process.env['INIT_CWD'] ?? process.cwd(),
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+  })
+}

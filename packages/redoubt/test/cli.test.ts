@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { test } from 'node:test'
+import { commands, dispatch } from '../src/cli.ts'
+
+const root = resolve(import.meta.dirname, '../../..')
+const password = 'bQ3vN8xZr1Lk7TwY'
+const login = (user: string): string => `postgresql://${user}:${password}@db.internal/therapy?sslmode=verify-full`
+const good = {
+  NODE_ENV: 'production', PUBLIC_ORIGIN: 'https://therapy.test', TRUSTED_PROXIES: '10.0.0.4', KMS: 'aws:alias/therapy', ANCHOR_DIR: '/anchors',
+  DATABASE_URL: login('a'), KEYS_DATABASE_URL: login('k'), WORKER_DATABASE_URL: login('w'),
+}
+
+async function redoubt(line: string, env: Readonly<Record<string, string>> = {}): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
+  let out = ''
+  let err = ''
+  const io = { env, cwd: root, out: (text: string) => void (out += text), err: (text: string) => void (err += text) }
+  const code = await dispatch(line === '' ? [] : line.split(' '), io)
+  return { code, out, err }
+}
+
+test('--help lists every command and the exit codes; every command answers --help with 0', async () => {
+  const { code, out } = await redoubt('--help')
+  assert.equal(code, 0)
+  assert.match(out, /exit codes: 0 ok, 1 .*, 2 wrong usage/)
+  for (const { name, summary } of commands) assert.ok(out.includes(name) && out.includes(summary), name)
+  for (const name of ['config check', 'config sample', 'tables']) {
+    const help = await redoubt(`${name} --help`)
+    assert.equal(help.code, 0)
+    assert.match(help.out, new RegExp(`^redoubt ${name}`))
+  }
+})
+
+for (const line of ['', 'nothing', 'config', 'tables', 'tables --app apps/nothing', 'tables --app', 'tables --app apps/therapy --fast', 'tables stray --app apps/therapy', 'config check --app apps/therapy --mode staging']) {
+  test(`wrong usage exits with 2 and says so on stderr only: redoubt ${line}`, async () => {
+    const { code, out, err } = await redoubt(line)
+    assert.equal(code, 2)
+    assert.equal(out, '')
+    assert.ok(err.length > 10)
+  })
+}
+
+test('tables prints class, sealing, search, subject and retention of each column', async () => {
+  const { code, out } = await redoubt('tables --app apps/therapy')
+  assert.equal(code, 0)
+  const row = out.split('\n').find((text) => /^redoubt\.users\s+email_enc/.test(text)) ?? ''
+  assert.match(row, /PII-E\s+sealed\s+by equality\s+id\s+account, \d+ days/)
+})
+
+test('config check exits with 0 for a good environment and 1 for a bad one, and never prints a value', async () => {
+  const fine = await redoubt('config check --app apps/therapy', good)
+  assert.equal(fine.code, 0, fine.out)
+  assert.match(fine.out, /DATABASE_URL\s+environment\s+secret\s+platform operations\s+90 days\s+ok/)
+  const bad = await redoubt('config check --app apps/therapy', { ...good, KMS: 'local:root.key', PORT: 'many-ports', DATABSE_URL: 'x' })
+  assert.equal(bad.code, 1)
+  assert.match(bad.out, /KMS .*local key provider/)
+  assert.match(bad.out, /DATABSE_URL\s+is not a setting; is DATABASE_URL meant\?/)
+  assert.match(bad.out, /refused: 3 problems/)
+  for (const { out } of [fine, bad]) assert.ok(!out.includes(password) && !out.includes('many-ports') && !out.includes('db.internal'))
+  assert.equal((await redoubt('config check --app apps/therapy', { ...good, NODE_ENV: 'prod' })).code, 1)
+})
+
+test("the app's .env.example is what config sample prints, and holds no value", async () => {
+  const { out } = await redoubt('config sample --app apps/therapy')
+  assert.equal(readFileSync(join(root, 'apps/therapy/.env.example'), 'utf8'), out, 'npm run -s redoubt -- config sample --app apps/therapy > apps/therapy/.env.example')
+  for (const line of out.split('\n').filter((text) => text !== '' && !text.startsWith('# '))) assert.match(line, /^[A-Z_]+=$/)
+})
+
+test('no file with settings is tracked by git', () => {
+  const { stdout, status } = spawnSync('git', ['ls-files', '--', '*.env', '*.env.*', '.env*'], { cwd: root, encoding: 'utf8' })
+  assert.equal(status, 0)
+  assert.deepEqual(stdout.split('\n').filter((file) => file !== '' && !file.endsWith('.env.example')), [])
+})
+
+test('the command runs as a process of its own', () => {
+  const { status, stderr } = spawnSync(process.execPath, [join(root, 'packages/redoubt/src/cli.ts'), 'nothing'], { encoding: 'utf8' })
+  assert.equal(status, 2)
+  assert.match(stderr, /no such command/)
+})
