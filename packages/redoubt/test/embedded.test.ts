@@ -2,14 +2,14 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chown, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chown, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
-import { startEmbedded } from '../src/cli/embedded.ts'
+import { removeEmbedded, startEmbedded } from '../src/cli/embedded.ts'
 import { commandOf } from '../src/cli/embedded/process.ts'
 import { Refusal } from '../src/errors.ts'
 
@@ -22,8 +22,7 @@ const start = (more: { readonly port?: number; readonly insecureNoFsync?: boolea
 after(async () => {
   // A failed test has not left: without this its server would outlive us.
   await rm(join(folder, 'users'), { recursive: true, force: true })
-  await (await start()).stop()
-  await rm(folder, { recursive: true, force: true })
+  await removeEmbedded(folder)
 })
 
 async function ask<T extends pg.QueryResultRow>(url: string, sql: string): Promise<readonly T[]> {
@@ -204,7 +203,10 @@ test('as root in a clone that only root can enter, the server runs unprivileged 
     await server.stop()
     const again = await startEmbedded({ folder: inside, insecureNoFsync: true })
     assert.equal(again.port, server.port)
+    await assert.rejects(removeEmbedded(inside), Refusal, 'it is in use')
     await again.stop()
+    await removeEmbedded(inside)
+    await assert.rejects(stat(home), { code: 'ENOENT' })
   } finally {
     await rm(home, { recursive: true, force: true })
     await rm(closed, { recursive: true, force: true })
@@ -213,15 +215,17 @@ test('as root in a clone that only root can enter, the server runs unprivileged 
 
 test('an ordinary user can start one too', { skip: !root && 'every other test here shows it' }, async (t) => {
   const nobody = (await stat(join(folder, 'data'))).uid
-  const own = await mkdtemp(join(tmpdir(), 'redoubt-ordinary-'))
-  await chown(own, nobody, nobody)
   const readable = spawn('test', ['-r', new URL('../src/cli/embedded.ts', import.meta.url).pathname], { uid: nobody, stdio: 'ignore' })
   const [code] = (await once(readable, 'exit')) as [number]
   if (code !== 0) return t.skip('the clone cannot be read by an ordinary user')
-  await mkdir(join(own, 'x')).then(() => chown(join(own, 'x'), nobody, nobody))
-  const { child, port } = await startElsewhere(join(own, 'x', 'db'), { uid: nobody, gid: nobody })
-  assert.ok(port > 0)
-  child.kill('SIGTERM')
-  await once(child, 'exit')
-  await rm(own, { recursive: true, force: true })
+  const own = await mkdtemp(join(tmpdir(), 'redoubt-ordinary-'))
+  await chown(own, nobody, nobody)
+  try {
+    const { child } = await startElsewhere(join(own, 'clone', 'db'), { uid: nobody, gid: nobody })
+    assert.equal((await stat(join(own, 'clone', 'db', 'data'))).uid, nobody)
+    child.kill('SIGTERM')
+    await once(child, 'exit')
+  } finally {
+    await rm(own, { recursive: true, force: true })
+  }
 })

@@ -1,4 +1,7 @@
 import { createHmac, randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Emit } from '../events.ts'
 import { Refusal } from '../errors.ts'
 import { prepareBinaries } from './embedded/binaries.ts'
@@ -93,4 +96,25 @@ export async function startEmbedded(options: {
         emit({ type: 'service.stopped', service: 'postgresql' })
       })),
   }
+}
+
+/**
+ * Stops the server of this folder and removes its data, wherever that lives (as root it may be outside the folder).
+ * @throws Refusal database_unavailable while a live process uses it
+ */
+export async function removeEmbedded(folder: string): Promise<void> {
+  if (folder === '') throw new TypeError('removeEmbedded: folder must be a path')
+  if (!existsSync(folder)) return
+  const place = await settlePlace(folder)
+  await alone(place.folder, async () => {
+    if ((await countUsers(place.folder)) > 0) {
+      throw new Refusal('database_unavailable', { detail: `the server of ${place.folder} is used by another process: stop that one first` })
+    }
+    if ((await findRunning(place)) !== undefined) {
+      await stopCluster(place, await prepareBinaries(place.home, place.identity))
+    }
+    await rm(join(place.home, 'data'), { recursive: true, force: true })
+    if (place.home !== place.folder) await rm(place.home, { recursive: true, force: true })
+  })
+  await rm(place.folder, { recursive: true, force: true })
 }
