@@ -35,19 +35,23 @@ const fresh = 1_000
  * take one connection after the other from the pool.
  */
 function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
-  let hanging: Promise<unknown> | null = null
+  let hanging = false
   let last: Verdict | null = null
 
   async function verdict(): Promise<Verdict> {
-    if (hanging !== null) return 'failed'
+    if (hanging) return 'failed'
+    hanging = true
     const limit = AbortSignal.timeout(check.timeout)
     const late = new Promise<never>((_, reject) => {
       limit.addEventListener('abort', () => reject(new Error(`health: ${check.name} did not answer in time`)), { once: true })
     })
-    const work = Promise.resolve().then(() => check.run(limit))
-    hanging = work
-    const done = (): void => void (hanging = null)
-    work.then(done, done)
+    const work = (async () => {
+      try {
+        await check.run(limit)
+      } finally {
+        hanging = false
+      }
+    })()
     try {
       await Promise.race([work, late])
       if (last === 'failed') emit({ type: 'health.recovered', check: check.name })
