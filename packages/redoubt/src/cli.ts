@@ -4,9 +4,13 @@ import { ConfigProblem } from './config.ts'
 
 /** A command is a file in cli/ and a row here; it is loaded only when it runs. */
 export const commands: readonly Command[] = [
+  { name: 'audit', summary: 'verify the audit record against its anchors; resume it after a restore', run: async (...given) => (await import('./cli/audit.ts')).run(...given) },
   { name: 'config check', summary: 'would the app start with this environment?', run: async (...given) => (await import('./cli/config-check.ts')).run(...given) },
   { name: 'config sample', summary: 'the names of all settings, without values', run: async (...given) => (await import('./cli/config-sample.ts')).run(...given) },
+  { name: 'db check', summary: 'does the database keep the guarantees?', run: async (...given) => (await import('./cli/db.ts')).check(...given) },
+  { name: 'db roles', summary: 'the SQL that makes the roles of the app', run: async (...given) => (await import('./cli/db.ts')).roles(...given) },
   { name: 'keys', summary: 'back up the local root key', run: async (args) => (await import('./cli/keys.ts')).run(args) },
+  { name: 'migrate', summary: 'bring the database to the state of the SQL files', run: async (...given) => (await import('./cli/migrate.ts')).run(...given) },
   { name: 'tables', summary: 'what the app declares of its data', run: async (...given) => (await import('./cli/tables.ts')).run(...given) },
 ]
 

@@ -1,5 +1,6 @@
 import { createHash, createPublicKey, type KeyObject } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { resumeAudit } from '../audit.ts'
 import { anchorPath, openAnchors } from '../audit/anchor.ts'
@@ -8,6 +9,7 @@ import { Refusal } from '../errors.ts'
 import { openKeyring, type Keyring } from '../keyring.ts'
 import { openKeyService } from '../kms.ts'
 import { openPool, type Pool } from '../pg.ts'
+import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt audit verify   [--anchors <dir>] [--public-key <file>]… [--service <name>] [--json]
 redoubt audit resume   --reason <text> [--anchors <dir>] [--service <name>]
@@ -23,25 +25,21 @@ the service works. resume takes the chain up again after a restore: it writes a 
   --json                the result as JSON
 
 verify works on AUDITOR_DATABASE_URL, resume on WORKER_DATABASE_URL.
-Exit codes: 0 nothing is wrong, 1 something is, 2 wrong usage, 3 could not be checked
+Exit codes: 0 nothing is wrong, 1 something is or it could not be checked, 2 wrong usage
 `
-
-const exits = { whole: 0, findings: 1, usage: 2, refused: 3 } as const
-
-class Usage extends Error {}
 
 const quiet = (): void => undefined
 
-function setting(name: string): string {
-  const value = process.env[name]
-  if (value === undefined || value === '') throw new Usage(`${name} must be set`)
+function setting(io: Io, name: string): string {
+  const value = io.env[name]
+  if (value === undefined || value === '') throw new UsageProblem(`${name} must be set`)
   return value
 }
 
 function serviceOf(url: string, role: string, given: string | undefined): string {
   if (given !== undefined) return given
   const user = decodeURIComponent(new URL(url).username)
-  if (!user.endsWith(`_${role}`)) throw new Usage(`the login is not called …_${role}: name the service with --service`)
+  if (!user.endsWith(`_${role}`)) throw new UsageProblem(`the login is not called …_${role}: name the service with --service`)
   return user.slice(0, -role.length - 1)
 }
 
@@ -51,9 +49,9 @@ function kidOf(key: KeyObject): string {
   return createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x })).digest('base64url')
 }
 
-async function withKeyring<T>(service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {
-  const pool = openPool({ url: setting('KEYS_DATABASE_URL'), max: 1, emit: quiet })
-  const keyService = await openKeyService(setting('KMS'), { production: process.env['NODE_ENV'] === 'production' })
+async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {
+  const pool = openPool({ url: setting(io, 'KEYS_DATABASE_URL'), max: 1, emit: quiet })
+  const keyService = await openKeyService(setting(io, 'KMS'), { production: io.env['NODE_ENV'] === 'production' })
   const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet })
   try {
     return await work(keyring)
@@ -64,10 +62,10 @@ async function withKeyring<T>(service: string, work: (keyring: Keyring) => Promi
   }
 }
 
-async function publicKeys(service: string, files: readonly string[]): Promise<ReadonlyMap<string, KeyObject>> {
-  if (files.length === 0) return withKeyring(service, async (keyring) => (await keyring.purposeKey('audit-anchor')).verifiers)
-  const keys = await Promise.all(files.map(async (file) => createPublicKey(await readFile(file))))
-  for (const key of keys) if (key.asymmetricKeyType !== 'ed25519') throw new Usage('--public-key must be an Ed25519 key')
+async function publicKeys(io: Io, service: string, files: readonly string[]): Promise<ReadonlyMap<string, KeyObject>> {
+  if (files.length === 0) return withKeyring(io, service, async (keyring) => (await keyring.purposeKey('audit-anchor')).verifiers)
+  const keys = await Promise.all(files.map(async (file) => createPublicKey(await readFile(resolve(io.cwd, file)))))
+  for (const key of keys) if (key.asymmetricKeyType !== 'ed25519') throw new UsageProblem('--public-key must be an Ed25519 key')
   return new Map(keys.map((key) => [kidOf(key), key]))
 }
 
@@ -95,64 +93,64 @@ function report(result: Verification): string {
   return lines.join('\n')
 }
 
-async function verify(options: { readonly anchors: string; readonly keyFiles: readonly string[]; readonly service: string | undefined; readonly json: boolean }): Promise<number> {
-  const url = setting('AUDITOR_DATABASE_URL')
+async function verify(io: Io, options: { readonly anchors: string; readonly keyFiles: readonly string[]; readonly service: string | undefined; readonly json: boolean }): Promise<number> {
+  const url = setting(io, 'AUDITOR_DATABASE_URL')
   const service = serviceOf(url, 'auditor', options.service)
-  const keys = await publicKeys(service, options.keyFiles)
+  const keys = await publicKeys(io, service, options.keyFiles)
   const result = await onPool(url, (pool) =>
     verifyAudit({ query: (statement) => pool.query(statement), service, anchors: anchorPath(options.anchors, service), publicKeys: keys }))
-  process.stdout.write(`${options.json ? JSON.stringify(result, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value), 2) : report(result)}\n`)
-  return result.problemCount === 0 ? exits.whole : exits.findings
+  io.out(`${options.json ? JSON.stringify(result, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value), 2) : report(result)}\n`)
+  return result.problemCount === 0 ? exits.ok : exits.failed
 }
 
-async function resume(options: { readonly anchors: string; readonly service: string | undefined; readonly reason: string }): Promise<number> {
-  const url = setting('WORKER_DATABASE_URL')
+async function resume(io: Io, options: { readonly anchors: string; readonly service: string | undefined; readonly reason: string }): Promise<number> {
+  const url = setting(io, 'WORKER_DATABASE_URL')
   const service = serviceOf(url, 'worker', options.service)
-  await withKeyring(service, async (keyring) => {
+  await withKeyring(io, service, async (keyring) => {
     const key = await keyring.purposeKey('audit-anchor')
     const anchors = await openAnchors({ directory: options.anchors, service, key })
     try {
       const { point, after } = await onPool(url, (pool) => resumeAudit({ pool, anchors, publicKeys: key.verifiers, reason: options.reason }))
-      process.stdout.write(`The chain goes on behind a discontinuity at ${point.seq}; earlier anchors hold up to ${after}.\n`)
+      io.out(`The chain goes on behind a discontinuity at ${point.seq}; earlier anchors hold up to ${after}.\n`)
     } finally {
       await anchors.close()
     }
   })
-  return exits.whole
+  return exits.ok
 }
 
-/**
- * `redoubt audit verify` and `redoubt audit resume`.
- * @param args what follows `audit` on the command line
- * @returns the exit code: 0 nothing wrong, 1 findings, 2 wrong usage, 3 could not be checked
- */
-export async function run(args: readonly string[]): Promise<number> {
+function optionsOf(args: readonly string[]) {
   try {
-    const { values, positionals } = parseArgs({
+    return parseArgs({
       args: [...args],
       allowPositionals: true,
       options: {
         anchors: { type: 'string' }, service: { type: 'string' }, reason: { type: 'string' }, json: { type: 'boolean', default: false },
-        'public-key': { type: 'string', multiple: true, default: [] }, help: { type: 'boolean', short: 'h', default: false },
+        'public-key': { type: 'string', multiple: true, default: [] },
       },
     })
-    if (values.help) {
-      process.stdout.write(usage)
-      return exits.whole
-    }
-    const [command, ...more] = positionals
-    if ((command !== 'verify' && command !== 'resume') || more.length > 0) throw new Usage('say verify or resume')
-    const anchors = values.anchors ?? setting('ANCHOR_DIR')
-    if (command === 'verify') return await verify({ anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
-    if (values.reason === undefined) throw new Usage('resume needs --reason')
-    return await resume({ anchors, service: values.service, reason: values.reason })
   } catch (error) {
-    if (error instanceof Usage || (error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS'))) {
-      process.stderr.write(`audit: ${error.message}\n\n${usage}`)
-      return exits.usage
-    }
+    throw new UsageProblem(error instanceof Error ? error.message : 'wrong options', { cause: error })
+  }
+}
+
+/** `redoubt audit verify` and `redoubt audit resume`. */
+export async function run(args: readonly string[], io: Io): Promise<number> {
+  if (asksForHelp(args)) {
+    io.out(usage)
+    return exits.ok
+  }
+  const { values, positionals } = optionsOf(args)
+  const [command, ...more] = positionals
+  if ((command !== 'verify' && command !== 'resume') || more.length > 0) throw new UsageProblem('say verify or resume')
+  const anchors = resolve(io.cwd, values.anchors ?? setting(io, 'ANCHOR_DIR'))
+  try {
+    if (command === 'verify') return await verify(io, { anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
+    if (values.reason === undefined) throw new UsageProblem('resume needs --reason')
+    return await resume(io, { anchors, service: values.service, reason: values.reason })
+  } catch (error) {
     if (!(error instanceof Refusal)) throw error
-    process.stderr.write(`audit: ${error.detail ?? error.message}\n`)
-    return exits.refused
+    io.err(`audit ${command}: ${error.detail ?? error.message}\n`)
+    return exits.failed
   }
 }
