@@ -42,3 +42,8 @@ export async function tablesOf(io: Io, app: string): Promise<Tables> {
 export async function settingsOf(io: Io, app: string): Promise<Settings> {
   return (await named(io, app, 'config.ts', 'settings')) as Settings
 }
+
+/** The definer functions that `<app>/src/tables.ts` exports as `definers`. @throws UsageProblem where there are none */
+export async function definersOf(io: Io, app: string): Promise<readonly string[]> {
+  return (await named(io, app, 'tables.ts', 'definers')) as readonly string[]
+}

@@ -1,6 +1,7 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
 import { roleNames } from '../migrate.ts'
 import type { RoleName } from '../migrate.ts'
+import { openScriptConnection } from '../pg.ts'
 
 /** The roles that sign in; owner and guard own things and never do (guarantees §5). */
 export const logins = ['migrator', 'app', 'keys', 'worker', 'ingest', 'auditor', 'backup'] as const satisfies readonly RoleName[]
@@ -146,4 +147,16 @@ export function passwordsSql(service: string, passwords: Partial<Readonly<Record
       return [`alter role ${roleName(service, login)} password '${verifier(password)}';\n`]
     })
     .join('')
+}
+
+/** Names of the service's roles that the server lacks. Any login may ask. */
+export async function missingRoles(url: string, service: string): Promise<readonly string[]> {
+  const wanted = roleNames.map((role) => roleName(service, role))
+  const connection = await openScriptConnection(url)
+  try {
+    const rows = await connection.query<{ readonly rolname: string }>('select rolname::text from pg_catalog.pg_roles where rolname = any($1::text[])', [wanted])
+    return wanted.filter((name) => !rows.some((row) => row.rolname === name))
+  } finally {
+    await connection.close()
+  }
 }
