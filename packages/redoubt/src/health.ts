@@ -93,7 +93,9 @@ export function openHealth(options: { readonly checks: readonly Check[]; readonl
   }
   const now = options.now ?? ((): number => performance.now())
   const runs = options.checks.map((check) => ({ name: check.name, run: bounded(check, options.emit) }))
-  let asked: { readonly at: number; readonly found: Promise<HealthReport> } | null = null
+  let asked: Promise<HealthReport> | null = null
+  /** When the last answer came; Infinity while one is awaited, which everybody who asks meanwhile shares. */
+  let answered = -Infinity
   let started = false
   let stops = false
 
@@ -101,14 +103,18 @@ export function openHealth(options: { readonly checks: readonly Check[]; readonl
     const verdicts = await Promise.all(runs.map(async ({ name, run }) => [name, await run()] as const))
     const found = report(Object.fromEntries(verdicts))
     if (found.status === 'ok') started = true
+    answered = now()
     return found
   }
 
   const health: Health = {
     live: () => report({}),
     async ready() {
-      if (asked === null || now() - asked.at >= fresh) asked = { at: now(), found: runAll() }
-      const found = await asked.found
+      if (asked === null || now() - answered >= fresh) {
+        answered = Infinity
+        asked = runAll()
+      }
+      const found = await asked
       return stops ? report({ ...found.checks, stopping: 'failed' }) : found
     },
     async startup() {

@@ -100,11 +100,25 @@ test('attack: a flood of probes runs the checks once a second', async () => {
   const time = clock()
   let runs = 0
   const health = openHealth({ checks: [{ ...works, run: async () => void runs++ }], emit: () => undefined, now: time.now })
-  await Promise.all(Array.from({ length: 200 }, () => health.ready()))
+  const found = await Promise.all(Array.from({ length: 200 }, () => health.ready()))
+  assert.ok(found.every(({ status }) => status === 'ok'))
   assert.equal(runs, 1)
   time.pass(1000)
   await health.ready()
   assert.equal(runs, 2)
+})
+
+test('a check that is slower than the probes come, but inside its bound, is not taken for a hanging one', async () => {
+  const time = clock()
+  let release = (): void => undefined
+  const slow: Check = { ...works, run: () => new Promise<void>((resolve) => void (release = resolve)) }
+  const health = openHealth({ checks: [slow], emit: () => undefined, now: time.now })
+  const first = health.ready()
+  await new Promise((resolve) => setImmediate(resolve))
+  time.pass(5000)
+  const second = health.ready()
+  release()
+  assert.deepEqual([(await first).status, (await second).status], ['ok', 'ok'])
 })
 
 test('a dependency that goes down after the start flips ready, not live and not startup; stopping flips ready', async () => {
