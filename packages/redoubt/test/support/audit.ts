@@ -53,7 +53,7 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
 }
 
 /** Pools of the roles, an anchor file in a folder of its own, and the signed way to write entries. */
-export async function auditWorld(database: TestDatabase, settings: { readonly writers?: number } = {}): Promise<AuditWorld> {
+export async function auditWorld(database: TestDatabase, settings: { readonly writers?: number; readonly pageSize?: number } = {}): Promise<AuditWorld> {
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)
   const pool = (login: 'app' | 'keys' | 'worker' | 'auditor', max: number): Pool => openPool({ url: database.url(login), max, emit, statementTimeout: 120_000 })
@@ -104,7 +104,7 @@ export async function auditWorld(database: TestDatabase, settings: { readonly wr
       })
       await sequencer.stop()
     },
-    verify: () => verifyAudit({ query: (statement) => auditor.query(statement), service: database.service, anchors: anchors.path, publicKeys: key.verifiers, pageSize: 500 }),
+    verify: () => verifyAudit({ query: (statement) => auditor.query(statement), service: database.service, anchors: anchors.path, publicKeys: key.verifiers, pageSize: settings.pageSize ?? 500 }),
     async tamper(sql, values) {
       await database.admin(`set session_replication_role = replica`)
       try {
