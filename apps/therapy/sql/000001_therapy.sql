@@ -221,9 +221,8 @@ revoke create on schema therapy from {guard};
 -- verification alone and is not readable through the app's role.
 grant select (user_id, display_name, specialisation, bio, verification, verified_at, price_minor, currency, time_zone, created_at, version),
   insert, update (display_name, specialisation, bio, price_minor, currency, time_zone, version) on therapy.therapist_profiles to {app};
--- The caller is asked for first: a revoked session would otherwise go on reading as long as every row is public.
 create policy app_select on therapy.therapist_profiles for select to {app}
-  using ((select guard.role()) is not null and (verification = 'verified' or user_id = (select guard.actor())));
+  using (verification = 'verified' or user_id = (select guard.actor()));
 create policy app_insert on therapy.therapist_profiles for insert to {app}
   with check ((select guard.role()) = 'system.register' and verification = 'pending');
 create policy app_update on therapy.therapist_profiles for update to {app}

@@ -74,11 +74,19 @@ function slotOf(start: Date, minutes: number) {
 }
 
 /**
+ * A therapist's changes of slots come one after the other: two that overlap and check the exclusion constraint at the
+ * same time would wait for each other until the server ends one as a deadlock.
+ */
+function lockCalendar(therapist: string) {
+  return sql.selectFrom('therapy.therapist_profiles').select(['verification', 'price_minor', 'currency']).where('user_id', '=', therapist).forNoKeyUpdate()
+}
+
+/**
  * Offers a slot at the price of the therapist's profile.
  * @throws Refusal slot_taken when it overlaps another that was not cancelled; forbidden before verification
  */
 export async function offerSlot(tx: Tx, therapist: string, slot: NewSlot, now: Date): Promise<Appointment> {
-  const profile = found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(['verification', 'price_minor', 'currency']).where('user_id', '=', therapist)))
+  const profile = found(await tx.run(lockCalendar(therapist)))
   if (profile.verification !== 'verified') throw new Refusal('forbidden', { detail: 'slots can be offered once the profile is verified' })
   const id = newId()
   tx.about('appointment', id)
@@ -120,6 +128,7 @@ export async function changeSlot(tx: Tx, therapist: string, id: string, version:
   if (row.status !== 'available') throw new Refusal('conflict', { detail: 'only a free slot can be changed' })
   const start = to.starts_at ?? row.starts_at
   const minutes = to.minutes ?? (row.ends_at.getTime() - row.starts_at.getTime()) / 60_000
+  await tx.run(lockCalendar(therapist))
   changed(
     await tx.run(
       sql.updateTable('therapy.appointments').set({ slot: slotOf(start, minutes), kind: to.kind ?? row.kind, version: version + 1 })

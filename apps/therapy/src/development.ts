@@ -3,19 +3,12 @@ import { join, relative } from 'node:path'
 import { startEmbedded, type Embedded } from 'redoubt/cli/embedded'
 import { logins, passwordsSql, roleName, rolesSql } from 'redoubt/cli/roles'
 import type { Emit } from 'redoubt/events'
-import { migrate, type Source } from 'redoubt/migrate'
+import { migrate } from 'redoubt/migrate'
 import { openScriptConnection } from 'redoubt/pg'
-
-export const repository = join(import.meta.dirname, '../../..')
+import { repository, sources } from './sources.ts'
 
 /** Where a development machine keeps everything: git-ignored. */
 export const defaultHome = join(repository, '.redoubt')
-
-/** The numbered SQL files, in the order in which they are applied. */
-export const sources: readonly Source[] = [
-  { origin: 'redoubt', folder: join(repository, 'packages/redoubt/sql') },
-  { origin: 'therapy', folder: join(repository, 'apps/therapy/sql') },
-]
 
 export type Development = {
   /** What a process of the service needs in its environment. */

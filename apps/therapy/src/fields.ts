@@ -33,7 +33,7 @@ export const email = z.string().max(254).transform(normal).pipe(z.email()).trans
 /** A telephone number in any national writing with its country code, kept as E.164. */
 export const phone = z.string().max(40).transform((text, context) => {
   const number = parsePhoneNumberFromString(text)
-  if (number?.isValid() === true) return number.number as string
+  if (number?.isValid() === true) return number.number
   context.addIssue({ code: 'custom', params: { rule: 'phone' } })
   return z.NEVER
 })

@@ -33,6 +33,7 @@ run('therapy', async () => {
 
   onStop(async () => {
     emit({ type: 'service.stopping', service: 'therapy' })
+    service.health.stopping()
     const late = setTimeout(() => service.server.closeAllConnections(), patience)
     await new Promise((resolve) => service.server.close(resolve))
     clearTimeout(late)

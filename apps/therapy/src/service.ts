@@ -4,6 +4,7 @@ import { commitPersonal } from 'redoubt/audit/entry'
 import { openColumns, type Columns } from 'redoubt/columns'
 import type { Caller } from 'redoubt/context'
 import type { Emit } from 'redoubt/events'
+import { openHealth, type Health } from 'redoubt/health'
 import { hardenServer, perimeter } from 'redoubt/http'
 import { bearer } from 'redoubt/http/authenticate'
 import { mount } from 'redoubt/http/mount'
@@ -29,6 +30,7 @@ import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
 import { relationshipRoutes } from './relationships.ts'
+import { checkMigrations } from './sources.ts'
 import { definers, tables, type Therapy } from './tables.ts'
 import { therapistRoutes } from './therapists.ts'
 
@@ -59,6 +61,7 @@ export type Service = {
   readonly pool: Pool
   readonly keyring: Keyring
   readonly routes: readonly Route[]
+  readonly health: Health
   /** Not listening yet. */
   readonly server: Server
   /** Ends pools and forgets keys; the server must have stopped. */
@@ -116,7 +119,15 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       now,
     }
     const routes = routesOf(app)
-    return { app, pool, keyring, routes, server: serverOf(settings, app, routes), close }
+    const health = openHealth({
+      checks: [
+        { name: 'database', timeout: 1_000, run: () => pool.query({ text: 'select 1', values: [] }) },
+        { name: 'migrations', timeout: 1_000, run: () => checkMigrations(pool) },
+        { name: 'keys', timeout: 2_000, run: () => keyring.check() },
+      ],
+      emit,
+    })
+    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health), close }
   } catch (error) {
     await close()
     throw error
@@ -140,11 +151,13 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
   }
 }
 
-function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[]): Server {
+function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health): Server {
   const { production, publicOrigin, origins = [], trustedProxies = [], emit } = settings
   const outside = express()
   outside.disable('x-powered-by')
   outside.disable('etag')
+  // Before the perimeter: a probe speaks plain HTTP from inside, and learns nothing but names and ok or failed.
+  outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
     trustedProxies, origins: [publicOrigin, ...origins], emit,
     ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),

@@ -6,9 +6,10 @@ import { rolesSql } from 'redoubt/cli/roles'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
-import { defaultHome, openDevelopment, repository, sources, type Development } from './development.ts'
+import { defaultHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
 import { openService } from './service.ts'
+import { repository, sources } from './sources.ts'
 
 const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its worker, until Ctrl-C
 

@@ -65,3 +65,8 @@ test('a therapist changes their public profile, nobody else’s, and not their v
   assert.equal((await ada.send('PATCH', '/api/therapists/me', { version: 3, bio: 'x' })).status, 403)
   assert.equal((await ada.send('GET', `/api/therapists/${therapist.id}`)).body['licence_number'], undefined)
 })
+
+test('health: alive and ready by name, nothing else', async () => {
+  assert.deepEqual((await clinic.send()('GET', '/health/live')).body, { status: 'ok', checks: {} })
+  assert.deepEqual((await clinic.send()('GET', '/health/ready')).body, { status: 'ok', checks: { database: 'ok', migrations: 'ok', keys: 'ok' } })
+})

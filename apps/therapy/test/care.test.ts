@@ -29,7 +29,7 @@ test('records: the patient reads what was released and nothing else', async () =
 test('records: a correction supersedes, the corrected entry stays, and only one correction of it can be', async () => {
   const id = await record('left knee')
   const both = await Promise.all(['right knee', 'both knees'].map((text) => therapist.send('POST', `/api/records/${id}/correct`, { version: 1, kind: 'soap_note', text })))
-  assert.deepEqual(both.map(({ status }) => status).toSorted(), [201, 409])
+  assert.deepEqual(both.map(({ status }) => status).toSorted((a, b) => a - b), [201, 409])
   const correction = both.find(({ status }) => status === 201)?.body
   assert.equal(correction?.['supersedes_id'], id)
   const old = await therapist.send('GET', `/api/records/${id}`)
