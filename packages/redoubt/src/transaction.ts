@@ -1,9 +1,9 @@
 import { newId } from './bytes.ts'
 import type { Caller } from './context.ts'
 import type { Statement, Tx } from './pg.ts'
-import { personalOf, poisonOf, recordFailure, refusalFor } from './transaction/failure.ts'
+import { personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
-import { enterStatement, finishStatement } from './transaction/statements.ts'
+import { durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { openWork } from './transaction/work.ts'
 
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
@@ -68,10 +68,13 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
 async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, statement: Statement<R>): Promise<readonly R[]> {
   const plan = planOf(gate, deed)
   try {
+    const odd = refuseStatement(gate, caller, plan.entry.action, statement.text)
+    if (odd !== undefined) throw odd
     const personal = plan.audited ? await personalOf(gate, caller, plan.entry.id) : null
     const connection = await gate.pool.connect()
     const batch: Statement<unknown>[] = [enterStatement(gate, caller, plan.entry.action), statement]
-    if (plan.audited) batch.push(finishStatement({ ...plan.entry, personal }))
+    if (plan.audited) batch.push(finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement)
+    else batch.push(resetStatement)
     const outcome = await connection.send(batch)
     const answer = outcome.answers[1]
     const poison = poisonOf(outcome, answer === undefined ? [] : [answer])

@@ -21,6 +21,15 @@ export const commitStatement: Statement = { name: 'redoubt_commit', text: 'commi
 export const rollbackStatement: Statement = { name: 'redoubt_rollback', text: 'rollback', values: [] }
 
 /**
+ * Sent with every commit: what SQL injected into the transaction set for the whole session does not outlive it. Seen
+ * without it, also behind a pooler, where destroying our connection keeps the server's: DateStyle made the next
+ * caller's timestamps null, array_nulls their nulls texts, default_transaction_read_only refused all that followed.
+ */
+export const resetStatement: Statement = { name: 'redoubt_reset', text: 'reset all', values: [] }
+/** Behind a reset that stands before the commit: an answer whose entry dies with the machine is a read without a trace. */
+export const durableStatement: Statement = { name: 'redoubt_durable', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] }
+
+/**
  * The first statement of every transaction: the signed caller and, with it, every session setting that an earlier
  * user of the connection could have left behind. All local, all in one call; the caller is a bind parameter always.
  */

@@ -1,9 +1,9 @@
 import type { Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Answer, Compilable, Connection, Outcome, Statement, Tx } from '../pg.ts'
-import { personalOf, poisonOf, refusalFor } from './failure.ts'
+import { personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
-import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, rollbackStatement } from './statements.ts'
+import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement } from './statements.ts'
 
 /** Texts of query builders seen so far: a policy's sub-plans cost more to plan than to run, so each text is prepared once. */
 const names = new Map<string, string>()
@@ -49,6 +49,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     const batch = waiting
     waiting = []
     if (batch.length === 0) return
+    for (const { statement } of batch) failure ??= refuseStatement(gate, caller, plan.entry.action, statement.text)
     if (failure !== undefined) {
       for (const item of batch) item.reject(failure)
       return
@@ -111,14 +112,14 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
         const personal = await personalOf(gate, caller, plan.entry.id)
         last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }))
       }
-      last.push(commitStatement)
+      last.push(commitStatement, resetStatement)
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
         poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
         throw outcome.failure.refusal
       }
       // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
-      if (answers.at(-1)?.command !== 'COMMIT') {
+      if (answers.at(-2)?.command !== 'COMMIT') {
         poison ??= 'COMMIT did not commit'
         throw new Refusal('database_error')
       }

@@ -82,7 +82,7 @@ async function callAll(client: pg.Client, caller: Caller | null, target: Callabl
     await client.query('begin')
     if (caller !== null) await client.query(`select set_config('redoubt.caller', $1, true)`, [claimOf(key, database, caller)])
     const list = target.types.map((type, i) => `$${i + 1}::${type}`).join(', ')
-    answers.push(await client.query({ text: `select * from ${target.name}(${list}) as answer`, values: [...values] }).then(({ rows }) => rows, () => 'refused'))
+    answers.push(await client.query<Record<string, unknown>>({ text: `select * from ${target.name}(${list}) as answer`, values: [...values] }).then(({ rows }) => rows, () => 'refused'))
     await client.query('commit')
   }
   // One of them ends the caller's own session; the next function is to meet a live one.
