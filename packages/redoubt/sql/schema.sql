@@ -615,7 +615,9 @@ begin
     select row(nullif(part[4], '')::pg_catalog.uuid, part[5], part[6], s.id, part[8], part[9])::guard.verified
     from guard.caller_keys k
     left join redoubt.sessions s on s.id = nullif(part[7], '')::pg_catalog.uuid and s.user_id = nullif(part[4], '')::pg_catalog.uuid
-      and s.revoked_at is null and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+      -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
+      and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
+      and s.absolute_expires_at > pg_catalog.transaction_timestamp()
     where k.kid = part[2] and pg_catalog.transaction_timestamp() between k.not_before and k.not_after
       and case when part[1] <> 'v1' or part[3] <> '{service}/' || pg_catalog.current_database() or pg_catalog.cardinality(part) <> 11
           or pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || signed)), 'hex') <> part[11]

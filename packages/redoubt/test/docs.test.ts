@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict'
+import { existsSync, globSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize } from 'node:path'
+import { test } from 'node:test'
+import { commands } from '../src/cli.ts'
+import { refusals } from '../src/errors.ts'
+import { lines } from './support/architecture/order.ts'
+
+const repository = join(import.meta.dirname, '../../..')
+const read = (path: string): string => readFileSync(join(repository, path), 'utf8')
+const documents = ['README.md', 'ARCHITECTURE.md', 'SECURITY.md', 'CHANGELOG.md', ...globSync('docs/**/*.md', { cwd: repository })]
+
+/** Cells of the rows of a table, header and rule left out. */
+function rowsOf(markdown: string): readonly (readonly string[])[] {
+  return [...markdown.matchAll(/^\|(.+)\|$/gm)].map((row) => (row[1] ?? '').split('|').map((cell) => cell.trim())).filter(([first]) => first?.startsWith('`'))
+}
+
+/** Anchors that headings make: small letters, dashes for spaces, no punctuation. */
+function anchorsOf(markdown: string): ReadonlySet<string> {
+  const text = markdown.replaceAll(/^```[\s\S]*?^```/gm, '')
+  return new Set([...text.matchAll(/^#+ (.+)$/gm)].map((heading) => (heading[1] ?? '').toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-')))
+}
+
+/** Relative links that lead nowhere. */
+function brokenLinks(path: string, markdown: string): readonly string[] {
+  const text = markdown.replaceAll(/^```[\s\S]*?^```/gm, '').replaceAll(/`[^`\n]*`/g, '')
+  return [...text.matchAll(/\[[^\]]*\]\(([^)\s]+)\)/g)].flatMap((link) => {
+    const [file = '', anchor] = (link[1] ?? '').split('#')
+    if (/^[a-z]+:/.test(file)) return []
+    const target = file === '' ? path : normalize(join(dirname(path), file))
+    if (!existsSync(join(repository, target))) return [`${path}: ${link[1] ?? ''}`]
+    return anchor === undefined || anchorsOf(file === '' ? markdown : read(target)).has(anchor) ? [] : [`${path}: ${link[1] ?? ''}`]
+  })
+}
+
+test('docs/errors.md is the table of refusals', () => {
+  const told = rowsOf(read('docs/errors.md')).map(([code, status, title]) => [code, Number(status), title])
+  assert.deepEqual(told, Object.entries(refusals).map(([code, { status, title }]) => [`\`${code}\``, status, title]))
+})
+
+test('every refusal in docs/errors.md says what to do', () => {
+  for (const [code, , , todo] of rowsOf(read('docs/errors.md'))) assert.ok((todo?.length ?? 0) > 10, code)
+})
+
+test('every link in the documents leads somewhere', () => {
+  const broken = documents.flatMap((path) => brokenLinks(path, read(path)))
+  assert.deepEqual(broken, [])
+  assert.deepEqual(brokenLinks('README.md', '[a](docs/none.md) [b](docs/errors.md#none) [c](#none) `[d](none)`'), ['README.md: docs/none.md', 'README.md: docs/errors.md#none', 'README.md: #none'])
+})
+
+test('files that the documents name in code marks exist', () => {
+  const missing = documents.filter((path) => path !== 'CHANGELOG.md').flatMap((path) =>
+    [...read(path).matchAll(/`((?:packages|apps|docs|bench|\.ci)\/[\w./-]+)`/g)].map((match) => match[1] ?? '').filter((file) => !existsSync(join(repository, file))).map((file) => `${path}: ${file}`))
+  assert.deepEqual(missing, [])
+})
+
+test('commands that the documents name exist', () => {
+  const { scripts } = JSON.parse(read('package.json')) as { readonly scripts: Readonly<Record<string, string>> }
+  const known = commands.map(({ name }) => name)
+  assert.equal(new Set(known).size, known.length, 'a command is listed twice')
+  // formats.md puts labels of key derivations in code marks, which also begin with the project's name.
+  const wrong = documents.filter((path) => path !== 'docs/formats.md').flatMap((path) => {
+    const text = read(path)
+    const runs = [...text.matchAll(/\bnpm run (?:--silent )?([a-z:-]+)/g)].map((match) => match[1] ?? '').filter((name) => !(name in scripts))
+    const told = [...text.matchAll(/(?:`redoubt|npm run (?:--silent )?redoubt --) ([a-z]+(?: [a-z]+)?)/g)].map((match) => match[1] ?? '').filter((words) => !known.some((name) => words === name || words.startsWith(`${name} `) || name.startsWith(`${words} `)))
+    return [...runs, ...told].map((name) => `${path}: ${name}`)
+  })
+  assert.deepEqual(wrong, [])
+})
+
+test('the code map names every file of the library that has a line', () => {
+  const map = read('ARCHITECTURE.md')
+  const present = lines.flatMap(([, heads]) => heads).filter((head) => existsSync(join(repository, `packages/redoubt/src/${head}.ts`)))
+  assert.deepEqual(present.filter((head) => !new RegExp(`^\\|.*\`${head}\``, 'm').test(map)), [])
+})
+
+test('the runbook of roles names the roles, and the two command lines stand in the README', () => {
+  const { length } = rowsOf(read('docs/runbooks/roles.md'))
+  assert.equal(length, 9)
+  assert.match(read('README.md'), /^npm ci && npm start\nnpm ci && npm test$/m)
+})
