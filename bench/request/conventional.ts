@@ -42,7 +42,7 @@ app.get('/bare/:id', async (req, res) => {
   res.json(rows[0])
 })
 app.get('/protected/:id', async (req, res) => {
-  const claims = jwt.verify((req.headers.authorization ?? '').slice(7), secret, { algorithms: ['HS256'], audience: 'api', issuer: 'https://id.example' })
+  const claims = jwt.verify((req.headers.authorization ?? '').slice(7), secret, { algorithms: ['HS256'], audience: 'api', issuer: 'https://id.example' }) as jwt.JwtPayload
   const client = await pool.connect()
   try {
     await client.query('begin')

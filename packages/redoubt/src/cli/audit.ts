@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, type KeyObject } from 'node:crypto'
+import { createPublicKey, type KeyObject } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -7,6 +7,7 @@ import { anchorPath, openAnchors } from '../audit/anchor.ts'
 import { verifyAudit, type Verification } from '../audit/verify.ts'
 import { Refusal } from '../errors.ts'
 import { openKeyring, type Keyring } from '../keyring.ts'
+import { kidOf } from '../keyring/purpose-keys.ts'
 import { openKeyService } from '../kms.ts'
 import { openPool, type Pool } from '../pg.ts'
 import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
@@ -41,12 +42,6 @@ function serviceOf(url: string, role: string, given: string | undefined): string
   const user = decodeURIComponent(new URL(url).username)
   if (!user.endsWith(`_${role}`)) throw new UsageProblem(`the login is not called …_${role}: name the service with --service`)
   return user.slice(0, -role.length - 1)
-}
-
-/** RFC 7638 §3, as the keyring names its keys. */
-function kidOf(key: KeyObject): string {
-  const { x } = key.export({ format: 'jwk' })
-  return createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x })).digest('base64url')
 }
 
 async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {

@@ -34,8 +34,8 @@ const insert = {
     values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning kid`,
 }
 
-/** RFC 7638 §3 with the members RFC 8037 §2 requires, in their lexicographic order. */
-function kidOf(publicKey: KeyObject): string {
+/** The name of a signing key: RFC 7638 §3 with the members RFC 8037 §2 requires, in their lexicographic order. */
+export function kidOf(publicKey: KeyObject): string {
   const { x } = publicKey.export({ format: 'jwk' })
   return createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x })).digest('base64url')
 }

@@ -91,7 +91,7 @@ export function jsonMembers(names: {
     if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'null' : `"${value.toISOString()}"`
     if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return `"[${value.byteLength} bytes]"`
     if (value instanceof Set) return jsonObject([...value], depth, above)
-    if (value instanceof Map) return jsonObject(Object.fromEntries(value), depth, above)
+    if (value instanceof Map) return jsonObject(Object.fromEntries(value as ReadonlyMap<PropertyKey, unknown>), depth, above)
     const toJSON = own(value, 'toJSON')
     if (typeof toJSON !== 'function' || depth >= mostDepth) return null
     return jsonValue(toJSON.call(value), depth + 1, above) ?? 'null'
