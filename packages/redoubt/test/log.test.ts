@@ -256,7 +256,7 @@ test('an error gives type, message, stack, code and cause, and nothing a driver 
   log.error('provider', 'x', { err: new Refusal('database_unavailable', { cause: driver }) })
   const err = sink.lines()[0]?.['err'] as Record<string, Record<string, unknown>>
   assert.deepEqual([err['type'], err['errorCode'], err['cause']?.['errorCode']], ['Refusal', 'database_unavailable', 'ECONNREFUSED'])
-  assert.match(String(err['stack'] as unknown), /log\.test\.ts/)
+  assert.match(JSON.stringify(err['stack']), /log\.test\.ts/)
   assert.ok(!sink.text().includes(canary))
 })
 
