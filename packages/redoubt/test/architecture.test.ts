@@ -3,7 +3,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { dependencyFindings, packageOf, phantomFindings } from './support/architecture/dependencies.ts'
+import { dependencyFindings, packageOf, phantomFindings, unusedFindings } from './support/architecture/dependencies.ts'
 import { doorFindings } from './support/architecture/doors.ts'
 import { moduleFindings, textFindings } from './support/architecture/form.ts'
 import { appFindings, headOf, lines, orderFindings } from './support/architecture/order.ts'
@@ -163,6 +163,8 @@ test('the look at form has teeth', () => {
 test('each dependency is pinned, declared where it is imported, and has its reason in ARCHITECTURE.md', () => {
   none(dependencyFindings(packages, readFileSync(join(repository, 'ARCHITECTURE.md'), 'utf8')))
   none(phantomFindings(modules, packages))
+  none(unusedFindings(modules, packages.filter(({ folder }) => folder === 'bench/')))
+  none(unusedFindings(shipped, packages.filter(({ folder }) => /^(?:packages|apps)/.test(folder))))
 })
 
 test('the look at dependencies has teeth', () => {
@@ -174,5 +176,6 @@ test('the look at dependencies has teeth', () => {
   assert.equal(one('left-pad', '1.0.0').length, 1)
   const redoubt = packageOf('packages/redoubt/', JSON.stringify({ name: 'redoubt', dependencies: { jose: '6.0.0' } }))
   assert.equal(phantomFindings(planted('a.ts', "import { z } from 'zod'"), [redoubt]).length, 1)
+  assert.equal(unusedFindings(planted('a.ts', "import { z } from 'zod'"), [redoubt]).length, 1)
   none(phantomFindings(planted('a.ts', "import { jwtVerify } from 'jose/jwt/verify'\nimport fs from 'fs'\nimport { a } from 'redoubt/a'"), [redoubt]))
 })

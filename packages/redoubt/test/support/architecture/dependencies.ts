@@ -5,7 +5,10 @@ import type { Source } from './source.ts'
 export type Package = {
   readonly folder: string
   readonly name: string
+  /** All of them. */
   readonly dependencies: Readonly<Record<string, string>>
+  /** Those that come with the shipped code. */
+  readonly runtime: readonly string[]
 }
 
 const exact = /^\d+\.\d+\.\d+(?:-[0-9a-z.-]+)?$/i
@@ -13,7 +16,7 @@ const exact = /^\d+\.\d+\.\d+(?:-[0-9a-z.-]+)?$/i
 /** Reads the parts of a package.json the rules are about. */
 export function packageOf(folder: string, text: string): Package {
   const json = JSON.parse(text) as Readonly<Record<'dependencies' | 'devDependencies' | 'optionalDependencies' | 'peerDependencies', Readonly<Record<string, string>> | undefined>> & { readonly name: string }
-  return { folder, name: json.name, dependencies: { ...json.dependencies, ...json.devDependencies, ...json.optionalDependencies, ...json.peerDependencies } }
+  return { folder, name: json.name, runtime: Object.keys(json.dependencies ?? {}), dependencies: { ...json.dependencies, ...json.devDependencies, ...json.optionalDependencies, ...json.peerDependencies } }
 }
 
 /** Reasons as ARCHITECTURE.md gives them: rows of a table whose first cell is the package in code marks; `*` stands for the rest of a name. */
@@ -50,5 +53,13 @@ export function phantomFindings(sources: readonly Source[], packages: readonly P
       if (name === undefined || home === undefined || name === home.name || name in home.dependencies || (root !== undefined && name in root.dependencies)) return []
       return [`${source.path}: imports ${name}, which ${home.folder}package.json does not declare`]
     })
+  })
+}
+
+/** Runtime dependencies that no shipped module imports: whoever installs us would trust them for nothing. */
+export function unusedFindings(shipped: readonly Source[], packages: readonly Package[]): readonly string[] {
+  return packages.flatMap(({ folder, runtime }) => {
+    const imported = new Set(shipped.filter(({ path }) => path.startsWith(folder)).flatMap(({ imports }) => imports.map(({ from }) => packageIn(from))))
+    return runtime.filter((name) => !imported.has(name)).map((name) => `${folder}package.json: no shipped module imports ${name}`)
   })
 }
