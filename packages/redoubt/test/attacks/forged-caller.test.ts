@@ -116,17 +116,14 @@ test('signed for another database, another service, or by another key', async ()
   assert.equal(await believed(elsewhere, claimOf(key, database, alice)), 'RD401')
 })
 
-test('signed with a key that was taken away, ran out, or is not valid yet', async () => {
+test('signed with a key that was taken away or ran out', async () => {
   const gone = await installKnownKey(database)
   const claim = (): string => claimOf(gone, database, alice)
-  const shift = (from: string, to: string): Promise<unknown> =>
-    database.admin(`update guard.caller_keys set not_before = now() + $2::interval, not_after = now() + $3::interval where kid = $1`, [gone.kid, from, to])
+  const endIn = (interval: string): Promise<unknown> => database.admin('update guard.caller_keys set not_after = now() + $2::interval where kid = $1', [gone.kid, interval])
   assert.equal(await believed(database, claim()), `patient ${alice.actor}`)
-  await shift('-2 hours', '-1 second')
+  await endIn('-1 second')
   await refused({ 'run out': claim() })
-  await shift('1 minute', '1 hour')
-  await refused({ 'not valid yet': claim() })
-  await shift('-1 minute', '1 hour')
+  await endIn('1 hour')
   await loggedIn(database.url('keys'), (client) => client.query('select guard.drop_caller_key($1)', [gone.kid]))
   await refused({ 'taken away': claim() })
 })
@@ -206,7 +203,7 @@ test('reading the keys that sign callers', async () => {
     await loggedIn(database.url(login), async (client) => {
       for (const sql of [
         'select * from guard.caller_keys', 'select count(*) from guard.caller_keys', 'copy guard.caller_keys to stdout', `select table_to_xml('guard.caller_keys', true, false, '')`,
-        `select query_to_xml('select inner_pad from guard.caller_keys', true, false, '')`, `insert into guard.caller_keys select 'planted-key', 'x', 'y', now(), now()`,
+        `select query_to_xml('select inner_pad from guard.caller_keys', true, false, '')`, `insert into guard.caller_keys select 'planted-key', 'p', 'x', 'y', now()`,
         'update guard.caller_keys set not_after = now()', 'delete from guard.caller_keys', 'truncate guard.caller_keys', 'create table guard.mine (a int)',
       ]) {
         assert.equal(await sqlStateOf(client.query(sql)), '42501', `${login}: ${sql}`)
