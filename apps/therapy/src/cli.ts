@@ -1,5 +1,6 @@
 import { newId } from 'redoubt/bytes'
-import { defaultHome, openDevelopment } from './development.ts'
+import { alone } from 'redoubt/cli/embedded/users'
+import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
 import { openService } from './service.ts'
 import { verifyTherapist } from './verification.ts'
@@ -18,7 +19,7 @@ run('therapy', async () => {
     process.exitCode = exitCodes.refused
     return
   }
-  const development = process.env['DATABASE_URL'] === undefined ? await openDevelopment({ home: process.env['REDOUBT_HOME'] ?? defaultHome, emit: () => undefined }) : undefined
+  const development = process.env['DATABASE_URL'] === undefined ? await embedded(process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
   try {
     const settings = settingsFrom({ ...process.env, ...development?.env })
     const service = await openService({
@@ -34,3 +35,9 @@ run('therapy', async () => {
     await development?.stop()
   }
 })
+
+/** Not while a start prepares the same data. */
+async function embedded(home: string): Promise<Development> {
+  await makeHome(home)
+  return alone(home, () => openDevelopment({ home, emit: () => undefined }))
+}

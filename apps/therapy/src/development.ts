@@ -1,7 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { startEmbedded, type Embedded } from 'redoubt/cli/embedded'
+import { alone, countUsers } from 'redoubt/cli/embedded/users'
 import { logins, passwordsSql, roleName, rolesSql } from 'redoubt/cli/roles'
+import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { openScriptConnection } from 'redoubt/pg'
@@ -15,10 +17,20 @@ export type Development = {
   readonly env: Readonly<Record<string, string>>
   /** True when somebody has an account already. */
   readonly populated: boolean
+  /** Calls `tell` when the embedded server ends by itself. */
+  onGone(tell: () => void): void
   stop(): Promise<void>
 }
 
 const database = 'therapy'
+
+/**
+ * Makes the folder. Started by root, the database runs under another account, who must be able to pass through to its
+ * own folder; every file beside it is the owner's alone in either case.
+ */
+export async function makeHome(home: string): Promise<void> {
+  await mkdir(home, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 })
+}
 
 /**
  * The embedded server with the service's roles and its database, migrated. Passwords of the roles are derived from the
@@ -28,12 +40,12 @@ const database = 'therapy'
  */
 export async function openDevelopment(options: { readonly home: string; readonly fresh?: boolean; readonly emit: Emit }): Promise<Development> {
   const { home } = options
-  await mkdir(home, { recursive: true, mode: 0o700 })
+  await makeHome(home)
   const server = await startEmbedded({ folder: join(home, 'postgres'), emit: options.emit })
   try {
     if (options.fresh === true) await forget(server, home)
     await script(server.adminUrl, async ({ query }) => {
-      if ((await query('select 1 from pg_database where datname = $1', [database])).length === 0) await query(`create database ${database} encoding 'UTF8' template template0`)
+      if ((await query('select 1 from pg_catalog.pg_database where datname = $1', [database])).length === 0) await query(`create database ${database} encoding 'UTF8' template template0`)
     })
     await script(server.url('postgres', database), async ({ script: send }) => {
       await send(rolesSql('therapy'))
@@ -57,6 +69,7 @@ export async function openDevelopment(options: { readonly home: string; readonly
         KMS: `local:${relative(repository, join(home, 'keys/root.key'))}`,
         ANCHOR_DIR: relative(repository, join(home, 'anchors')),
       },
+      onGone: (tell) => server.onGone(tell),
       stop: () => server.stop(),
     }
   } catch (error) {
@@ -65,7 +78,10 @@ export async function openDevelopment(options: { readonly home: string; readonly
   }
 }
 
+/** @throws Refusal busy while another process works on this data */
 async function forget(server: Embedded, home: string): Promise<void> {
+  const folder = join(home, 'postgres')
+  if ((await alone(folder, () => countUsers(folder))) > 1) throw new Refusal('busy', { detail: `another npm start uses the data of ${home}: stop it first` })
   await script(server.adminUrl, async ({ query }) => void (await query(`drop database if exists ${database} with (force)`)))
   for (const name of ['keys', 'anchors', 'demo.json']) await rm(join(home, name), { recursive: true, force: true })
 }

@@ -68,8 +68,12 @@ export function run(name: string, main: () => Promise<void>): void {
   })
 }
 
-/** Calls `stop` once, for the first of SIGTERM, SIGINT, or the end of the process that started this one. */
-export function onStop(stop: () => Promise<void>): void {
+/**
+ * Calls `stop` once, for the first of SIGTERM, SIGINT, SIGHUP (the terminal was closed), or the end of the process that
+ * started this one.
+ * @param also another way of being asked to stop; it gets what to call then
+ */
+export function onStop(stop: () => Promise<void>, also?: (asked: () => void) => void): void {
   let stopping = false
   const once = (): void => {
     if (stopping) return
@@ -79,7 +83,9 @@ export function onStop(stop: () => Promise<void>): void {
       process.exit(exitCodes.failed)
     })
   }
-  process.on('SIGTERM', once)
-  process.on('SIGINT', once)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, once)
   if (process.send !== undefined) process.on('disconnect', once)
+  also?.(once)
+  // Whoever read our words may be gone before us; that must not end us half-way.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
 }

@@ -2,12 +2,15 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { open, readFile, rename, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { alone } from 'redoubt/cli/embedded/users'
 import { rolesSql } from 'redoubt/cli/roles'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
-import { defaultHome, openDevelopment, type Development } from './development.ts'
+import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
+import { onOrphaned } from './orphan.ts'
 import { openService } from './service.ts'
 import { repository, sources } from './sources.ts'
 
@@ -38,43 +41,70 @@ run('npm start', async () => {
   if (process.argv.includes('--help')) return say(help)
   process.chdir(repository)
   const port = Number(process.env['PORT'] ?? '4310')
-  await checkPort(port)
-  const development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
-  const env = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ...process.env, ...development.env }
   const children: ChildProcess[] = []
+  let development: Development | undefined
+  let asked = false
   let ending: Promise<void> | undefined
   const end = (): Promise<void> => (ending ??= stopAll(children, development))
-  onStop(async () => {
-    say('\nstopping …')
-    await end()
-    process.exit(exitCodes.stopped)
-  })
-  try {
+
+  async function begin(): Promise<void> {
+    await checkPort(port)
+    if (asked) return
+    development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
+    if (asked) return
+    const env = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ...process.env, ...development.env }
     const accounts = await demo(env, development.populated)
+    if (asked) return
     const log = await open(logPath, 'a', 0o600)
     children.push(spawn('server.ts', env, log.fd), spawn('worker.ts', env, log.fd))
     await Promise.all(children.map(ready))
     await log.close()
-    guide(port, accounts)
-    // Neither is of use without the other: a service whose trail nobody seals must not go on for days unseen.
-    for (const child of children) {
-      child.once('exit', () => {
-        if (ending !== undefined) return
-        complain(`a process of the service ended; ${logPath} tells why`)
-        void end().then(() => process.exit(exitCodes.failed))
-      })
-    }
+    if (!asked) guide(port, accounts)
+  }
+
+  await makeHome(home)
+  // Two starts at one moment would both make the database, and both load the demonstration.
+  const beginning = alone(home, begin)
+  onStop(async () => {
+    asked = true
+    say('\nstopping …')
+    // What is half made is finished first: a server that has just been started could not be stopped yet.
+    await beginning.catch(() => undefined)
+    await end()
+    process.exit(exitCodes.stopped)
+  }, onOrphaned)
+  try {
+    await beginning
   } catch (error) {
     await end()
+    // Ctrl-C reaches initdb and the children too; that they ended is then no failure.
+    if (asked) return
     throw error
   }
+  const fail = (why: string): void => {
+    if (asked || ending !== undefined) return
+    complain(why)
+    void end().then(() => process.exit(exitCodes.failed))
+  }
+  // None is of use without the others: a service whose trail nobody seals must not go on for days unseen.
+  for (const child of children) child.once('exit', () => fail(`a process of the service ended; ${logPath} tells why`))
+  development?.onGone(() => fail('PostgreSQL ended; npm start continues with the same data'))
 })
 
-/** @throws an error with code EADDRINUSE before anything was started */
+/**
+ * A server whose start was killed frees its port within moments, so a taken one is looked at for a while.
+ * @throws an error with code EADDRINUSE before anything was started
+ */
 async function checkPort(port: number): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    const probe = createServer().once('error', reject).listen(port, '127.0.0.1', () => probe.close(() => resolve()))
-  })
+  const probe = (): Promise<NodeJS.ErrnoException | undefined> =>
+    new Promise((resolve) => {
+      const server = createServer().once('error', resolve).listen(port, '127.0.0.1', () => server.close(() => resolve(undefined)))
+    })
+  for (const until = Date.now() + 5_000; ; await delay(250)) {
+    const taken = await probe()
+    if (taken === undefined) return
+    if (taken.code !== 'EADDRINUSE' || Date.now() > until) throw taken
+  }
 }
 
 /** Tells what is going on while somebody waits; the processes of the service write to the log. */
@@ -98,7 +128,7 @@ async function external(): Promise<Development> {
     process.exit(exitCodes.refused)
   }
   await migrate({ url: process.env['DATABASE_OWNER_URL'] ?? '', service: 'therapy', sources, emit: tell })
-  return { populated: false, env: { NODE_ENV: process.env['NODE_ENV'] ?? 'development' }, stop: () => Promise.resolve() }
+  return { populated: false, env: { NODE_ENV: process.env['NODE_ENV'] ?? 'development' }, onGone: () => undefined, stop: () => Promise.resolve() }
 }
 
 async function readDemo(): Promise<DemoFile | undefined> {
@@ -148,14 +178,14 @@ function ready(child: ChildProcess): Promise<void> {
   })
 }
 
-async function stopAll(children: readonly ChildProcess[], development: Development): Promise<void> {
+async function stopAll(children: readonly ChildProcess[], development: Development | undefined): Promise<void> {
   await Promise.all(children.map(async (child) => {
     if (child.exitCode !== null || child.signalCode !== null) return
     const gone = new Promise((resolve) => child.once('exit', resolve))
     child.kill('SIGTERM')
     await gone
   }))
-  await development.stop()
+  await development?.stop()
 }
 
 /** What a newcomer needs next: where it is, who they can be, and three things to try. */

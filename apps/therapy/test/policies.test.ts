@@ -13,6 +13,8 @@ const care = await clinic.care(ada, therapist)
 const appointment = await clinic.slot(therapist, { patient: ada })
 const free = await clinic.slot(therapist, { hours: 60 })
 const idOf = async (who: Someone, path: string, body?: unknown): Promise<string> => String((await who.send('POST', path, body)).body['id'])
+// Without a note on it, whose foreign key would hold the pair together by itself.
+const bare = await clinic.slot(therapist, { hours: 80, patient: ada })
 const record = await idOf(therapist, `/api/patients/${ada.id}/records`, { kind: 'plan', text: 'x' })
 const note = await idOf(therapist, `/api/appointments/${appointment}/notes`, { text: 'x' })
 const toAda = await idOf(therapist, `/api/conversations/${care}/messages`, { text: 'x' })
@@ -136,6 +138,7 @@ test('injected SQL as the treating therapist: identity, consent, and what is sig
     `update therapy.medical_records set patient_id = therapist_id where id = '${record}' returning id`,
     `update therapy.appointments set patient_id = '${ada.id}', status = 'booked', version = version + 1 where id = '${free}' returning id`,
     `update therapy.appointments set patient_id = null, status = 'available', version = version + 1 where id = '${appointment}' returning id`,
+    `update therapy.appointments set patient_id = '${strangers['a stranger'].id}', status = 'cancelled', version = version + 1 where id = '${bare}' returning id`,
     `update therapy.therapist_profiles set verification = 'verified' returning user_id`,
     `update therapy.care_relationships set patient_id = '${strangers['a stranger'].id}' where id = '${care}' returning id`,
     `insert into therapy.messages (id, care_relationship_id, patient_id, therapist_id, sender_id, recipient_id, body_enc, created_at) values ('${newId}', '${care}', '${ada.id}', '${therapist.id}', '${ada.id}', '${therapist.id}', '\\x00', now()) returning id`,
