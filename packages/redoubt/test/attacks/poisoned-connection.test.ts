@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { after, suite, test } from 'node:test'
+import { suite, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { transaction } from '../../src/transaction.ts'
 import { makeAccount } from '../support/accounts.ts'
@@ -74,50 +74,46 @@ function hostile({ name, vartype, setting, min_val, max_val, enumvals }: Setting
 
 for (const way of ways) {
   suite(`the next caller over ${way.title} is unaffected`, { skip: way.skip }, () => {
-    async function attacked(attack: (opened: TestGate, run: (sql: string) => Promise<unknown>) => Promise<unknown>): Promise<void> {
+    /** Lets Mallory do `attacks` one after the other over one session, and serves alice after each. */
+    async function attacked(attacks: (opened: TestGate) => AsyncIterable<string>): Promise<void> {
       await endSessions()
       const opened = await way.open()
-      after(async () => {
+      try {
+        const healthy = await serveAlice(opened)
+        for await (const title of attacks(opened)) assert.deepEqual(await serveAlice(opened).catch((error: unknown) => error), healthy, title)
+      } finally {
         await opened.close()
         await opened.stop()
-      })
-      const healthy = await serveAlice(opened)
-      const run = (sql: string): Promise<unknown> => transaction(opened.gate, mallory, 'test.read', (tx) => tx.query({ text: sql, values: [] }))
-      await attack(opened, run)
-      assert.deepEqual(await serveAlice(opened), healthy)
-      assert.deepEqual(await serveAlice(opened), healthy)
+      }
     }
     /** Sends each statement in every way the gate offers; what becomes of it is not the point. */
     const everyWay = (statements: readonly string[]): Promise<void> =>
-      attacked(async ({ gate }) => {
+      attacked(async function* ({ gate }) {
         for (const text of statements) {
           const statement = { text, values: [] }
           await transaction(gate, mallory, 'test.read', (tx) => tx.query(statement)).catch(() => undefined)
+          yield `${text}, in a transaction`
           await transaction.one(gate, mallory, 'test.read', statement).catch(() => undefined)
-          await transaction.one(gate, mallory, 'test.look', statement).catch(() => undefined)
+          yield `${text}, alone`
           await transaction(gate, mallory, 'test.look', (tx) => Promise.all([tx.query(statement), tx.query(statement)])).catch(() => undefined)
+          yield `${text}, twice in one trip`
         }
       })
 
     test('after every setting that a session may change was changed for the session', async () => {
-      await endSessions()
-      const opened = await way.open()
-      after(async () => {
-        await opened.close()
-        await opened.stop()
-      })
-      const healthy = await serveAlice(opened)
       const settings = await database.admin<Setting>(`select name, vartype, setting, min_val, max_val, enumvals from pg_settings where context = 'user' order by name`)
       assert.ok(settings.length > 120)
-      for (const [index, setting] of settings.entries()) {
-        const value = hostile(setting)
-        const select = { text: `select set_config('${setting.name}', '${value}', false)`, values: [] }
-        const call = index % 2 === 0 ? transaction.one(opened.gate, mallory, 'test.read', select) : transaction(opened.gate, mallory, 'test.look', (tx) => tx.query(select))
-        await call.catch(() => undefined)
-        // A timeout of a millisecond strikes while nobody is served.
-        if (setting.name.endsWith('_timeout')) await delay(5)
-        assert.deepEqual(await serveAlice(opened), healthy, `${setting.name} = ${value}`)
-      }
+      await attacked(async function* ({ gate }) {
+        for (const [index, setting] of settings.entries()) {
+          const value = hostile(setting)
+          const select = { text: `select set_config('${setting.name}', '${value}', false)`, values: [] }
+          const call = index % 2 === 0 ? transaction.one(gate, mallory, 'test.read', select) : transaction(gate, mallory, 'test.look', (tx) => tx.query(select))
+          await call.catch(() => undefined)
+          // A timeout of a millisecond strikes while nobody is served.
+          if (setting.name.endsWith('_timeout')) await delay(5)
+          yield `${setting.name} = ${value}`
+        }
+      })
     })
 
     test('after SET and RESET as statements of their own', () =>
@@ -149,21 +145,32 @@ for (const way of ways) {
         'commit', 'rollback', 'commit and chain', 'rollback and chain', 'end', 'abort', `prepare transaction 'x'`, 'set constraints all deferred', 'lock attacks.notes', 'checkpoint', 'load \'plpgsql\'',
       ]))
 
-    test('after large objects and files', () =>
-      everyWay([`select lo_create(4711)`, `select lo_from_bytea(0, 'x')`, `select lo_import('/etc/passwd')`, `select lowrite(lo_open(4711, 131072), 'x')`, `copy attacks.notes to '/tmp/notes'`, `copy attacks.notes to program 'true'`, 'copy attacks.notes to stdout', 'copy attacks.notes from stdin', `select pg_read_file('PG_VERSION')`]))
-
-    test('while her session is terminated or cancelled from another’s transaction', async () => {
-      await attacked(async ({ gate }, run) => {
-        for (const end of ['pg_terminate_backend', 'pg_cancel_backend']) {
-          await assert.rejects(run(`select ${end}(pid) from pg_stat_activity where usename = current_user and pid <> pg_backend_pid()`), { code: 'database_error' })
-          await assert.rejects(run(`select ${end}(pg_backend_pid())`), { code: 'database_error' })
+    test('large objects and files, which carry data past row security, are refused', () =>
+      attacked(async function* ({ gate }) {
+        for (const text of [
+          'select lo_create(4711)', `select lo_from_bytea(0, 'x')`, `select lo_import('/etc/passwd')`, `select lowrite(lo_open(4711, 131072), 'x')`, 'select lo_unlink(4711)', `select pg_read_file('PG_VERSION')`,
+          `copy attacks.notes to '/tmp/notes'`, `copy attacks.notes to program 'true'`, 'copy attacks.notes to stdout', 'copy attacks.notes from stdin',
+        ]) {
+          await assert.rejects(transaction(gate, mallory, 'test.read', (tx) => tx.query({ text, values: [] })), { status: 500 }, text)
+          yield text
         }
-        await transaction(gate, mallory, 'test.read', async (tx) => {
+      }))
+
+    test('sessions of others cannot be ended, and one that is ended harms nobody else', () =>
+      attacked(async function* ({ gate }) {
+        for (const end of ['pg_terminate_backend', 'pg_cancel_backend']) {
+          for (const whom of ['pid) from pg_stat_activity where usename = current_user and pid <> pg_backend_pid()', 'pg_backend_pid())']) {
+            await assert.rejects(transaction(gate, mallory, 'test.read', (tx) => tx.query({ text: `select ${end}(${whom}`, values: [] })), { code: 'database_error' })
+            yield end
+          }
+        }
+        const cut = transaction(gate, mallory, 'test.read', async (tx) => {
           await tx.query({ text: 'select 1', values: [] })
           await endSessions()
           return tx.query({ text: 'select 1', values: [] })
-        }).catch(() => undefined)
-      })
-    })
+        })
+        await assert.rejects(cut, { status: 503 })
+        yield 'cut in the middle of a transaction'
+      }))
   })
 }
