@@ -7,6 +7,7 @@ import { Refusal } from '../errors.ts'
 import { prepareBinaries } from './embedded/binaries.ts'
 import { createCluster, findRunning, settings, startCluster, stopCluster, superuserPassword } from './embedded/cluster.ts'
 import { settlePlace } from './embedded/place.ts'
+import { commandOf } from './embedded/process.ts'
 import { alone, countUsers, enter, leave } from './embedded/users.ts'
 
 export type Embedded = {
@@ -22,6 +23,8 @@ export type Embedded = {
   url(user: string, database: string): string
   /** Derived from the superuser's password, so that it need not be kept anywhere. */
   passwordFor(user: string): string
+  /** Calls `tell` when the server ends without `stop`: killed, out of memory, crashed. It is looked at every second. */
+  onGone(tell: () => void): void
   /** Fast shutdown, unless another live process uses the same server: the last one out stops it. */
   stop(): Promise<void>
 }
@@ -82,14 +85,29 @@ export async function startEmbedded(options: {
   const url = (name: string, database: string): string =>
     `postgresql://${encodeURIComponent(name)}:${passwordFor(name)}@127.0.0.1:${running.port}/${encodeURIComponent(database)}`
   let stopped: Promise<void> | undefined
+  const watches = new Set<NodeJS.Timeout>()
+  function unwatch(): void {
+    for (const timer of watches) clearInterval(timer)
+  }
   return {
     port: running.port,
     adopted,
     adminUrl: url('postgres', 'postgres'),
     url,
     passwordFor,
+    onGone(tell) {
+      const timer = setInterval(() => {
+        void commandOf(running.pid).then((command) => {
+          if (command === running.command || stopped !== undefined) return
+          unwatch()
+          tell()
+        })
+      }, 1000)
+      watches.add(timer.unref())
+    },
     stop: () =>
       (stopped ??= alone(place.folder, async () => {
+        unwatch()
         await leave(place.folder, user)
         if ((await countUsers(place.folder)) > 0) return
         await stopCluster(place, binaries)
