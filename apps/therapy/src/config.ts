@@ -91,7 +91,7 @@ export const settings = defineSettings({
       about: 'Where the key-encryption keys live',
       owner: security,
       required: 'production',
-      fallback: 'local:.redoubt/root.key',
+      fallback: 'local:.redoubt/keys/root.key',
     }),
     ANCHOR_DIR: plain(line(), {
       about: 'Directory of the signed heads of the audit chain, on storage the database host cannot write',

@@ -12,6 +12,11 @@ import { repository, sources } from './sources.ts'
 /** Where a development machine keeps everything: git-ignored. */
 export const defaultHome = join(repository, '.redoubt')
 
+/** Keys and anchors of a machine without a key service. Relative, so that a clone in a folder with spaces works: every process starts in the repository. */
+export function placesIn(home: string): { readonly KMS: string; readonly ANCHOR_DIR: string } {
+  return { KMS: `local:${relative(repository, join(home, 'keys/root.key'))}`, ANCHOR_DIR: relative(repository, join(home, 'anchors')) }
+}
+
 export type Development = {
   /** What a process of the service needs in its environment. */
   readonly env: Readonly<Record<string, string>>
@@ -65,9 +70,7 @@ export async function openDevelopment(options: { readonly home: string; readonly
         DATABASE_OWNER_URL: url('migrator'),
         KEYS_DATABASE_URL: url('keys'),
         WORKER_DATABASE_URL: url('worker'),
-        // Relative, so that a clone in a folder with spaces works; every process starts in the repository.
-        KMS: `local:${relative(repository, join(home, 'keys/root.key'))}`,
-        ANCHOR_DIR: relative(repository, join(home, 'anchors')),
+        ...placesIn(home),
       },
       onGone: (tell) => server.onGone(tell),
       stop: () => server.stop(),
@@ -78,10 +81,10 @@ export async function openDevelopment(options: { readonly home: string; readonly
   }
 }
 
-/** @throws Refusal busy while another process works on this data */
+/** @throws Refusal conflict while another process works on this data */
 async function forget(server: Embedded, home: string): Promise<void> {
   const folder = join(home, 'postgres')
-  if ((await alone(folder, () => countUsers(folder))) > 1) throw new Refusal('busy', { detail: `another npm start uses the data of ${home}: stop it first` })
+  if ((await alone(folder, () => countUsers(folder))) > 1) throw new Refusal('conflict', { detail: `another npm start uses the data of ${home}: stop it first` })
   await script(server.adminUrl, async ({ query }) => void (await query(`drop database if exists ${database} with (force)`)))
   for (const name of ['keys', 'anchors', 'demo.json']) await rm(join(home, name), { recursive: true, force: true })
 }

@@ -3,6 +3,7 @@ import { ConfigProblem, modeOf, readConfig, type Environment } from 'redoubt/con
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
 import { logEvents, openLog, type Log } from 'redoubt/log'
+import { MigrationDrift } from 'redoubt/migrate'
 import { DatabaseRefused } from 'redoubt/migrate/check'
 import { settings, type Settings } from './config.ts'
 import { tables } from './tables.ts'
@@ -42,7 +43,7 @@ export function openReports(service: string, level: Settings['LOG_LEVEL']): { re
 
 /** Why a start was refused, in words for whoever starts it; undefined for what nobody planned for. */
 export function refusalText(error: unknown): string | undefined {
-  if (error instanceof ConfigProblem || error instanceof DatabaseRefused) return error.message
+  if (error instanceof ConfigProblem || error instanceof DatabaseRefused || error instanceof MigrationDrift) return error.message
   if (error instanceof Refusal) return error.detail === undefined ? error.message : `${error.message}: ${error.detail}`
   return undefined
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { alone } from 'redoubt/cli/embedded/users'
 import { rolesSql } from 'redoubt/cli/roles'
+import { Refusal } from 'redoubt/errors'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
@@ -147,6 +148,9 @@ async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonl
   if (present?.state === 'done') return present.accounts
   const settings = settingsFrom(env)
   if (process.env['DATABASE_URL'] !== undefined && !settings.DEMO_DATA) return []
+  if (present !== undefined && process.env['DATABASE_URL'] !== undefined) {
+    throw new Refusal('conflict', { detail: `loading the demonstration was interrupted: give an empty database, remove ${demoPath} and start again` })
+  }
   if (populated) {
     say(`The database has accounts, but ${demoPath} with their passwords is gone: npm start -- --reset begins anew.`)
     return []

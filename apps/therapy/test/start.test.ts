@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
-import { spawn, type ChildProcess } from 'node:child_process'
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { promisify } from 'node:util'
 import { startEmbedded } from 'redoubt/cli/embedded'
 
 const home = await mkdtemp(join(tmpdir(), 'therapy-start-'))
@@ -54,6 +55,22 @@ async function login(email: string, password: string): Promise<string | undefine
   return answer?.status === 200 ? ((await answer.json()) as { access_token: string }).access_token : undefined
 }
 
+/** The operator's command, beside the running service: a therapist who registered is listed once it was given. */
+async function verifyAnother(token: string): Promise<void> {
+  const email = 'nina.berg@example.org'
+  const body = { role: 'therapist', email, password: 'long enough for this', licence_number: 'BY 1234', display_name: 'Nina Berg', specialisation: 'Sleep', price_minor: 9000, currency: 'EUR', time_zone: 'Europe/Berlin' }
+  await fetch(`http://127.0.0.1:${port}/api/auth/register`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  const listed = async (): Promise<boolean> => (await (await fetch(`http://127.0.0.1:${port}/api/therapists`, { headers: { authorization: `Bearer ${token}` } })).text()).includes('Nina Berg')
+  assert.equal(await listed(), false)
+  const { DATABASE_URL: _, ...env } = process.env
+  const cli = (...args: readonly string[]) => promisify(execFile)(process.execPath, [join(import.meta.dirname, '../src/cli.ts'), ...args], { env: { ...env, REDOUBT_HOME: home } })
+  assert.match((await cli('verify-therapist', email)).stdout, /^verified [0-9a-f-]{36}\n$/)
+  assert.equal(await listed(), true)
+  for (const args of [['verify-therapist', email], ['verify-therapist', 'nobody@example.org'], ['verify-therapist']]) {
+    await assert.rejects(cli(...args), (error: { readonly code?: unknown }) => error.code === 2)
+  }
+}
+
 test('npm start: first start, second start, kill -9 and start again, reset', async (t) => {
   let first: readonly (readonly string[])[] = []
   let patients = ''
@@ -73,6 +90,8 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
     assert.equal(await second.ended, 3)
     assert.match(second.output(), /port is used by another process/)
 
+    await verifyAnother(token)
+
     running.child.kill('SIGINT')
     assert.equal(await running.ended, 0)
     assert.equal(await login(first[0]?.[0] ?? '', first[0]?.[1] ?? ''), undefined)
@@ -91,6 +110,23 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
     const token = await login(first[0]?.[0] ?? '', first[0]?.[1] ?? '')
     const answer = await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })
     assert.equal(await answer.text(), patients)
+    again.child.kill('SIGTERM')
+    assert.equal(await again.ended, 0)
+  })
+
+  await t.test('kill -9 while the demonstration is loaded: the next start loads it anew, whole', async () => {
+    const running = start('--reset')
+    await until('it loads', () => running.output().includes('loading the demonstration'), running)
+    await until('it has begun', () => readFile(join(home, 'demo.json'), 'utf8').then((text) => text.includes('begun'), () => false), running)
+    running.child.kill('SIGKILL')
+    await running.ended
+    const again = start()
+    await ready(again)
+    const [email = '', password = ''] = accounts(again)[0] ?? []
+    const token = await login(email, password)
+    const answer = await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })
+    assert.equal(((await answer.json()) as { items: unknown[] }).items.length, 3)
+    first = accounts(again)
     again.child.kill('SIGTERM')
     assert.equal(await again.ended, 0)
   })
