@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { startEmbedded, type Embedded } from 'redoubt/cli/embedded'
 import { alone, countUsers } from 'redoubt/cli/embedded/users'
@@ -62,19 +62,18 @@ export async function openDevelopment(options: { readonly home: string; readonly
     await script(server.url('postgres', database), async ({ query }) => {
       populated = (await query('select 1 from redoubt.users limit 1')).length > 0
     })
-    return {
-      populated,
-      env: {
-        NODE_ENV: 'development',
-        DATABASE_URL: url('app'),
-        DATABASE_OWNER_URL: url('migrator'),
-        KEYS_DATABASE_URL: url('keys'),
-        WORKER_DATABASE_URL: url('worker'),
-        ...placesIn(home),
-      },
-      onGone: (tell) => server.onGone(tell),
-      stop: () => server.stop(),
+    const env = {
+      NODE_ENV: 'development',
+      DATABASE_URL: url('app'),
+      DATABASE_OWNER_URL: url('migrator'),
+      KEYS_DATABASE_URL: url('keys'),
+      WORKER_DATABASE_URL: url('worker'),
+      AUDITOR_DATABASE_URL: url('auditor'),
+      ...placesIn(home),
     }
+    // For the operator's commands: set -a; . .redoubt/therapy.env; set +a
+    await writeFile(join(home, 'therapy.env'), Object.entries(env).map(([name, value]) => `${name}='${value}'\n`).join(''), { mode: 0o600 })
+    return { populated, env, onGone: (tell) => server.onGone(tell), stop: () => server.stop() }
   } catch (error) {
     await server.stop()
     throw error

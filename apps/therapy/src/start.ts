@@ -9,7 +9,7 @@ import { Refusal } from 'redoubt/errors'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
-import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
+import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService } from './service.ts'
@@ -129,7 +129,8 @@ async function external(): Promise<Development> {
     process.exit(exitCodes.refused)
   }
   await migrate({ url: process.env['DATABASE_OWNER_URL'] ?? '', service: 'therapy', sources, emit: tell })
-  return { populated: false, env: { NODE_ENV: process.env['NODE_ENV'] ?? 'development' }, onGone: () => undefined, stop: () => Promise.resolve() }
+  const { NODE_ENV = 'development', KMS = placesIn(home).KMS, ANCHOR_DIR = placesIn(home).ANCHOR_DIR } = process.env
+  return { populated: false, env: { NODE_ENV, KMS, ANCHOR_DIR }, onGone: () => undefined, stop: () => Promise.resolve() }
 }
 
 async function readDemo(): Promise<DemoFile | undefined> {
