@@ -66,8 +66,9 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
   const unknown = error instanceof Refusal && error.code === 'caller_refused'
   const writer = unknown ? systemCaller('gate', caller.tenant, caller) : caller
   try {
+    const id = newId()
     const entry: Entry = {
-      ...plan.entry, id: newId(), outcome, personal: await personalOf(gate, writer, plan.entry.id), subjects: [],
+      ...plan.entry, id, outcome, personal: await personalOf(gate, writer, id), subjects: [],
       metadata: unknown && caller.actor !== null ? { ...plan.entry.metadata, claimed_actor: caller.actor } : plan.entry.metadata,
     }
     const connection = await gate.pool.connect()

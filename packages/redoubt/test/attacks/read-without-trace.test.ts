@@ -109,6 +109,19 @@ test('a read without tricks is answered and leaves one entry, or nothing above w
   }
 })
 
+test('the sealed address of an entry, also of a failed call’s, is made for that entry', async () => {
+  const personal = (_: unknown, id: string): Promise<{ sealed: Buffer; commitment: Buffer }> => Promise.resolve({ sealed: Buffer.from(id), commitment: Buffer.alloc(32) })
+  const gate = { ...opened.gate, personal }
+  const caller = { ...fresh(), address: '192.0.2.7' }
+  await transaction.one(gate, caller, 'test.read', read)
+  await transaction(gate, caller, 'test.read', (tx) => tx.query(read))
+  await assert.rejects(transaction.one(gate, caller, 'test.read', { text: 'select nothing', values: [] }))
+  await assert.rejects(transaction(gate, caller, 'test.read', (tx) => tx.query({ text: 'select nothing', values: [] })))
+  const rows = await database.admin<{ id: string; made_for: string }>(`select id, convert_from(personal_enc, 'UTF8') as made_for from redoubt.audit_logs where request_id = $1`, [caller.requestId])
+  assert.equal(rows.length, 4)
+  for (const row of rows) assert.equal(row.made_for, row.id)
+})
+
 test('a session cut between the read and the commit: no answer', async () => {
   const caller = fresh()
   const cut = transaction(opened.gate, caller, 'test.read', async (tx) => {

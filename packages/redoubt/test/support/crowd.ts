@@ -33,7 +33,7 @@ export async function jostle(database: TestDatabase, people: readonly Account[],
   const { gate, pool, close } = await openTestGate(database, { url, max: 10, namedStatements: !settings.pooled, connectTimeout: 30_000 })
   const tally: Tally = { answered: 0, aborted: 0, cut: 0, killed: 0, busiest: 0 }
   const end = performance.now() + settings.seconds * 1000
-  let broken: unknown
+  let broken: Error | undefined
 
   const mine = (person: Account, rows: readonly Note[]): void => {
     for (const row of rows) assert.deepEqual([row.owner, row.body], [person.actor, `of ${person.actor}`], 'somebody saw a row of another')
@@ -82,7 +82,7 @@ export async function jostle(database: TestDatabase, people: readonly Account[],
         if (error === mad || (error instanceof Refusal && error.code === 'database_error')) tally.aborted++
         // Cut sessions and, where the entry could not be written on them either, 503.
         else if (error instanceof Refusal && error.status === 503) tally.cut++
-        else broken ??= error
+        else broken ??= error instanceof Error ? error : new Error(String(error))
       }
     }
   }
