@@ -1,5 +1,5 @@
--- What the migrations of redoubt come to, as the catalogue tells it. Nobody runs this file: it is for reading,
--- and schema.test.ts holds it against the migrations. Written anew by REDOUBT_WRITE_SCHEMA=1 npm test -- schema
+-- What the migrations of Redoubt come to, as the catalogue tells it. Nobody runs this file: it is
+-- for reading, and schema.test.ts holds it against the migrations. REDOUBT_WRITE_SCHEMA=1 npm test -- /schema.test writes it.
 
 -- schemas
 
@@ -29,9 +29,9 @@ create type guard.verified as (actor uuid, role text, tenant text, session uuid,
 
 create table guard.caller_keys (
   kid text not null,
+  prefix text not null,
   inner_pad bytea not null,
   outer_pad bytea not null,
-  not_before timestamp with time zone default now() not null,
   not_after timestamp with time zone not null,
   constraint caller_keys_pkey PRIMARY KEY (kid),
   constraint caller_keys_inner_pad_check CHECK ((octet_length(inner_pad) = 64)),
@@ -608,25 +608,22 @@ AS $function$
 declare
   claim text := pg_catalog.current_setting('redoubt.caller', true);
   part text[] := pg_catalog.string_to_array(claim, '|');
-  signed bytea := pg_catalog.substring(pg_catalog.textsend(claim), 1, greatest(pg_catalog.octet_length(claim) - 65, 0));
   who guard.verified;
 begin
   who := (
-    select row(nullif(part[4], '')::pg_catalog.uuid, part[5], part[6], s.id, part[8], part[9])::guard.verified
+    select row(s.user_id, part[5], part[6], s.id, part[8], part[9])::guard.verified
     from guard.caller_keys k
-    left join redoubt.sessions s on s.id = nullif(part[7], '')::pg_catalog.uuid and s.user_id = nullif(part[4], '')::pg_catalog.uuid
-      -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
-      and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
-      and s.absolute_expires_at > pg_catalog.transaction_timestamp()
-    where k.kid = part[2] and pg_catalog.transaction_timestamp() between k.not_before and k.not_after
-      and case when part[1] <> 'v1' or part[3] <> '{service}/' || pg_catalog.current_database() or pg_catalog.cardinality(part) <> 11
-          or pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || signed)), 'hex') <> part[11]
-        then false
-        -- Against the transaction's own start: a long transaction keeps the caller it began with.
-        when pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[10]::pg_catalog.int8) > 10000 then false
-        -- A person without a live session of their own is nobody; a system caller has no session and is no person.
-        when part[7] <> '' then s.id is not null
-        else part[4] = '' and part[5] like 'system.%'
+    left join redoubt.sessions s on s.id = nullif(part[7], '')::pg_catalog.uuid
+    where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
+      and part[11] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad
+        || pg_catalog.substring(pg_catalog.textsend(claim), 1, greatest(pg_catalog.octet_length(claim) - 65, 0)))), 'hex')
+      -- Against the transaction's own start: a long transaction keeps the caller it began with.
+      and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[10]::pg_catalog.int8) <= 10000
+      -- A system caller has no session and is no person; a person without a live session of their own is nobody.
+      and case when part[7] = '' then part[4] = '' and pg_catalog.starts_with(part[5], 'system.')
+        else s.user_id::text = part[4] and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+          -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
+          and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
       end
   );
   if who.role is null then
@@ -821,8 +818,8 @@ begin
     raise exception using errcode = '22023', message = 'a caller key lives 1 to 26 hours';
   end if;
   delete from guard.caller_keys k where k.not_after < pg_catalog.now();
-  insert into guard.caller_keys (kid, inner_pad, outer_pad, not_before, not_after)
-    values (p_kid, p_inner, p_outer, pg_catalog.now() - interval '15 seconds', pg_catalog.now() + pg_catalog.make_interval(hours => p_hours));
+  insert into guard.caller_keys (kid, prefix, inner_pad, outer_pad, not_after)
+    values (p_kid, 'v1|' || p_kid || '|{service}/' || pg_catalog.current_database() || '|', p_inner, p_outer, pg_catalog.now() + pg_catalog.make_interval(hours => p_hours));
 end $function$;
 alter function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) owner to {guard};
 grant execute on function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) to {keys};

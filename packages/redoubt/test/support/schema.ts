@@ -1,7 +1,5 @@
 import type { TestDatabase } from './database.ts'
 
-type Lines = readonly { readonly line: string }[]
-
 /**
  * Each question gives one text per object, in an order that does not depend on oids or on the collation of the server.
  * $1 is the list of schemas. search_path is empty while they are asked, so that every name comes with its schema.
@@ -86,26 +84,40 @@ const questions: readonly (readonly [title: string, sql: string])[] = [
     order by n.nspname collate "C", p.proname collate "C", s.signature collate "C"`],
 ]
 
+/** The objects of one kind, each as the text that would make it. */
+export type SchemaPart = { readonly title: string; readonly objects: readonly string[] }
+
 /**
  * The schemas of a database as the catalogue tells them, the same on every supported version of PostgreSQL. Role names
  * are written as the migrations write them, so that the text does not depend on the service.
  * @param database its own connection as administrator is used
  */
-export async function schemaOf(database: TestDatabase, schemas: readonly string[]): Promise<string> {
-  const parts: string[] = []
+export async function schemaOf(database: TestDatabase, schemas: readonly string[]): Promise<readonly SchemaPart[]> {
+  const neutral = (text: string): string =>
+    text
+      .replaceAll(new RegExp(`"?\\b${database.service}_(owner|guard|migrator|app|keys|worker|ingest|auditor|backup)\\b"?`, 'g'), '{$1}')
+      .replaceAll(new RegExp(`\\b${database.service}\\b`, 'g'), '{service}')
+      .replaceAll(/[ \t]+$/gm, '')
+  const parts: SchemaPart[] = []
   await database.admin(`select pg_catalog.set_config('search_path', '', false)`)
   try {
     for (const [title, sql] of questions) {
-      const rows: Lines = await database.admin<{ line: string }>(sql, [schemas])
-      if (rows.length > 0) parts.push(`-- ${title}\n\n${rows.map(({ line }) => line).join('\n')}\n`)
+      const rows = await database.admin<{ line: string }>(sql, [schemas])
+      parts.push({ title, objects: rows.map(({ line }) => neutral(line)) })
     }
   } finally {
     await database.admin('reset search_path')
   }
   return parts
+}
+
+/** The parts as one text. @param without objects that stand elsewhere already, letter for letter */
+export function schemaText(parts: readonly SchemaPart[], without: readonly SchemaPart[] = []): string {
+  const known = new Set(without.flatMap(({ objects }) => objects))
+  return parts
+    .map(({ title, objects }) => ({ title, objects: objects.filter((object) => !known.has(object)) }))
+    .filter(({ objects }) => objects.length > 0)
+    .map(({ title, objects }) => `-- ${title}\n\n${objects.join('\n')}\n`)
     .join('\n')
-    .replaceAll(new RegExp(`"?\\b${database.service}_(owner|guard|migrator|app|keys|worker|ingest|auditor|backup)\\b"?`, 'g'), '{$1}')
-    .replaceAll(new RegExp(`\\b${database.service}\\b`, 'g'), '{service}')
-    .replaceAll(/[ \t]+$/gm, '')
     .replaceAll(/\n{3,}/g, '\n\n')
 }
