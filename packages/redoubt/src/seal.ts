@@ -85,7 +85,7 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
     mac.update(macScratch.subarray(0, from)).update(value)
   }
   const out = mac.digest().subarray(0, 17)
-  for (let i = 16; i > 0; i--) out[i] = out[i - 1] ?? 0
+  for (let i = 16; i > 0; i--) out[i] = out[i - 1] as number
   out[0] = key.version
   return out as BlindIndex
 }

@@ -135,3 +135,46 @@ test('with transaction.one only the declared subjects can be opened', async () =
   assert.equal((await columns.open(declared([clear.owner]), 'care.people', [row]))[0]?.name, clear.name)
   await assert.rejects(columns.open(declared([randomUUID()]), 'care.people', [row]), TypeError)
 })
+
+test('a stored null opens as null, and rows without sealed columns ask for no key', async () => {
+  const tx = witness()
+  const { email_bidx: _index, ...row } = await columns.seal(tx, 'care.people', { ...person(), phone: null })
+  assert.equal((await columns.open(tx, 'care.people', [row]))[0]?.phone, null)
+  const plainRow = { id: row.id, owner: row.owner }
+  const idle = openColumns(tables, { ...world.keyring(), byId: () => Promise.reject(new Error('no key was needed')) })
+  assert.deepEqual(await idle.open(tx, 'care.people', [plainRow]), [plainRow])
+})
+
+test('once its key is destroyed, a column that must have a value refuses the row', async () => {
+  const keyring = world.keyring()
+  const own = openColumns(tables, keyring)
+  const clear = { id: randomUUID(), owner: randomUUID(), name: 'Zofia' }
+  const row = await own.seal(witness(), 'care.notes', clear)
+  await keyring.destroy({ tenant: tables.service, subject: clear.owner, keep: 'care' })
+  await assert.rejects(own.open(witness(), 'care.notes', [row]), refused('key_destroyed'))
+})
+
+test('a table, an index or a text that the declaration does not know is the caller’s mistake', async () => {
+  await assert.rejects(columns.seal(witness(), 'care.unknown' as 'care.people', person()), TypeError)
+  await assert.rejects(columns.lookup('care.people', 'phone_bidx' as 'email_bidx', 'x'), /TypeError|not a blind index/)
+  await assert.rejects(columns.seal(witness(), 'care.people', { ...person(), name: 7 as unknown as string }), /care\.people\.name must be a text/)
+})
+
+test('without an index key nothing is written', async () => {
+  const keyless = openColumns(tables, { ...world.keyring(), indexKeys: () => Promise.resolve([]) })
+  await assert.rejects(keyless.seal(witness(), 'care.people', person()), refused('key_refused'))
+})
+
+test('attack: a row re-assigned to another tenant is refused', async () => {
+  const others = defineTables({
+    service: database.service,
+    retention: { ...kernelRetention, care: { days: 1, basis: 'test' } },
+    tables: {
+      'care.tenants': { id: 502, about: 'test', rowId: 'id', subject: 'owner', tenant: 'company', keep: 'care', columns: { id: plain('uuid', 'INT'), owner: plain('uuid', 'INT'), company: plain('text', 'INT'), name_enc: sealed(1, 'PII-E') } },
+    },
+  })
+  const own = openColumns(others, world.keyring())
+  const row = await own.seal(witness(), 'care.tenants', { id: randomUUID(), owner: randomUUID(), company: 'one', name: 'Zofia' })
+  assert.equal((await own.open(witness(), 'care.tenants', [row]))[0]?.name, 'Zofia')
+  await assert.rejects(own.open(witness(), 'care.tenants', [{ ...row, company: 'two' }]), refused('sealed_value_refused'))
+})

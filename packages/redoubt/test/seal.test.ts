@@ -213,6 +213,8 @@ test("sealing under somebody else's key, or at no place, is the caller's mistake
     assert.throws(() => seal(key, { ...place, [name]: bad }, 'x'), { name: 'TypeError', message: `seal: place.${name} is not acceptable` })
     assertRefused(() => open(key, { ...place, [name]: bad }, seal(key, place, 'x')), name)
   }
+  const nobody = { ...place, subject: 'nobody' }
+  assert.throws(() => seal({ ...key, scope: { ...key.scope, subject: 'nobody' } }, nobody, 'x'), /place.subject/)
   const long = { ...place, tenant: 'é'.repeat(201) }
   assert.throws(() => seal({ ...key, scope: { ...key.scope, tenant: long.tenant } }, long, 'x'), /place.tenant/)
 })

@@ -137,6 +137,11 @@ test('an action that is not in the table is the caller’s mistake', async () =>
   await assert.rejects(transaction(opened.gate, anna, 'no.such' as 'test.read', async () => 1), TypeError)
 })
 
+test('an action whose retention class is unknown is the caller’s mistake, before anything is sent', async () => {
+  const gate = { ...opened.gate, actions: { 'test.odd': { audited: true, keep: 'forever' } } } as const
+  await assert.rejects(transaction(gate, anna, 'test.odd', () => Promise.resolve()), /unknown retention class forever/)
+})
+
 test('a server that is away is one refusal, in bounded time', async () => {
   const away = await openTestGate(database, { url: 'postgres://nobody@127.0.0.1:1/none', connectTimeout: 500 })
   await assert.rejects(transaction(away.gate, anna, 'test.look', (tx) => tx.query({ text: 'select 1', values: [] })), refusal('database_unavailable'))
@@ -158,4 +163,12 @@ test('bigint, date, bytea, arrays and null come back as what tables.ts says', as
     values: [],
   })
   assert.deepEqual(row, { big: 9007199254740993n, day: '2026-03-29', bytes: Buffer.from([0, 255]), list: ['a', null], bigs: [1n, 2n], nothing: null, at: new Date('2026-01-01T00:00:00Z') })
+})
+
+test('attack: a revoked session gets nothing from an action without an entry, also where no policy asks', async () => {
+  const gone = await makeAccount(database, 'gone')
+  await database.admin('update redoubt.sessions set revoked_at = now() where id = $1', [gone.session])
+  const harmless = { text: 'select 1 as one', values: [] }
+  await assert.rejects(transaction.one(opened.gate, gone, 'test.look', harmless), refusal('caller_refused'))
+  await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query(harmless)), refusal('caller_refused'))
 })

@@ -91,16 +91,16 @@ export function sealWith(key: DataKey, place: Place, plaintext: Buffer | string,
     throw new TypeError('seal: key belongs to another tenant or subject than place')
   }
   aadScratch[0] = version
-  for (let i = 0; i < KEY_ID_BYTES; i++) aadScratch[1 + i] = key.id[i] ?? 0
+  for (let i = 0; i < KEY_ID_BYTES; i++) aadScratch[1 + i] = key.id[i] as number
   drawNonce(aadScratch, NONCE_AT)
   const end = writePlace(place)
   if (typeof end === 'string') throw new TypeError(`seal: place.${end} is not acceptable`)
   const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadScratch.subarray(0, end), plaintext)
   const { length } = ciphertext
   const out = Buffer.allocUnsafe(OVERHEAD_BYTES + length)
-  for (let i = 0; i < HEADER_BYTES; i++) out[i] = aadScratch[i] ?? 0
+  for (let i = 0; i < HEADER_BYTES; i++) out[i] = aadScratch[i] as number
   out.set(ciphertext, HEADER_BYTES)
-  for (let i = 0; i < TAG_BYTES; i++) out[HEADER_BYTES + length + i] = tag[i] ?? 0
+  for (let i = 0; i < TAG_BYTES; i++) out[HEADER_BYTES + length + i] = tag[i] as number
   return out as Sealed
 }
 
@@ -114,9 +114,9 @@ export function openWith(key: DataKey, place: Place, sealed: Buffer): Buffer | n
   const { scope } = key
   if (!looksSealed(sealed) || scope.tenant !== place.tenant || scope.subject !== place.subject) return null
   let other = 0
-  for (let i = 0; i < KEY_ID_BYTES; i++) other |= (sealed[1 + i] ?? 0) ^ (key.id[i] ?? 0)
+  for (let i = 0; i < KEY_ID_BYTES; i++) other |= (sealed[1 + i] as number) ^ (key.id[i] as number)
   if (other !== 0) return null
-  for (let i = 0; i < HEADER_BYTES; i++) aadScratch[i] = sealed[i] ?? 0
+  for (let i = 0; i < HEADER_BYTES; i++) aadScratch[i] = sealed[i] as number
   const end = writePlace(place)
   if (typeof end === 'string') return null
   const tagAt = sealed.length - TAG_BYTES
