@@ -1,7 +1,6 @@
 import type { Columns } from 'redoubt/columns'
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
-import type { Statement } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
 import type { Tokens } from 'redoubt/tokens'
 import type { Passwords } from 'redoubt/tokens/password'
@@ -26,12 +25,6 @@ export const realm = 'therapy'
 
 /** Builds queries over tables.ts; it can compile and cannot execute. */
 export const sql = queryBuilder<Therapy>()
-
-/**
- * For work that leaves no audit entry and may meet public rows alone: neither the entry nor a policy would then ask
- * who calls, and a revoked session would go on reading. Sent beside the query, in the same round trip.
- */
-export const callerStands: Statement = { name: 'therapy_caller_stands', text: 'select guard.role()', values: [] }
 
 /**
  * The one row that was asked for. Absent and not visible are the same here: row security gave no row.

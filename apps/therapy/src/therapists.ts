@@ -2,7 +2,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { callerStands, changed, found, sql, type App } from './app.ts'
+import { changed, found, sql, type App } from './app.ts'
 import { currency, idParams, line, prose, rowId, timeZone, version } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -57,24 +57,17 @@ function view({ user_id: id, verification, ...row }: Omit<Profile, 'id' | 'verif
 
 async function listTherapists(tx: Tx, query: PageQuery): Promise<{ readonly items: readonly Profile[]; readonly next: string | null }> {
   const after = cursorOf(query, z.tuple([z.string(), rowId]))
-  const [rows] = await Promise.all([
-    tx.run(
-      sql.selectFrom('therapy.therapist_profiles').select(shown).where('verification', '=', 'verified')
-        .$if(after !== undefined, (q) => q.where((is) => is(is.refTuple('display_name', 'user_id'), '>', is.tuple(after?.[0] ?? '', after?.[1] ?? ''))))
-        .orderBy('display_name').orderBy('user_id').limit(limitOf(query)),
-    ),
-    tx.query(callerStands),
-  ])
+  const rows = await tx.run(
+    sql.selectFrom('therapy.therapist_profiles').select(shown).where('verification', '=', 'verified')
+      .$if(after !== undefined, (q) => q.where((is) => is(is.refTuple('display_name', 'user_id'), '>', is.tuple(after?.[0] ?? '', after?.[1] ?? ''))))
+      .orderBy('display_name').orderBy('user_id').limit(limitOf(query)),
+  )
   return pageFrom(rows, query, (row) => [row.display_name, row.user_id], view)
 }
 
 /** @throws Refusal not_found for a therapist who is not verified, except for themselves */
 export async function readTherapist(tx: Tx, id: string): Promise<Profile> {
-  const [rows] = await Promise.all([
-    tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id)),
-    tx.query(callerStands),
-  ])
-  return view(found(rows))
+  return view(found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id))))
 }
 
 /** @throws Refusal not_found, version_conflict */

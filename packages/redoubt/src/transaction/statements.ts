@@ -29,19 +29,22 @@ export const resetStatement: Statement = { name: 'redoubt_reset', text: 'reset a
 /** Behind a reset that stands before the commit: an answer whose entry dies with the machine is a read without a trace. */
 export const durableStatement: Statement = { name: 'redoubt_durable', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] }
 
+const enter =
+  `select pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
+  `pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.set_config('row_security', 'on', true), ` +
+  `pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('lock_timeout', '5s', true), ` +
+  `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`
+
 /**
  * The first statement of every transaction: the signed caller and, with it, every session setting that an earlier
  * user of the connection could have left behind. All local, all in one call; the caller is a bind parameter always.
+ * A call without an entry is verified here, because its statements may meet no policy that asks: without it a revoked
+ * session went on reading public rows. Where there is an entry, guard.finish() verifies.
  */
-export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, action: string): Statement {
+export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, entry: { readonly action: string; readonly audited: boolean }): Statement {
   return {
-    name: 'redoubt_enter',
-    text:
-      `select pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
-      `pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.set_config('row_security', 'on', true), ` +
-      `pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('lock_timeout', '5s', true), ` +
-      `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`,
-    values: [gate.signer.sign(caller, action), String(gate.pool.statementTimeout)],
+    ...(entry.audited ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, guard.role()` }),
+    values: [gate.signer.sign(caller, entry.action), String(gate.pool.statementTimeout)],
   }
 }
 
