@@ -192,6 +192,35 @@ test('a tombstone taken away, or put on an entry that is still there, or on noth
   assert.deepEqual(kinds(await attack(() => world.tamper(`insert into redoubt.audit_tombstones select 900, gen_random_uuid(), (${forgedRun})`))), ['tombstone_forged'])
 })
 
+test('a tombstone for another entry, by a run that does not exist, or by a run older than the entry is found', async () => {
+  const details = async (sql: string): Promise<readonly string[]> => (await attack(() => world.tamper(sql))).map(({ detail }) => detail)
+  assert.ok((await details(`update redoubt.audit_tombstones set entry_id = gen_random_uuid() where seq = 2`)).includes('the tombstone names another entry than the chain'))
+  assert.ok((await details(`${remove(20)} insert into redoubt.audit_tombstones select 20, ${entryAt(20)}, gen_random_uuid()`)).includes('its retention entry does not exist'))
+  // The genuine run stands before the last entries; its list stretched to one of them.
+  assert.ok((await details(`update redoubt.audit_chain set retain_until = '2000-01-01' where seq = 68; ${remove(68)}
+    update redoubt.audit_logs set metadata = jsonb_set(metadata, '{seqs}', '[[1,68]]') where id = (${forgedRun});
+    insert into redoubt.audit_tombstones select 68, ${entryAt(68)}, (${forgedRun})`)).includes('its retention entry is older than the entry'))
+  assert.ok((await details('delete from redoubt.audit_tombstones where seq = 2')).includes('the removals are not those that the retention entry sums up'))
+})
+
+test('the head taken away or pointed at another link is found', async () => {
+  assert.deepEqual(kinds(await attack(() => world.tamper('delete from redoubt.audit_head'))), ['head_altered'])
+  assert.deepEqual(kinds(await attack(() => world.tamper(`update redoubt.audit_head set link = sha256('')`))), ['head_altered'])
+})
+
+test('retain_until of the chain moved and the chain made anew is found also behind the last anchor', async () => {
+  const problems = await attack(() => world.tamper(`update redoubt.audit_chain set retain_until = '2000-01-01' where seq = 70; ${rechain(70)}`))
+  assert.deepEqual(kinds(problems), ['anchor_mismatch', 'link_broken'])
+  assert.deepEqual(seqsOf(problems, 'link_broken'), [70n])
+})
+
+test('a signed discontinuity that vanished from the chain is found', async () => {
+  const problems = await attack(async () => {
+    await world.anchors.discontinue({ seq: 71n, link: Buffer.alloc(32) }, 70n)
+  })
+  assert.deepEqual(kinds(problems), ['anchor_mismatch'])
+})
+
 test('a discontinuity written without the key of the anchors is found', async () => {
   const problems = await attack(async () => {
     await world.tamper(`update redoubt.audit_head set cluster = 1; select guard.resume_audit('all is well', null, null)`)

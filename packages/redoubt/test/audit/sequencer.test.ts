@@ -114,6 +114,23 @@ test('a database restored to an earlier state is not sealed on, until the cut is
   await assert.rejects(resume('again'), code('audit_not_interrupted'))
 })
 
+test('a restored database that grew past its last anchor on another line is not sealed on', async () => {
+  await database.admin(snapshot)
+  await world.write(2)
+  await world.seal()
+  await world.tamper(restoreSnapshot)
+  await world.write(5)
+  await world.worker.query({ text: 'select guard.seal_audit(100)', values: [] })
+  world.events.length = 0
+  const sequencer = world.sequencer()
+  await until('it is told', () => world.events.some(({ type }) => type === 'security.audit_chain_broken'))
+  assert.equal(world.events.some(({ type }) => type === 'audit.anchored'), false)
+  await resume('restored, and sealed on by hand')
+  await until('sealing goes on', () => sequencer.gauge().failures === 0 && sequencer.gauge().anchored > 0n && sequencer.gauge().sealed === sequencer.gauge().anchored)
+  await sequencer.stop()
+  assert.deepEqual((await world.verify()).problems, [])
+})
+
 test('a database moved into a cluster with lower transaction ids is not sealed until resumed; no entry is lost', async () => {
   const waiting = await world.write(3)
   await world.tamper(`update redoubt.audit_head set cluster = 1, horizon = '4000000000000'; update redoubt.audit_logs set xid = '4000000000001' where id = any($1::uuid[])`.replace('$1', `'{${waiting.join(',')}}'`))
@@ -128,7 +145,7 @@ test('a database moved into a cluster with lower transaction ids is not sealed u
   const result = await world.verify()
   assert.deepEqual(result.problems, [])
   assert.equal(result.unsealed, 0)
-  assert.equal(result.discontinuities.length, 2)
+  assert.equal(result.discontinuities.length, 3)
 })
 
 test('a resumption killed between database and anchor file is finished by the next one', async () => {
@@ -143,5 +160,5 @@ test('a resumption killed between database and anchor file is finished by the ne
   await world.seal()
   const result = await world.verify()
   assert.deepEqual(result.problems, [])
-  assert.equal(result.discontinuities.length, 3)
+  assert.equal(result.discontinuities.length, 4)
 })
