@@ -1,21 +1,15 @@
 import assert from 'node:assert/strict'
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
 import { startEmbedded } from 'redoubt/cli/embedded'
+import { freePort } from '../../../packages/redoubt/test/support/port.ts'
 
 const home = await mkdtemp(join(tmpdir(), 'therapy-start-'))
-const port = await new Promise<number>((resolve) => {
-  const probe = createServer().listen(0, '127.0.0.1', () => {
-    const { port: free } = probe.address() as AddressInfo
-    probe.close(() => resolve(free))
-  })
-})
+const port = await freePort()
 const started = new Set<ChildProcess>()
 after(async () => {
   for (const child of started) child.kill('SIGKILL')

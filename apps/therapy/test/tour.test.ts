@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
+import { freePort } from '../../../packages/redoubt/test/support/port.ts'
 
 const repository = join(import.meta.dirname, '../../..')
 
@@ -17,14 +17,6 @@ async function tourScript(port: number, home: string): Promise<string> {
   assert.ok(blocks.length >= 6, 'the tour has its blocks')
   assert.ok(!tour.includes('```\n```'), 'no block is empty')
   return blocks.join('\n').replaceAll('http://127.0.0.1:4310', `http://127.0.0.1:${port}`).replaceAll('./.redoubt/', `${home}/`).replaceAll('.redoubt/', `${home}/`)
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
-  const { port } = probe.address() as AddressInfo
-  await new Promise((resolve) => probe.close(resolve))
-  return port
 }
 
 test('the guided tour of the README does what it says', async () => {

@@ -1,10 +1,11 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { chmod, chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { freePort } from './port.ts'
 
 export type Pooler = {
   readonly port: number
@@ -20,14 +21,6 @@ const program = ['/usr/sbin/pgbouncer', '/usr/bin/pgbouncer', '/opt/homebrew/bin
 export const poolerAbsent: string | false = program === undefined ? 'pgbouncer is not installed' : false
 
 const quoted = (text: string): string => `"${text.replaceAll('"', '""')}"`
-
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
-  const { port } = probe.address() as { readonly port: number }
-  await new Promise((resolve) => probe.close(resolve))
-  return port
-}
 
 /** It refuses to run as root. */
 function unprivileged(): { readonly uid?: number; readonly gid?: number } {
