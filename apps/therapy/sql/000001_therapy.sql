@@ -224,7 +224,7 @@ grant select (user_id, display_name, specialisation, bio, verification, verified
 create policy app_select on therapy.therapist_profiles for select to {app}
   using (verification = 'verified' or user_id = (select guard.actor()));
 create policy app_insert on therapy.therapist_profiles for insert to {app}
-  with check ((select guard.role()) = 'system.register' and verification = 'pending');
+  with check ((select guard.role()) = 'system.register' and verification = 'pending' and verified_by is null);
 create policy app_update on therapy.therapist_profiles for update to {app}
   using (user_id = (select guard.actor())) with check (user_id = (select guard.actor()));
 

@@ -60,8 +60,10 @@ create policy app_insert on therapy.messages for insert to {app} with check (
   sender_id = (select guard.actor()) and read_at is null
   and care_relationship_id = any (array(select therapy.my_relationships()))
 );
+-- The relation is asked for here too: an UPDATE without WHERE asks no select policy.
 create policy app_update on therapy.messages for update to {app}
-  using (recipient_id = (select guard.actor()) and read_at is null)
+  using (recipient_id = (select guard.actor()) and read_at is null
+    and (patient_id = (select guard.actor()) or patient_id = any (array(select therapy.my_patients()))))
   with check (recipient_id = (select guard.actor()) and read_at is not null);
 
 grant select, insert, update (released_at, version) on therapy.medical_records to {app};

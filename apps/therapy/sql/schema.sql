@@ -282,7 +282,7 @@ create policy app_insert on therapy.messages for insert to {app}
 create policy app_select on therapy.messages for select to {app}
   using (((patient_id = ( SELECT guard.actor() AS actor)) OR ((therapist_id = ( SELECT guard.actor() AS actor)) AND (patient_id = ANY (ARRAY( SELECT therapy.my_patients() AS my_patients))))));
 create policy app_update on therapy.messages for update to {app}
-  using (((recipient_id = ( SELECT guard.actor() AS actor)) AND (read_at IS NULL)))
+  using (((recipient_id = ( SELECT guard.actor() AS actor)) AND (read_at IS NULL) AND ((patient_id = ( SELECT guard.actor() AS actor)) OR (patient_id = ANY (ARRAY( SELECT therapy.my_patients() AS my_patients))))))
   with check (((recipient_id = ( SELECT guard.actor() AS actor)) AND (read_at IS NOT NULL)));
 grant insert, select on therapy.messages to {app};
 grant update (read_at) on therapy.messages to {app};
@@ -362,7 +362,7 @@ CREATE INDEX therapist_profiles_verified ON therapy.therapist_profiles USING btr
 create policy app_delete on therapy.therapist_profiles for delete to {app}
   using (false);
 create policy app_insert on therapy.therapist_profiles for insert to {app}
-  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (verification = 'pending'::text)));
+  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (verification = 'pending'::text) AND (verified_by IS NULL)));
 create policy app_select on therapy.therapist_profiles for select to {app}
   using (((verification = 'verified'::text) OR (user_id = ( SELECT guard.actor() AS actor))));
 create policy app_update on therapy.therapist_profiles for update to {app}

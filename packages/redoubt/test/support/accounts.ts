@@ -9,9 +9,9 @@ export type Account = Person & { readonly emailIndex: Buffer; readonly passwordH
  * Somebody signed in, without the cost of argon2id.
  * @param name becomes the request id, so that an entry of the audit tells who was meant
  */
-export async function makeAccount(database: TestDatabase, name: string, role = 'patient'): Promise<Account> {
+export async function makeAccount(database: TestDatabase, name: string, role = 'patient', ids: { readonly actor?: string; readonly session?: string } = {}): Promise<Account> {
   const account = {
-    kind: 'user', actor: randomUUID(), role, tenant: database.service, session: randomUUID(), requestId: `request-${name}`, address: null,
+    kind: 'user', actor: ids.actor ?? randomUUID(), role, tenant: database.service, session: ids.session ?? randomUUID(), requestId: `request-${name}`, address: null,
     emailIndex: Buffer.concat([Buffer.from([1]), randomBytes(16)]), passwordHash: `$argon2id$${randomBytes(18).toString('base64url')}`,
   } as const
   await database.admin(

@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+import pg from 'pg'
+import { testDatabase, type TestDatabase } from '../../../packages/redoubt/test/support/database.ts'
+import { openProbe, tables, viewers, type Probe } from './support/probes.ts'
+
+// For every table, command and person of the visibility matrix, the forbidden is tried as SQL inside that person's own
+// signed transaction, over the app's login and by the simple protocol: more than injected SQL can do through the gate.
+
+async function probeOf(database: TestDatabase): Promise<Probe> {
+  const client = new pg.Client({ connectionString: database.url('app'), application_name: 'attacker' })
+  await client.connect()
+  after(() => client.end())
+  return openProbe(database, client)
+}
+
+const probe = await probeOf(await testDatabase())
+
+for (const viewer of viewers) {
+  test(`${viewer} reads of every table what the matrix shows them, to the row`, async () => {
+    const problems: string[] = []
+    for (const table of tables) problems.push(...(await probe.reads(viewer, table)))
+    assert.deepEqual(problems, [])
+  })
+  test(`${viewer} adds, changes and removes in no table what the matrix does not let them`, async () => {
+    const problems: string[] = []
+    for (const table of tables) problems.push(...(await probe.writes(viewer, table)))
+    assert.deepEqual(problems, [])
+  })
+}
+
+test('a foreign key is no oracle: naming another’s row is refused like naming nothing', async () => {
+  for (const viewer of viewers) assert.deepEqual(await probe.references(viewer), [], viewer)
+})
+
+test('there is no view to look through, and no partition or child table beside its policies', async () => {
+  const odd = await probe.database.admin(
+    `select c.relname, c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname in ('redoubt', 'guard', 'keys', 'therapy') and (c.relkind in ('v', 'm', 'f') or c.relispartition or exists (select from pg_inherits i where i.inhparent = c.oid)
+       or (c.relkind = 'r' and not (c.relrowsecurity and c.relforcerowsecurity)))`)
+  assert.deepEqual(odd, [])
+})
+
+type Policy = { readonly table: (typeof tables)[number]; readonly name: string; readonly command: 'SELECT' | 'INSERT' | 'UPDATE' | 'DELETE'; readonly using: string | null; readonly check: string | null }
+
+/** Another lock holds where the policy alone falls: the triggers of the append-only record. */
+const twiceLocked = ['redoubt.audit_logs UPDATE', 'redoubt.audit_logs DELETE', 'redoubt.audit_subjects UPDATE', 'redoubt.audit_subjects DELETE']
+
+test('these probes have teeth: with any one policy opened on purpose, somebody reads or writes what is not theirs', async () => {
+  const database = await testDatabase()
+  const open = await probeOf(database)
+  const app = `"${database.service}_app"`
+  const policies = await database.admin<Policy>(
+    `select schemaname || '.' || tablename as table, policyname as name, cmd as command, qual as using, with_check as check from pg_policies
+     where schemaname in ('redoubt', 'therapy') and $1 = any(roles) and schemaname || '.' || tablename = any($2) order by 1, 2`, [`${database.service}_app`, tables])
+  assert.ok(policies.length >= 4 * tables.length - 1, `one policy per command: ${policies.length}`)
+  const blind: string[] = []
+  for (const { table, name, command, using, check } of policies) {
+    const clause = (used: string | null, checked: string | null): string => [used === null ? '' : `using (${used})`, checked === null ? '' : `with check (${checked})`].join(' ')
+    const asked = command === 'DELETE' ? 'has_table_privilege' : 'has_any_column_privilege'
+    const granted = (await database.admin<{ has: boolean }>(`select ${asked}($1, $2, $3) as has`, [`${database.service}_app`, table, command]))[0]?.has === true
+    await database.admin(`alter policy ${name} on ${table} ${clause(using === null ? null : 'true', check === null ? null : 'true')}${granted ? '' : `; grant ${command} on ${table} to ${app}`}`)
+    let found = false
+    for (const viewer of viewers) {
+      found = (await (command === 'SELECT' ? open.reads(viewer, table) : open.writes(viewer, table))).length > 0
+      if (found) break
+    }
+    if (!found) blind.push(`${table} ${command}`)
+    await database.admin(`alter policy ${name} on ${table} ${clause(using, check)}`)
+    if (!granted) await database.admin(`revoke ${command} on ${table} from ${app}`)
+  }
+  assert.deepEqual(blind.toSorted(), twiceLocked.toSorted())
+})
