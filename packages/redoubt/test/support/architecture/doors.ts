@@ -20,7 +20,7 @@ export const packageDoors: readonly (readonly [name: RegExp, may: Place, who: st
   [/^prom-client(\/|$)/, heads('metrics'), 'metrics.ts and its folder'],
   [/^express(\/|$)/, isApp, 'the apps'],
   [/^@nestjs(\/|$)/, isApp, 'the apps'],
-  [/^node:https?2?$|^https?2?$/, either(heads('http', 'log', 'metrics', 'health', 'verify'), hands), 'the edge and the hands'],
+  [/^node:https?2?$|^https?2?$/, either(heads('http', 'log', 'metrics', 'health', 'verify'), (path) => path.startsWith('packages/redoubt/src/kms/'), hands), 'the edge, the hands, and kms/* as a client of its key service'],
   [/^node:async_hooks$/, heads('log'), 'log.ts: the request id of a line and nothing else is ambient'],
   [/^(node:)?(child_process|cluster|worker_threads)$/, hands, 'the hands'],
   [/^(node:)?(vm|inspector|repl|wasi)$/, () => false, 'nobody'],
