@@ -84,7 +84,7 @@ export async function openProbe(database: TestDatabase, client: pg.Client): Prom
       'SELECT of the unwanted by a join': keys((await as(viewer, `select t.${column} from ${table} t right join (values ${all.replaceAll("'", "('").replaceAll("(',", "'),").replace(/\('$/, "')")}) k (id) on k.id::uuid = t.${column} where t.${column} is not null`))?.rows),
       'COPY of a query': await copied(viewer, `copy (select ${column} from ${table}) to stdout`),
       'COPY of the table': await copied(viewer, `copy ${table} (${column}) to stdout`),
-      'a function that runs a query': String(xml ?? '').match(/[0-9a-f]{8}-[0-9a-f-]{27}/g) ?? [],
+      'a function that runs a query': typeof xml === 'string' ? (xml.match(/[0-9a-f]{8}-[0-9a-f-]{27}/g) ?? []) : [],
     }
     const problems: string[] = []
     for (const [form, ids] of Object.entries(found)) {
