@@ -2,11 +2,12 @@
 
 set local role {owner};
 
+-- What the columns may hold is checked by guard.finish(), the only writer: a CHECK is read anew for every single entry.
 create table redoubt.audit_logs (
   id uuid primary key,
   xid xid8 not null,
   occurred_at timestamptz not null,
-  actor_type text not null check (actor_type in ('user', 'system')),
+  actor_type text not null,
   actor_id uuid,
   actor_role text not null,
   tenant_id text not null,
@@ -14,12 +15,12 @@ create table redoubt.audit_logs (
   resource_type text,
   resource_id text,
   purpose text,
-  outcome text not null check (outcome = 'done' or outcome ~ '^(refused|failed):[a-z_]{3,40}$'),
+  outcome text not null,
   request_id text not null,
   metadata jsonb not null default '{}',
   -- Sealed JSON {salt, address} under the actor's key; the chain holds only its commitment, so erasure leaves it whole.
   personal_enc bytea,
-  personal_commitment bytea check (octet_length(personal_commitment) = 32),
+  personal_commitment bytea,
   retention_class text not null,
   retain_until timestamptz not null
 );
@@ -77,6 +78,9 @@ as $$
 declare
   who guard.verified := guard.caller();
 begin
+  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32 then
+    raise exception using errcode = '22023', message = 'outcome or commitment out of form';
+  end if;
   perform pg_catalog.set_config('synchronous_commit', 'on', true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
@@ -85,7 +89,7 @@ begin
       p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
       p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days));
   if pg_catalog.cardinality(p_subjects) > 0 then
-    insert into redoubt.audit_subjects (subject_id, entry_id) select distinct s, p_id from pg_catalog.unnest(p_subjects) s;
+    insert into redoubt.audit_subjects (subject_id, entry_id) select s, p_id from pg_catalog.unnest(p_subjects) s;
   end if;
 end $$;
 

@@ -341,10 +341,7 @@ create table redoubt.audit_logs (
   personal_commitment bytea,
   retention_class text not null,
   retain_until timestamp with time zone not null,
-  constraint audit_logs_pkey PRIMARY KEY (id),
-  constraint audit_logs_actor_type_check CHECK ((actor_type = ANY (ARRAY['user'::text, 'system'::text]))),
-  constraint audit_logs_outcome_check CHECK (((outcome = 'done'::text) OR (outcome ~ '^(refused|failed):[a-z_]{3,40}$'::text))),
-  constraint audit_logs_personal_commitment_check CHECK ((octet_length(personal_commitment) = 32))
+  constraint audit_logs_pkey PRIMARY KEY (id)
 );
 alter table redoubt.audit_logs enable row level security;
 alter table redoubt.audit_logs force row level security;
@@ -772,6 +769,9 @@ AS $function$
 declare
   who guard.verified := guard.caller();
 begin
+  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32 then
+    raise exception using errcode = '22023', message = 'outcome or commitment out of form';
+  end if;
   perform pg_catalog.set_config('synchronous_commit', 'on', true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
@@ -780,7 +780,7 @@ begin
       p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
       p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days));
   if pg_catalog.cardinality(p_subjects) > 0 then
-    insert into redoubt.audit_subjects (subject_id, entry_id) select distinct s, p_id from pg_catalog.unnest(p_subjects) s;
+    insert into redoubt.audit_subjects (subject_id, entry_id) select s, p_id from pg_catalog.unnest(p_subjects) s;
   end if;
 end $function$;
 alter function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) owner to {guard};
