@@ -1,3 +1,9 @@
+import type { Emit } from './events.ts'
+import type { AwsOptions } from './kms/aws.ts'
+import type { AzureOptions } from './kms/azure-vault.ts'
+import type { Patience } from './kms/resilience.ts'
+import type { VaultOptions } from './kms/vault.ts'
+
 /**
  * What a key is for, as pairs of text; bound to the wrapping by authentication. Not secret (a provider may log it
  * in clear), so never a person's id.
@@ -20,6 +26,8 @@ export type KeyService = {
   wrap(key: Buffer, context: KeyContext): Promise<WrappedKey>
   /** @throws Refusal key_refused (wrong context, provider, root or bytes), key_service_unavailable */
   unwrap(wrapped: WrappedKey, context: KeyContext): Promise<Buffer>
+  /** The same key under the newest version of the wrapping key, where the service does that without showing it. */
+  rewrap?(wrapped: WrappedKey, context: KeyContext): Promise<WrappedKey>
   /** @throws Refusal when the service could not wrap or unwrap now */
   check(): Promise<void>
   close(): void
@@ -35,12 +43,20 @@ export type KeyServiceOptions = {
    * (keyring.ts: `keysExist`). A lost root key is then refused, never replaced.
    */
   readonly dataExists?: () => Promise<boolean>
+  readonly aws?: AwsOptions
+  readonly azure?: AzureOptions
+  /** Needed for `vault:`. */
+  readonly vault?: VaultOptions
+  /** How long and how often a remote service is asked. */
+  readonly patience?: Patience
+  readonly emit?: Emit
 }
 
 /**
  * Opens the key service that the setting names.
- * @param setting `local:<path of the root key file>`; `aws:…`, `azure:…` and `vault:…` have their place here
- * @throws TypeError when the setting is malformed, the provider is not built in, or local is asked for in production
+ * @param setting `local:<path of the root key file>` · `aws:<key id, ARN or alias>?region=<region>` ·
+ * `azure:https://<vault>/keys/<name>[/<version>]?sign=<signing key>` · `vault:<mount>/<key>` or `vault:https://<host>/<mount>/<key>`
+ * @throws TypeError when the setting or an option is malformed, or local is asked for in production
  * @throws Refusal key_refused when the root key is missing, unsafe or not the one of the data
  */
 export async function openKeyService(setting: string, options: KeyServiceOptions): Promise<KeyService> {
@@ -48,14 +64,16 @@ export async function openKeyService(setting: string, options: KeyServiceOptions
   if (provider === undefined || rest === undefined) {
     throw new TypeError('openKeyService: setting must be <provider>:<where>, for example local:.redoubt/keys/root.key')
   }
+  // Loaded when asked for: a process carries only the code, and the SDK, of the provider it uses.
   switch (provider) {
     case 'local':
-      // Loaded when asked for, as every provider: a process carries only the code of the one it uses.
       return (await import('./kms/local.ts')).openLocal(rest, options)
     case 'aws':
+      return (await import('./kms/aws.ts')).openAws(rest, options)
     case 'azure':
+      return (await import('./kms/azure.ts')).openAzure(rest, options)
     case 'vault':
-      throw new TypeError(`openKeyService: the provider ${provider} is not built in yet; use local: outside production`)
+      return (await import('./kms/vault.ts')).openVault(rest, options)
     default:
       throw new TypeError('openKeyService: setting must begin with local:, aws:, azure: or vault:')
   }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { chmod, copyFile, mkdir, readdir, readFile, rename, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { after, test } from 'node:test'
@@ -124,11 +125,52 @@ test('a backup is 0600, opens what the root opened, and overwrites nothing', asy
   assert.match(await detailOf(backupLocal(`${path}.none`, `${copy}.2`)), /no root key file/)
 })
 
-test('a setting that names no provider, or one that is not built in, says so', async () => {
+test('a setting that names no provider, or is written otherwise, says so', async () => {
   for (const setting of ['', 'local', 'local:', 'gcp:key', 'LOCAL:x']) {
     await assert.rejects(openKeyService(setting, { production: false }), /openKeyService: setting must/)
   }
-  for (const provider of ['aws', 'azure', 'vault']) {
-    await assert.rejects(openKeyService(`${provider}:somewhere`, { production: true }), new RegExp(`${provider} is not built in yet`))
-  }
+})
+
+test('a malformed setting of a remote key service says what is wrong with it', async () => {
+  const vault = { address: 'https://vault.example', signIn: { method: 'kubernetes', role: 'redoubt' } } as const
+  const wrong: readonly (readonly [string, RegExp])[] = [
+    ['aws:alias/redoubt', /name the region/],
+    ['aws:arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555?region=us-east-1', /differ/],
+    ['aws:redoubt?region=eu-west-1', /key id, key ARN/],
+    ['aws:alias/redoubt?region=eu-west-1&key=2', /unknown parameter key/],
+    ['azure:http://v.vault.azure.net/keys/k?sign=s', /azure:https/],
+    ['azure:https://v.vault.azure.net/keys/k', /signing key/],
+    ['azure:https://v.vault.azure.net/keys/k?sign=K', /another key/],
+    ['azure:https://v.vault.azure.net/secrets/k?sign=s', /azure:https/],
+    ['azure:https://v.vault.azure.net/keys/k?sign=s&other=1', /unknown parameter other/],
+    ['vault:root', /vault:<mount>\/<key>/],
+    ['vault:transit/../root', /vault:<mount>\/<key>/],
+    ['vault:http://vault.example/transit/root', /https: in production/],
+    ['vault:https://user:word@vault.example/transit/root', /nothing more/],
+  ]
+  for (const [setting, says] of wrong) await assert.rejects(openKeyService(setting, { production: true, vault }), (error) => error instanceof TypeError && says.test(error.message), setting)
+  await assert.rejects(openKeyService('vault:transit/root', { production: true }), /options\.vault/)
+})
+
+test('attack: what is only fit for development is refused in production', async () => {
+  const azure = 'azure:https://v.vault.azure.net/keys/k?sign=s'
+  await assert.rejects(openKeyService(azure, { production: true, azure: { insecureAnyVaultHost: true } }), /refused in production/)
+  await assert.rejects(openKeyService(azure, { production: true, azure: { identity: { kind: 'cli' } } }), /refused in production/)
+  await assert.rejects(openKeyService('aws:alias/a?region=eu-west-1', { production: true, aws: { endpoint: 'http://127.0.0.1:1' } }), /https: in production/)
+  const vault = { address: 'https://vault.example', signIn: { method: 'token', token: 'hvs.x' } } as const
+  await assert.rejects(openKeyService('vault:transit/root', { production: true, vault }), /refused in production/)
+})
+
+test('the SDK of a provider is not loaded before the provider is chosen', () => {
+  const script = `
+    const { registerHooks } = await import('node:module')
+    const seen = []
+    registerHooks({ resolve: (name, context, next) => { seen.push(name); return next(name, context) } })
+    const { openKeyService } = await import('redoubt/kms')
+    const cloud = () => seen.filter((name) => /^@(aws-sdk|azure|smithy)/.test(name)).length
+    const before = cloud()
+    const service = await openKeyService('aws:alias/a?region=eu-west-1', { production: false })
+    service.close()
+    process.stdout.write(before + ' ' + (cloud() > 0))`
+  assert.equal(execFileSync(process.execPath, ['--input-type=module', '-e', script], { cwd: import.meta.dirname, encoding: 'utf8' }), '0 true')
 })

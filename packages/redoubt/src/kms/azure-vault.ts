@@ -1,0 +1,87 @@
+import { createPublicKey, type KeyObject } from 'node:crypto'
+import { AzureCliCredential, ManagedIdentityCredential, WorkloadIdentityCredential } from '@azure/identity'
+import { CryptographyClient, KeyClient } from '@azure/keyvault-keys'
+import type { CryptographyClientOptions, KeyVaultKey } from '@azure/keyvault-keys'
+import { KeyServiceTrouble, textIn } from './trouble.ts'
+
+type Credential = ConstructorParameters<typeof KeyClient>[1]
+
+/** Who we are to Azure: never a client secret. */
+export type AzureIdentity =
+  /** The machine's, or with `clientId` one of those assigned to it. */
+  | { readonly kind: 'managed'; readonly clientId?: string }
+  /** A pod's: the token that the cluster projects into a file. */
+  | { readonly kind: 'workload'; readonly clientId: string; readonly tenantId: string; readonly tokenFile: string }
+  /** A developer's sign-in with the az command; refused in production. */
+  | { readonly kind: 'cli' }
+
+/** What Azure needs beside the setting. */
+export type AzureOptions = {
+  readonly identity?: AzureIdentity
+  /** Authorities that are trusted beside the system's, as PEM. */
+  readonly ca?: string
+  /** Lets any host answer as a vault, for doubles in tests; refused in production. */
+  readonly insecureAnyVaultHost?: boolean
+}
+
+/** One Key Vault: its keys by name and version. A new one is made when its token is refused. */
+export type AzureVault = {
+  /** Version, public half and state of a key; of the newest version when none is named. */
+  find(name: string, version: string | undefined, signal: AbortSignal): Promise<KeyVaultKey>
+  /** Operations with one version of a key, always in the service. */
+  using(name: string, version: string): CryptographyClient
+}
+
+function credentialOf(identity: AzureIdentity): Credential {
+  switch (identity.kind) {
+    case 'managed':
+      return identity.clientId === undefined ? new ManagedIdentityCredential() : new ManagedIdentityCredential({ clientId: identity.clientId })
+    case 'workload':
+      return new WorkloadIdentityCredential({ clientId: identity.clientId, tenantId: identity.tenantId, tokenFilePath: identity.tokenFile })
+    case 'cli':
+      return new AzureCliCredential()
+  }
+}
+
+/** @throws TypeError when the options are not for production */
+export function openAzureVault(url: string, options: AzureOptions, production: boolean): () => AzureVault {
+  const { identity = { kind: 'managed' }, ca, insecureAnyVaultHost = false } = options
+  if (production && identity.kind === 'cli') throw new TypeError('openAzure: the sign-in of a developer is refused in production; use a managed or workload identity')
+  if (production && insecureAnyVaultHost) throw new TypeError('openAzure: insecureAnyVaultHost is refused in production')
+  const credential = credentialOf(identity)
+  // Made anew for each client: the SDK writes into what it is given.
+  const clientOptions = (): CryptographyClientOptions => ({
+    retryOptions: { maxRetries: 0 },
+    disableChallengeResourceVerification: insecureAnyVaultHost,
+    ...(ca === undefined ? {} : { tlsOptions: { ca } }),
+  })
+
+  return () => {
+    const keys = new KeyClient(url, credential, clientOptions())
+    const clients = new Map<string, CryptographyClient>()
+    return {
+      find: (name, version, abortSignal) => keys.getKey(name, { abortSignal, ...(version === undefined ? {} : { version }) }),
+      using(name, version) {
+        const id = `${url}/keys/${name}/${version}`
+        const client =
+          clients.get(id) ??
+          // Given as a key without its dates: the SDK reads it from the vault otherwise, and refuses by itself to
+          // unwrap with a version that has expired, which the service allows and old wrapped keys need.
+          new CryptographyClient({ id, name, key: { kid: id }, properties: { vaultUrl: url, name, version } }, credential, clientOptions())
+        clients.set(id, client)
+        return client
+      },
+    }
+  }
+}
+
+/** Version and public key of a signing key. @throws KeyServiceTrouble when it is not an enabled key on P-256 */
+export function verifierOf(found: KeyVaultKey): { readonly version: string; readonly publicKey: KeyObject } {
+  if (found.properties.enabled === false) throw new KeyServiceTrouble('disabled')
+  const { x, y, crv } = found.key ?? {}
+  const version = textIn(found.properties, 'version')
+  if (version === undefined) throw new KeyServiceTrouble('garbled')
+  if (x === undefined || y === undefined || crv !== 'P-256') throw new KeyServiceTrouble('unusable')
+  const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64url')
+  return { version, publicKey: createPublicKey({ key: { kty: 'EC', crv, x: text(x), y: text(y) }, format: 'jwk' }) }
+}
