@@ -1,53 +1,12 @@
 import assert from 'node:assert/strict'
-import { execFile, spawn, type ChildProcess } from 'node:child_process'
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { execFile } from 'node:child_process'
+import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { promisify } from 'node:util'
-import { startEmbedded } from 'redoubt/cli/embedded'
-import { freePort } from '../../../packages/redoubt/test/support/port.ts'
+import { accountsOf, openStarts, ready, until } from './support/starts.ts'
 
-const home = await mkdtemp(join(tmpdir(), 'therapy-start-'))
-const port = await freePort()
-const started = new Set<ChildProcess>()
-after(async () => {
-  for (const child of started) child.kill('SIGKILL')
-  // Adopts what a killed start has left, and stops it.
-  await (await startEmbedded({ folder: join(home, 'postgres') })).stop()
-  await rm(home, { recursive: true, force: true })
-})
-
-type Running = { readonly child: ChildProcess; readonly output: () => string; readonly ended: Promise<number | null> }
-
-function start(...args: readonly string[]): Running {
-  const { DATABASE_URL: _, ...env } = process.env
-  const child = spawn(process.execPath, [join(import.meta.dirname, '../src/start.ts'), ...args], { env: { ...env, REDOUBT_HOME: home, PORT: String(port) }, stdio: ['ignore', 'pipe', 'pipe'] })
-  started.add(child)
-  let text = ''
-  child.stdout.on('data', (bytes: Buffer) => (text += bytes.toString()))
-  child.stderr.on('data', (bytes: Buffer) => (text += bytes.toString()))
-  const ended = new Promise<number | null>((resolve) => child.once('exit', (code) => {
-    started.delete(child)
-    resolve(code)
-  }))
-  return { child, output: () => text, ended }
-}
-
-async function until(what: string, true_: () => boolean | Promise<boolean>, running?: Running): Promise<void> {
-  for (const end = Date.now() + 60_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 50))) {
-    if (await true_()) return
-    if (running?.child.exitCode !== null && running !== undefined) break
-  }
-  assert.fail(`${what}\n${running?.output() ?? ''}`)
-}
-const ready = (running: Running): Promise<void> => until('it starts', () => running.output().includes('Ctrl-C stops'), running)
-const accounts = (running: Running): readonly (readonly string[])[] => [...running.output().matchAll(/^ {2}(?:therapist|patient) .* (\S+@\S+) +(\S+)$/gm)].map(([, email = '', password = '']) => [email, password])
-
-async function login(email: string, password: string): Promise<string | undefined> {
-  const answer = await fetch(`http://127.0.0.1:${port}/api/auth/login`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ email, password }) }).catch(() => undefined)
-  return answer?.status === 200 ? ((await answer.json()) as { access_token: string }).access_token : undefined
-}
+const { home, port, start, login } = await openStarts()
 
 /** The operator's command, beside the running service: a therapist who registered is listed once it was given. */
 async function verifyAnother(token: string): Promise<void> {
@@ -72,7 +31,7 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
   await t.test('the first start loads the demonstration and tells how to sign in', async () => {
     const running = start()
     await ready(running)
-    first = accounts(running)
+    first = accountsOf(running)
     assert.equal(first.length, 8)
     const token = await login(first[0]?.[0] ?? '', first[0]?.[1] ?? '')
     assert.ok(token)
@@ -94,7 +53,7 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
   await t.test('kill -9: the children end with their parent, and the next start goes on with the same data', async () => {
     const running = start()
     await ready(running)
-    assert.deepEqual(accounts(running), first)
+    assert.deepEqual(accountsOf(running), first)
     running.child.kill('SIGKILL')
     await running.ended
     await until('the port is free', () => fetch(`http://127.0.0.1:${port}/openapi.json`).then(() => false, () => true))
@@ -109,28 +68,28 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
   })
 
   await t.test('kill -9 while the demonstration is loaded: the next start loads it anew, whole', async () => {
-    const running = start('--reset')
+    const running = start(['--reset'])
     await until('it loads', () => running.output().includes('loading the demonstration'), running)
     await until('it has begun', () => readFile(join(home, 'demo.json'), 'utf8').then((text) => text.includes('begun'), () => false), running)
     running.child.kill('SIGKILL')
     await running.ended
     const again = start()
     await ready(again)
-    const [email = '', password = ''] = accounts(again)[0] ?? []
+    const [email = '', password = ''] = accountsOf(again)[0] ?? []
     const token = await login(email, password)
     const answer = await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })
     assert.equal(((await answer.json()) as { items: unknown[] }).items.length, 3)
-    first = accounts(again)
+    first = accountsOf(again)
     again.child.kill('SIGTERM')
     assert.equal(await again.ended, 0)
   })
 
   await t.test('--reset begins anew', async () => {
-    const running = start('--reset')
+    const running = start(['--reset'])
     await ready(running)
-    assert.notDeepEqual(accounts(running), first)
+    assert.notDeepEqual(accountsOf(running), first)
     assert.equal(await login(first[0]?.[0] ?? '', first[0]?.[1] ?? ''), undefined, 'the old passwords are gone')
-    const [email = '', password = ''] = accounts(running)[0] ?? []
+    const [email = '', password = ''] = accountsOf(running)[0] ?? []
     assert.ok(await login(email, password))
     running.child.kill('SIGTERM')
     assert.equal(await running.ended, 0)

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
+import { removeEmbedded } from 'redoubt/cli/embedded'
 import { freePort } from '../../../packages/redoubt/test/support/port.ts'
 
 const repository = join(import.meta.dirname, '../../..')
@@ -28,6 +29,7 @@ test('the guided tour of the README does what it says', async () => {
   after(async () => {
     child.kill('SIGINT')
     await ended
+    await removeEmbedded(join(home, 'postgres'))
     await rm(home, { recursive: true, force: true })
   })
   let said = ''

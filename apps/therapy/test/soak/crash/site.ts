@@ -1,11 +1,11 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { chmod, mkdtemp, open, readdir, readFile, rm } from 'node:fs/promises'
-import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { removeEmbedded, startEmbedded } from 'redoubt/cli/embedded'
 import { roleName, type Login } from 'redoubt/cli/roles'
+import { freePort } from '../../../../../packages/redoubt/test/support/port.ts'
 import { openDevelopment, type Development } from '../../../src/development.ts'
 import { repository } from '../../../src/sources.ts'
 
@@ -27,15 +27,6 @@ export type Site = {
   /** Starts what was killed. @returns milliseconds until /health/ready said yes */
   restart(victim: Victim): Promise<number>
   close(): Promise<void>
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().once('error', reject).listen(0, '127.0.0.1', () => {
-      const { port } = probe.address() as AddressInfo
-      probe.close(() => resolve(port))
-    })
-  })
 }
 
 /** Sessions make themselves leaders of groups of their own, so the group of the postmaster does not reach them. */

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { freePort } from '../../../packages/redoubt/test/support/port.ts'
+import { accountsOf, openStarts, ready, startFile, until, type Running } from './support/starts.ts'
+
+const { home, port, start, login } = await openStarts()
+
+async function postmaster(): Promise<number> {
+  return Number((await readFile(join(home, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')[0])
+}
+
+async function stop(running: Running): Promise<void> {
+  running.child.kill('SIGINT')
+  assert.equal(await running.ended, 0, running.output())
+}
+
+const answers = (): Promise<boolean> => fetch(`http://127.0.0.1:${port}/health/live`).then(({ ok }) => ok, () => false)
+
+test('npm start when something goes wrong', async (t) => {
+  await t.test('Ctrl-C while it prepares leaves no PostgreSQL behind', async () => {
+    const running = start()
+    await until('the server runs', () => running.output().includes('postgresql 127.0.0.1'), running)
+    await stop(running)
+    assert.equal(existsSync(join(home, 'postgres/data/postmaster.pid')), false)
+    assert.doesNotMatch(running.output(), /\n {4}at /)
+  })
+
+  let people: readonly (readonly string[])[] = []
+  await t.test('two starts at the same moment, from nothing: one serves, the other says that the port is taken', async () => {
+    const both = [start(), start()]
+    const first = await Promise.race(both.map(({ ended }, index) => ended.then((code) => ({ code, index }))))
+    const [loser, winner] = first.index === 0 ? both : both.toReversed()
+    assert.ok(loser !== undefined && winner !== undefined)
+    assert.equal(first.code, 3, loser.output())
+    assert.match(loser.output(), /port is used by another process/)
+    await ready(winner)
+    people = accountsOf(winner)
+    assert.equal(people.length, 8)
+
+    const reset = start(['--reset'], { env: { PORT: String(await freePort()) } })
+    assert.equal(await reset.ended, 2, reset.output())
+    assert.match(reset.output(), /another npm start uses the data/)
+    assert.ok(await login(people[0]?.[0] ?? '', people[0]?.[1] ?? ''), 'the first one serves on, with its data')
+
+    process.kill(await postmaster(), 'SIGKILL')
+    assert.equal(await winner.ended, 1, 'without its database it ends, and says so')
+    assert.match(winner.output(), /PostgreSQL ended; npm start continues with the same data/)
+  })
+
+  await t.test('after kill -9 of PostgreSQL the next start goes on with the same data', async () => {
+    const running = start()
+    await ready(running)
+    assert.deepEqual(accountsOf(running), people)
+    assert.ok(await login(people[0]?.[0] ?? '', people[0]?.[1] ?? ''))
+    await stop(running)
+  })
+
+  await t.test('the shell that npm puts in between is ended: what it started ends too', { skip: process.platform === 'win32' && 'no such shell' }, async () => {
+    const running = start([], { command: ['/bin/sh', '-c', `"${process.execPath}" "${startFile}"; exit $?`], env: { npm_lifecycle_event: 'start' } })
+    await ready(running)
+    running.child.kill('SIGTERM')
+    await running.ended
+    await until('the port is free', async () => !(await answers()))
+    await until('PostgreSQL has stopped', () => !existsSync(join(home, 'postgres/data/postmaster.pid')))
+  })
+})
