@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
-import type { Event } from 'redoubt/events'
+import type { Emit, Event } from 'redoubt/events'
 import { testDatabase, type TestDatabase } from '../../../../packages/redoubt/test/support/database.ts'
 import { wayTo } from '../../../../packages/redoubt/test/support/way.ts'
 import { openService, type Service } from '../../src/service.ts'
@@ -32,16 +32,23 @@ export type Clinic = {
   slot(therapist: Someone, more?: { readonly hours?: number; readonly patient?: Someone }): Promise<string>
 }
 
-/** A whole Therapy over a database of its own, listening on a free port until the end of the file. */
-export async function openClinic(): Promise<Clinic> {
-  const database = await testDatabase()
+/**
+ * A whole Therapy over a database of its own, listening on a free port until the end of the file.
+ * @param given.database another database; given.emit hears the events too
+ */
+export async function openClinic(given: { readonly database?: TestDatabase; readonly emit?: Emit } = {}): Promise<Clinic> {
+  const database = given.database ?? (await testDatabase())
   const way = await wayTo(database)
   const folder = await mkdtemp(join(tmpdir(), 'therapy-'))
   const events: Event[] = []
+  const emit = (event: Event): void => {
+    events.push(event)
+    given.emit?.(event)
+  }
   let shift = 0
   const service = await openService({
     databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
-    production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit: (event) => void events.push(event),
+    production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit,
   })
   await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
   const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`

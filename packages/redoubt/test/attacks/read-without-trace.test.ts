@@ -155,6 +155,7 @@ suite('the entry cannot be written: 503 audit_unavailable, and no data', () => {
 
 test('synchronous_commit turned off, then kill -9 of the server: every answered read has its entry', async () => {
   const server = await ownServer()
+  after(() => server.remove())
   let here = server.database
   await createNotes(here)
   const reader = await makeAccount(here, 'reader')

@@ -1,7 +1,6 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { removeEmbedded, startEmbedded, type Embedded } from '../../src/cli/embedded.ts'
@@ -17,6 +16,8 @@ export type OwnServer = {
   readonly data: string
   /** kill -9 of every process of the server at once, then a start with recovery. Gives the database anew. */
   killAndRestart(): Promise<TestDatabase>
+  /** Ends and removes it; to be called after whatever works on it was closed. */
+  remove(): Promise<void>
 }
 
 const one = async (url: string, sql: string, values?: readonly unknown[]): Promise<readonly pg.QueryResultRow[]> => {
@@ -30,14 +31,10 @@ const one = async (url: string, sql: string, values?: readonly unknown[]): Promi
   }
 }
 
-/** A PostgreSQL of one's own with fsync on, for what must not be done to the server that others use. Removed at the end. */
+/** A PostgreSQL of one's own with fsync on, for what must not be done to the server that others use. */
 export async function ownServer(origins: readonly Origin[] = ['redoubt']): Promise<OwnServer> {
   const folder = await mkdtemp(join(tmpdir(), 'redoubt-own-'))
   let running: Embedded = await startEmbedded({ folder })
-  after(async () => {
-    await rm(join(folder, 'users'), { recursive: true, force: true })
-    await removeEmbedded(folder)
-  })
   const name = 'redoubt_own'
   await cloneTemplate(serverAt(running.adminUrl), origins, name)
 
@@ -69,6 +66,10 @@ export async function ownServer(origins: readonly Origin[] = ['redoubt']): Promi
       await rm(join(folder, 'users'), { recursive: true, force: true })
       running = await startEmbedded({ folder })
       return handle()
+    },
+    async remove() {
+      await rm(join(folder, 'users'), { recursive: true, force: true })
+      await removeEmbedded(folder)
     },
   }
 }
