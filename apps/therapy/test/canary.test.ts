@@ -48,7 +48,7 @@ function writings(text: string): readonly Buffer[] {
   const texts = new Set([text, text.toLowerCase(), text.toUpperCase(), encodeURIComponent(text), hex, hex.toUpperCase(), ...base64].filter((each) => each.length >= 6))
   return [...[...texts].map((each) => Buffer.from(each)), Buffer.from(text, 'utf16le')]
 }
-const marks = [mark, canary.phone, canary.phone.replaceAll(' ', ''), '99047117', '99047118', canary.dob, ...['erschöpft', 'vatersommer']]
+const marks = [mark, canary.phone, canary.phone.replaceAll(' ', ''), '99047117', '99047118', canary.dob, 'erschöpft', 'vatersommer']
 
 /** Where any of these texts is found in these bytes. */
 function finds(bytes: Buffer, texts: readonly string[]): readonly string[] {
