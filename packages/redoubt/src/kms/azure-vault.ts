@@ -24,12 +24,33 @@ export type AzureOptions = {
   readonly insecureAnyVaultHost?: boolean
 }
 
-/** One Key Vault: its keys by name and version. A new one is made when its token is refused. */
+/** One Key Vault: its keys by name and version. */
 export type AzureVault = {
   /** Version, public half and state of a key; of the newest version when none is named. */
   find(name: string, version: string | undefined, signal: AbortSignal): Promise<KeyVaultKey>
   /** Operations with one version of a key, always in the service. */
   using(name: string, version: string): CryptographyClient
+}
+
+/** Longest wait of all for one token: the endpoint of a machine that just started takes its time. */
+const mostToken = 30_000
+
+/**
+ * One request for a token at a time, whoever asks. The SDK shares one only between callers with the same abort signal,
+ * and each of our attempts has its own: a token that ran out was fetched once per call.
+ */
+function shared(credential: Credential): Credential {
+  const under = new Map<string, ReturnType<Credential['getToken']>>()
+  return {
+    getToken(scopes, options = {}) {
+      const { abortSignal: _ofOneCall, requestOptions: _timesOfOneCall, ...common } = options
+      const name = JSON.stringify([scopes, common.claims, common.tenantId])
+      const waiting =
+        under.get(name) ?? credential.getToken(scopes, { ...common, abortSignal: AbortSignal.timeout(mostToken) }).finally(() => under.delete(name))
+      under.set(name, waiting)
+      return waiting
+    },
+  }
 }
 
 function credentialOf(identity: AzureIdentity): Credential {
@@ -43,12 +64,14 @@ function credentialOf(identity: AzureIdentity): Credential {
   }
 }
 
-/** @throws TypeError when the options are not for production */
-export function openAzureVault(url: string, options: AzureOptions, production: boolean): () => AzureVault {
+/**
+ * Tokens are renewed by the SDK: before they end, and where the vault's challenge asks for it.
+ * @throws TypeError when the options are not for production
+ */
+export function openAzureVault(url: string, options: AzureOptions, production: boolean): AzureVault {
   const { identity = { kind: 'managed' }, ca, insecureAnyVaultHost = false } = options
   if (production && identity.kind === 'cli') throw new TypeError('openAzure: the sign-in of a developer is refused in production; use a managed or workload identity')
   if (production && insecureAnyVaultHost) throw new TypeError('openAzure: insecureAnyVaultHost is refused in production')
-  const credential = credentialOf(identity)
   // Made anew for each client: the SDK writes into what it is given.
   const clientOptions = (): CryptographyClientOptions => ({
     retryOptions: { maxRetries: 0 },
@@ -56,22 +79,22 @@ export function openAzureVault(url: string, options: AzureOptions, production: b
     ...(ca === undefined ? {} : { tlsOptions: { ca } }),
   })
 
-  return () => {
-    const keys = new KeyClient(url, credential, clientOptions())
-    const clients = new Map<string, CryptographyClient>()
-    return {
-      find: (name, version, abortSignal) => keys.getKey(name, { abortSignal, ...(version === undefined ? {} : { version }) }),
-      using(name, version) {
-        const id = `${url}/keys/${name}/${version}`
-        const client =
-          clients.get(id) ??
-          // Given as a key without its dates: the SDK reads it from the vault otherwise, and refuses by itself to
-          // unwrap with a version that has expired, which the service allows and old wrapped keys need.
-          new CryptographyClient({ id, name, key: { kid: id }, properties: { vaultUrl: url, name, version } }, credential, clientOptions())
-        clients.set(id, client)
-        return client
-      },
-    }
+  const credential = shared(credentialOf(identity))
+  const keys = new KeyClient(url, credential, clientOptions())
+  const clients = new Map<string, CryptographyClient>()
+
+  return {
+    find: (name, version, abortSignal) => keys.getKey(name, { abortSignal, ...(version === undefined ? {} : { version }) }),
+    using(name, version) {
+      const id = `${url}/keys/${name}/${version}`
+      const client =
+        clients.get(id) ??
+        // Given as a key without its dates: the SDK reads it from the vault otherwise, and refuses by itself to
+        // unwrap with a version that has expired, which the service allows and old wrapped keys need.
+        new CryptographyClient({ id, name, key: { kid: id }, properties: { vaultUrl: url, name, version } }, credential, clientOptions())
+      clients.set(id, client)
+      return client
+    },
   }
 }
 

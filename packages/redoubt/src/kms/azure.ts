@@ -2,9 +2,8 @@ import { createHash, verify, type KeyObject } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import type { KeyService, KeyServiceOptions } from '../kms.ts'
 import { blobOf, partsOf, signedBytes, SIGN_ALGORITHM, WRAP_ALGORITHM } from './azure-blob.ts'
-import { openAzureVault, verifierOf, type AzureVault } from './azure-vault.ts'
+import { openAzureVault, verifierOf } from './azure-vault.ts'
 import { remoteKeyService } from './remote.ts'
-import { openRenewal } from './resilience.ts'
 import { KeyServiceTrouble, networkTrouble, textIn, type Trouble } from './trouble.ts'
 
 /** How long "the newest version" and a public key are believed. */
@@ -79,29 +78,15 @@ function bytesOf(value: Uint8Array | undefined): Buffer {
 export function openAzure(where: string, options: KeyServiceOptions): KeyService {
   const { url, name, version, signName, signVersion } = whereOf(where)
   const clock = options.patience?.clock ?? (() => performance.now())
-  const fresh = openAzureVault(url, options.azure ?? {}, options.production)
-  let vault: AzureVault = fresh()
-  const renewal = openRenewal(() => Promise.resolve(void (vault = fresh())))
+  const vault = openAzureVault(url, options.azure ?? {}, options.production)
   const believedUntil = new Map<string, { readonly until: number; readonly version: string; readonly publicKey: KeyObject | null }>()
   const ownKid = new RegExp(`^${url.replaceAll('.', '\\.')}/keys/${name}/(${keyVersion})$`)
-
-  /** A token that is refused before its time is dropped and fetched again, once for all calls. */
-  async function sent<T>(work: (vault: AzureVault) => Promise<T>): Promise<T> {
-    const round = renewal.round()
-    try {
-      return await work(vault)
-    } catch (error) {
-      if (textIn(error, 'name') !== 'RestError' || classify(error) !== 'identity') throw error
-      await renewal.renewed(round)
-      return work(vault)
-    }
-  }
 
   async function looked(key: string, wanted: string | undefined, signing: boolean, signal: AbortSignal) {
     const at = `${key}/${wanted ?? ''}`
     const known = believedUntil.get(at)
     if (known !== undefined && known.until > clock()) return known
-    const found = await sent((vault) => vault.find(key, wanted, signal))
+    const found = await vault.find(key, wanted, signal)
     const newest = textIn(found.properties, 'version')
     if (newest === undefined || (wanted !== undefined && newest !== wanted)) throw new KeyServiceTrouble('garbled')
     const entry = { until: clock() + believed, version: newest, publicKey: signing ? verifierOf(found).publicKey : null }
@@ -123,9 +108,9 @@ export function openAzure(where: string, options: KeyServiceOptions): KeyService
           const under = await newestOf(name, version, abortSignal)
           const signer = await newestOf(signName, signVersion, abortSignal)
           const keyRef = `${url}/keys/${name}/${under}`
-          const wrapped = bytesOf((await sent((vault) => vault.using(name, under).wrapKey(WRAP_ALGORITHM, key, { abortSignal }))).result)
+          const wrapped = bytesOf((await vault.using(name, under).wrapKey(WRAP_ALGORITHM, key, { abortSignal })).result)
           const digest = createHash('sha256').update(signedBytes(context, keyRef, WRAP_ALGORITHM, wrapped)).digest()
-          const signature = bytesOf((await sent((vault) => vault.using(signName, signer).sign(SIGN_ALGORITHM, digest, { abortSignal }))).result)
+          const signature = bytesOf((await vault.using(signName, signer).sign(SIGN_ALGORITHM, digest, { abortSignal })).result)
           return { keyRef, blob: blobOf({ algorithm: WRAP_ALGORITHM, wrapped, signAlgorithm: SIGN_ALGORITHM, signVersion: signer, signature }) }
         } catch (error) {
           // What was believed to be the newest version may have been disabled or replaced meanwhile.
@@ -141,7 +126,7 @@ export function openAzure(where: string, options: KeyServiceOptions): KeyService
         if (publicKey === null) throw new KeyServiceTrouble('garbled')
         const signed = signedBytes(context, keyRef, parts.algorithm, parts.wrapped)
         if (!verify('sha256', signed, { key: publicKey, dsaEncoding: 'ieee-p1363' }, parts.signature)) throw new KeyServiceTrouble('refused')
-        return bytesOf((await sent((vault) => vault.using(name, under).unwrapKey(WRAP_ALGORITHM, parts.wrapped, { abortSignal }))).result)
+        return bytesOf((await vault.using(name, under).unwrapKey(WRAP_ALGORITHM, parts.wrapped, { abortSignal })).result)
       },
       close: () => believedUntil.clear(),
     },
