@@ -1,9 +1,10 @@
 import { newId } from './bytes.ts'
 import type { Caller } from './context.ts'
 import type { Statement, Tx } from './pg.ts'
-import { personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
+import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
+import { checkCaller } from './transaction/signer.ts'
 import { openWork } from './transaction/work.ts'
 
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
@@ -21,10 +22,11 @@ export type Deed<A extends Actions> =
       readonly metadata?: Readonly<Record<string, string | number | boolean | readonly string[]>>
     }
 
-function planOf<A extends Actions>(gate: Gate<A>, deed: Deed<A>): Plan {
+function planOf<A extends Actions>(gate: Gate<A>, caller: Caller, deed: Deed<A>): Plan {
   const { action, resource, purpose, subjects, metadata } = typeof deed === 'string' ? { action: deed } as Exclude<Deed<A>, string> : deed
   const rule = gate.actions[action]
   if (rule === undefined) throw new TypeError(`transaction: action ${action} is not in the table of actions`)
+  checkCaller(caller, action)
   const keep = rule.keep ?? 'access'
   const days = gate.retention[keep]?.days
   if (rule.audited && days === undefined) throw new TypeError(`transaction: action ${action} names the unknown retention class ${keep}`)
@@ -47,16 +49,16 @@ function planOf<A extends Actions>(gate: Gate<A>, deed: Deed<A>): Plan {
  * @throws Refusal as the world refused; TypeError when `tx` is used after the end
  */
 export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: Caller, deed: Deed<A>, fn: (tx: Tx) => Promise<T>): Promise<T> {
-  const plan = planOf(gate, deed)
+  const plan = planOf(gate, caller, deed)
   const work = openWork(gate, caller, plan)
   try {
     const result = await fn(work.tx)
     await work.commit()
     return result
   } catch (error) {
-    const first = await work.rollback(error)
-    await recordFailure(gate, caller, plan, first)
-    throw first
+    const ending = await work.rollback(error)
+    await recordFailure(gate, caller, plan, ending.error, ending.subjects)
+    throw ending.error
   }
 }
 
@@ -66,7 +68,7 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
  * @throws Refusal as transaction does
  */
 async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, statement: Statement<R>): Promise<readonly R[]> {
-  const plan = planOf(gate, deed)
+  const plan = planOf(gate, caller, deed)
   try {
     const odd = refuseStatement(gate, caller, plan.entry.action, statement.text)
     if (odd !== undefined) throw odd
@@ -80,10 +82,10 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
     const poison = poisonOf(outcome, answer === undefined ? [] : [answer])
     connection.release(poison)
     const refusal = refusalFor(gate, caller, plan.entry.action, outcome, poison)
-    if (refusal !== undefined) throw refusal
+    if (refusal !== undefined) throw lostAnswer(refusal)
     return (answer?.rows ?? []) as unknown as readonly R[]
   } catch (error) {
-    await recordFailure(gate, caller, plan, error)
+    await recordFailure(gate, caller, plan, error, [])
     throw error
   }
 }

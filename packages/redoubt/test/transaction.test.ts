@@ -172,3 +172,34 @@ test('attack: a revoked session gets nothing from an action without an entry, al
   await assert.rejects(transaction.one(opened.gate, gone, 'test.look', harmless), refusal('caller_refused'))
   await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query(harmless)), refusal('caller_refused'))
 })
+
+test('a refused call names the subjects whose columns had been opened before it was refused', async () => {
+  const caller = { ...anna, requestId: 'opened-then-refused' }
+  await assert.rejects(
+    transaction(opened.gate, caller, 'test.read', async (tx) => {
+      tx.opened(anna.actor)
+      throw new Refusal('invalid_input')
+    }),
+    refusal('invalid_input'),
+  )
+  const rows = await database.admin(`select s.subject_id from redoubt.audit_logs l join redoubt.audit_subjects s on s.entry_id = l.id where l.request_id = 'opened-then-refused'`)
+  assert.deepEqual(rows, [{ subject_id: anna.actor }])
+})
+
+test('a caller that cannot be signed is a mistake that costs no connection', async () => {
+  const odd = { ...anna, requestId: 'with a space|and a bar' }
+  await assert.rejects(transaction.one(opened.gate, odd, 'test.look', { text: 'select 1', values: [] }), TypeError)
+  await assert.rejects(transaction(opened.gate, odd, 'test.look', (tx) => tx.query({ text: 'select 1', values: [] })), TypeError)
+  assert.equal(opened.pool.gauge().open, opened.pool.gauge().idle)
+})
+
+test('a connection that dies under the commit leaves the outcome open, and the answer says so', async () => {
+  const one = await openTestGate(database, { max: 1 })
+  const answer = transaction(one.gate, { ...anna, requestId: 'lost-1' }, 'test.look', async (tx) => {
+    await tx.query({ text: 'select guard.actor()', values: [] })
+    // The backend ends itself while the commit waits behind this in the same connection.
+    await database.admin(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'redoubt_test_app' and state = 'idle in transaction'`)
+  })
+  await assert.rejects(answer, refusal('outcome_unknown'))
+  await one.close()
+})

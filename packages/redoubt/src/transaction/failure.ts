@@ -51,12 +51,18 @@ export function refusalFor(gate: Gate, caller: Caller, action: string, outcome: 
   return refusal
 }
 
+/** A connection that dies under a COMMIT leaves open whether it was done: the caller must be told just that. */
+export function lostAnswer(refusal: Refusal): Refusal {
+  return refusal.code === 'database_unavailable' ? new Refusal('outcome_unknown', { retryAfter: 1 }) : refusal
+}
+
 /**
  * The entry of a call that was refused or failed, in a transaction of its own and before the answer. A caller whom the
  * database does not accept cannot sign an entry; the gate then writes it in its own name.
+ * @param subjects whose sealed columns had been opened when it failed: they were read, whatever came of it
  * @throws Refusal audit_unavailable when the entry cannot be written: then there is no other answer
  */
-export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, error: unknown): Promise<void> {
+export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, error: unknown, subjects: readonly string[]): Promise<void> {
   if (error instanceof Refusal && error.status < 500) {
     gate.emit({ type: 'security.unauthorized_access', requestId: caller.requestId, action: plan.entry.action, code: error.code, ...(caller.actor === null ? {} : { actor: caller.actor }) })
   }
@@ -68,7 +74,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
   try {
     const id = newId()
     const entry: Entry = {
-      ...plan.entry, id, outcome, personal: await personalOf(gate, writer, id), subjects: [],
+      ...plan.entry, id, outcome, personal: await personalOf(gate, writer, id), subjects,
       metadata: unknown && caller.actor !== null ? { ...plan.entry.metadata, claimed_actor: caller.actor } : plan.entry.metadata,
     }
     const connection = await gate.pool.connect()

@@ -13,18 +13,29 @@ export type Signer = {
 /** Hours a key is accepted, and hours after which it is replaced: the overlap outlives any transaction. */
 const lifeHours = 26
 const replaceAfter = 24 * 3_600_000
-const field = /^[A-Za-z0-9._:/-]{0,100}$/
+const field = /^[A-Za-z0-9._:/-]{0,128}$/
+
+function fieldsOf(caller: Caller, action: string): readonly string[] {
+  return [caller.actor ?? '', caller.role, caller.tenant, caller.session ?? '', action, caller.requestId]
+}
+
+/**
+ * Asked before a connection is taken: what cannot be signed cannot be done.
+ * @throws TypeError when a field has a character outside letters, digits and ._:/- or more than 128 of them
+ */
+export function checkCaller(caller: Caller, action: string): void {
+  if (!fieldsOf(caller, action).every((value) => field.test(value))) {
+    throw new TypeError('caller: actor, role, tenant, session, action and request id are at most 128 letters, digits and ._:/-')
+  }
+}
 
 /**
  * The text that is signed: no field can contain the bar, so no two callers give the same text.
- * @throws TypeError when a field has a character outside letters, digits and ._:/-
+ * @throws TypeError as checkCaller
  */
 export function callerText(kid: string, audience: string, caller: Caller, action: string, now: number): string {
-  const fields = [audience, caller.actor ?? '', caller.role, caller.tenant, caller.session ?? '', action, caller.requestId]
-  for (const value of fields) {
-    if (!field.test(value)) throw new TypeError('caller: audience, actor, role, tenant, session, action and request id are letters, digits and ._:/-')
-  }
-  return `v1|${kid}|${fields.join('|')}|${now}`
+  checkCaller(caller, action)
+  return `v1|${kid}|${audience}|${fieldsOf(caller, action).join('|')}|${now}`
 }
 
 /** The two padded blocks of RFC 2104, from which the database computes the same HMAC with sha256() alone. */
@@ -54,6 +65,7 @@ export async function openSigner(keys: Pool, service: string, now: () => number 
   const skew = Math.abs((before + now()) / 2 - server.clock)
   if (skew > 5_000) throw new Refusal('caller_refused', { detail: `the clocks of this machine and the database differ by ${Math.round(skew)} ms; at most 5000 are accepted` })
   const audience = `${service}/${server.database}`
+  if (!field.test(audience)) throw new TypeError('openSigner: service and database name are letters, digits and ._:/-')
 
   async function install(): Promise<Current> {
     const kid = randomBytes(12).toString('base64url')

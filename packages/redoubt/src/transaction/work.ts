@@ -1,7 +1,7 @@
 import type { Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Answer, Compilable, Connection, Outcome, Statement, Tx } from '../pg.ts'
-import { personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
+import { lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
 import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement } from './statements.ts'
 
@@ -21,8 +21,11 @@ function preparedName(text: string): string | undefined {
 
 type Waiting = { readonly statement: Statement<unknown>; resolve(rows: readonly Record<string, unknown>[]): void; reject(error: unknown): void }
 
+/** How a call that failed ended: the first thing that went wrong, and whose sealed columns had been opened before. */
+export type Ending = { readonly error: unknown; readonly subjects: readonly string[] }
+
 /** One transaction's state between the first statement and the end. */
-export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx: Tx; commit(): Promise<void>; rollback(error: unknown): Promise<unknown> } {
+export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx: Tx; commit(): Promise<void>; rollback(error: unknown): Promise<Ending> } {
   const subjects = new Set<string>(plan.entry.subjects)
   const keyIds = new Map<string, Buffer>()
   let resource = plan.entry.resource
@@ -116,7 +119,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
         poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
-        throw outcome.failure.refusal
+        throw lostAnswer(outcome.failure.refusal)
       }
       // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
       if (answers.at(-2)?.command !== 'COMMIT') {
@@ -137,7 +140,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
         connection.release(poison)
         connection = undefined
       }
-      return failure ?? error
+      return { error: failure ?? error, subjects: [...subjects] }
     },
   }
 }

@@ -130,7 +130,7 @@ test('a session cut between the read and the commit: no answer', async () => {
     return rows
   })
   await assert.rejects(cut, (error) => !told(error))
-  assert.deepEqual(await outcomesOf(caller), ['failed:database_unavailable'])
+  assert.deepEqual(await outcomesOf(caller), ['failed:outcome_unknown'])
 })
 
 suite('the entry cannot be written: 503 audit_unavailable, and no data', () => {
