@@ -111,8 +111,9 @@ export function openPool(settings: PoolSettings): Pool {
     const release = (poisoned?: string): void => {
       if (gone) return
       gone = true
-      client.removeListener('error', ignore)
-      if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
+      // Thrown away, it keeps its listener: the server's last words (57P01) may come after the release.
+      if (poisoned === undefined) client.removeListener('error', ignore)
+      else settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
       client.release(poisoned !== undefined)
     }
     return {
