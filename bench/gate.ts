@@ -17,7 +17,7 @@ import { rounds } from './rounds.ts'
 const actions = { 'patient.listed': { audited: false }, 'patient.viewed': { audited: true } } as const
 const nothing = (): void => undefined
 
-async function prepare(database: BenchDatabase): Promise<{ readonly me: Person; readonly patients: readonly string[] }> {
+export async function prepare(database: BenchDatabase): Promise<{ readonly me: Person; readonly patients: readonly string[] }> {
   const therapist = newId()
   const session = newId()
   await database.admin(`set row_security = off; set session_replication_role = replica`)
@@ -43,7 +43,7 @@ const columns = 'id, therapist_id, first_name_enc, last_name_enc, dob_enc, phone
 const read = `select ${columns} from therapy.patients where id = $1`
 
 /** Runs `clients` loops for a time and gives operations per second. */
-async function rate(clients: number, milliseconds: number, once: (client: number) => Promise<unknown>): Promise<number> {
+export async function rate(clients: number, milliseconds: number, once: (client: number) => Promise<unknown>): Promise<number> {
   let done = 0
   const started = performance.now()
   const end = started + milliseconds
