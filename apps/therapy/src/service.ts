@@ -12,7 +12,7 @@ import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
 import { keysExist, openKeyring, type Keyring } from 'redoubt/keyring'
 import { openKeyService } from 'redoubt/kms'
-import { checkDatabase, DatabaseRefused } from 'redoubt/migrate/check'
+import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool, type Pool } from 'redoubt/pg'
 import { openTokens, type Tokens } from 'redoubt/tokens'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
@@ -100,7 +100,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     for (const end of ends.splice(0).reverse()) await end()
   }
   try {
-    const findings = await checkDatabase(pool, { ...tables, service: roles }, definers)
+    const findings = [...(await checkDatabase(pool, { ...tables, service: roles }, definers)), ...(await checkLogin(keysPool))]
     if (findings.length > 0) throw new DatabaseRefused(findings)
     const keyService = await openKeyService(settings.kms, { production, create: !production, dataExists: () => keysExist(keysPool) })
     ends.push(() => keyService.close())

@@ -2,9 +2,11 @@ import { openAnchors } from 'redoubt/audit/anchor'
 import { startSequencer } from 'redoubt/audit/sequencer'
 import { openKeyring } from 'redoubt/keyring'
 import { openKeyService } from 'redoubt/kms'
+import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool } from 'redoubt/pg'
 import { Refusal } from 'redoubt/errors'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
 const help = `therapy worker: seals the audit trail into its chain and anchors the head in ANCHOR_DIR, until SIGTERM or SIGINT
@@ -19,25 +21,34 @@ run('therapy worker', async () => {
   if (url === undefined) throw new Refusal('database_unavailable', { detail: 'WORKER_DATABASE_URL is not set' })
   const { log, emit } = openReports('therapy-worker', settings.LOG_LEVEL)
   const namedStatements = settings.DATABASE_NAMED_STATEMENTS
-  const pool = openPool({ url, max: 2, namedStatements, emit })
-  const keysPool = openPool({ url: settings.KEYS_DATABASE_URL, max: 1, namedStatements, emit })
-  const keyService = await openKeyService(settings.KMS, { production: settings.NODE_ENV === 'production' })
-  const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
-  const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
-  const sequencer = startSequencer({ pool, anchors, emit })
+  const ends: (() => unknown)[] = [() => log.close()]
+  const close = async (): Promise<void> => {
+    for (const end of ends.splice(0).reverse()) await end()
+  }
+  try {
+    const pool = openPool({ url, max: 2, namedStatements, emit })
+    const keysPool = openPool({ url: settings.KEYS_DATABASE_URL, max: 1, namedStatements, emit })
+    ends.push(() => pool.close(), () => keysPool.close())
+    const findings = [...(await checkLogin(pool)), ...(await checkLogin(keysPool))]
+    if (findings.length > 0) throw new DatabaseRefused(findings)
+    await checkMigrations(pool)
+    const keyService = await openKeyService(settings.KMS, { production: settings.NODE_ENV === 'production' })
+    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
+    ends.push(() => keyService.close(), () => keyring.close())
+    await keyring.check()
+    const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
+    const sequencer = startSequencer({ pool, anchors, emit })
+    ends.push(() => anchors.close(), () => sequencer.stop())
+  } catch (error) {
+    await close()
+    throw error
+  }
   emit({ type: 'service.started', service: 'therapy-worker' })
   process.send?.({ working: true })
 
   onStop(async () => {
     emit({ type: 'service.stopping', service: 'therapy-worker' })
-    await sequencer.stop()
-    await anchors.close()
-    keyring.close()
-    keyService.close()
-    await keysPool.close()
-    await pool.close()
-    emit({ type: 'service.stopped', service: 'therapy-worker' })
-    log.close()
+    await close()
     process.exit(exitCodes.stopped)
   })
 })

@@ -16,7 +16,8 @@ export const catalogueQueries = {
 
   relations: `
     select n.nspname || '.' || c.relname as name, c.relkind::text as kind, c.relrowsecurity as enabled, c.relforcerowsecurity as forced,
-      coalesce((select string_agg(p.polcmd::text, '') from pg_catalog.pg_policy p where p.polrelid = c.oid), '') as commands,
+      coalesce((select string_agg(p.polcmd::text, '') from pg_catalog.pg_policy p where p.polrelid = c.oid
+        and p.polroles && array[0::pg_catalog.oid, (select oid from pg_catalog.pg_roles where rolname = session_user)]), '') as commands,
       coalesce('security_invoker=true' = any(c.reloptions), false) as invoker,
       c.relowner = (select oid from pg_catalog.pg_roles where rolname = session_user) as owned_by_runtime
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -44,7 +45,12 @@ export const catalogueQueries = {
     select 'PUBLIC may ' || a.privilege_type || ' on ' || n.nspname || '.' || c.relname, 'revoke it'
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     cross join lateral pg_catalog.aclexplode(c.relacl) a
-    where n.nspname = any($1) and a.grantee = 0`,
+    where n.nspname = any($1) and a.grantee = 0
+    union all
+    select 'runtime role may touch ' || n.nspname || '.' || c.relname, 'revoke all on it: keys are reached by the keys role and by guard alone'
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and (n.nspname = 'keys' or (n.nspname, c.relname) = ('guard', 'caller_keys'))
+      and pg_catalog.has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE')`,
 
   cascades: `
     select 'foreign key ' || k.conname || ' of ' || n.nspname || '.' || c.relname || ' cascades' as what,

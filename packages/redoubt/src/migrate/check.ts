@@ -87,6 +87,16 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
   return findings
 }
 
+/**
+ * What must hold of every login beside the app's (keys, worker): an ordinary role, member of none, on a server that
+ * logs no parameters. Signing keys and sealed values travel as parameters of these logins too.
+ * @param pool pool of that login
+ */
+export async function checkLogin(pool: Pool): Promise<readonly Finding[]> {
+  const ask = (text: string): Promise<readonly Finding[]> => pool.query<Finding>({ text, values: [[]] })
+  return [...(await ask(catalogueQueries.role)), ...(await ask(catalogueQueries.settings))]
+}
+
 /** The start's refusal: every finding at once. */
 export class DatabaseRefused extends Error {
   override readonly name = 'DatabaseRefused'
