@@ -92,6 +92,10 @@ export function openPool(settings: PoolSettings): Pool {
     idleTimeoutMillis: 60_000,
     keepAlive: true,
   })
+  // The server's last words (57P01) can come between two turns of the pool: in the bytes that end the handshake, or
+  // after a connection was thrown away. A client without a listener at that moment ends the process; batches learn of
+  // a broken connection by themselves.
+  driver.on('connect', (client) => client.on('error', () => undefined))
   // An idle connection that dies is replaced at the next use.
   driver.on('error', () => settings.emit({ type: 'database.connection_destroyed', reason: 'idle connection lost' }))
 
@@ -104,16 +108,11 @@ export function openPool(settings: PoolSettings): Pool {
 
   function connectionOf(client: pg.PoolClient): Connection {
     const state = stateOf(client)
-    // While checked out, a broken socket reaches us here as well as through the batch; without a listener it ends the process.
-    const ignore = (): void => undefined
-    client.on('error', ignore)
     let gone = false
     const release = (poisoned?: string): void => {
       if (gone) return
       gone = true
-      // Thrown away, it keeps its listener: the server's last words (57P01) may come after the release.
-      if (poisoned === undefined) client.removeListener('error', ignore)
-      else settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
+      if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
       client.release(poisoned !== undefined)
     }
     return {
