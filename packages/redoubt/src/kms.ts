@@ -47,6 +47,8 @@ export type KeyServiceOptions = {
   readonly azure?: AzureOptions
   /** Needed for `vault:`. */
   readonly vault?: VaultOptions
+  /** Setting of the service that wrapped what is stored until it has moved to this one (keyring/move). */
+  readonly previous?: string
   /** How long and how often a remote service is asked. */
   readonly patience?: Patience
   readonly emit?: Emit
@@ -60,6 +62,20 @@ export type KeyServiceOptions = {
  * @throws Refusal key_refused when the root key is missing, unsafe or not the one of the data
  */
 export async function openKeyService(setting: string, options: KeyServiceOptions): Promise<KeyService> {
+  const { previous, ...own } = options
+  const current = await openOne(setting, own)
+  if (previous === undefined) return current
+  try {
+    // Of the service that is left nothing new is made.
+    const left = await openOne(previous, { ...own, create: false })
+    return (await import('./kms/previous.ts')).withPrevious(current, left)
+  } catch (error) {
+    current.close()
+    throw error
+  }
+}
+
+async function openOne(setting: string, options: KeyServiceOptions): Promise<KeyService> {
   const [, provider, rest] = /^([a-z]+):(.+)$/.exec(setting) ?? []
   if (provider === undefined || rest === undefined) {
     throw new TypeError('openKeyService: setting must be <provider>:<where>, for example local:.redoubt/keys/root.key')

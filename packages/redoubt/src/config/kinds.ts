@@ -88,10 +88,10 @@ export function proxies(): Kind<readonly string[]> {
   return listOf({ schema: z.string().refine(isProxy, rule) })
 }
 
-/** Where the key-encryption keys live: `local:<path>`, `aws:<key>`, `azure:<key>` or `vault:<key>`. */
+/** Where the key-encryption keys live: `local:<path>`, `aws:<key>`, `azure:<key>` or `vault:<key>`; kms.ts reads the rest. */
 export function keyService(): Kind<string> {
-  const rule = 'must be local:<path>, aws:<key ARN or alias>, azure:<https key id> or vault:<https address/mount/key>'
-  const schema = z.string().regex(/^(?:local:\S+|aws:(?:arn:|alias\/)\S+|azure:https?:\/\/\S+|vault:https?:\/\/\S+)$/, rule)
+  const rule = 'must be local:<path>, aws:<key ARN or alias>?region=<region>, azure:https://<vault>/keys/<name>?sign=<name> or vault:<mount>/<key>'
+  const schema = z.string().regex(/^(?:local:\S+|aws:\S+|azure:https?:\/\/\S+|vault:(?:https?:\/\/)?[^\s/]+\/\S+)$/, rule)
   const refuse = (value: string): string | null => {
     if (value.startsWith('local:')) return 'must not be the local key provider in production'
     return /^[a-z]+:http:/.test(value) ? 'must be https: in production' : null

@@ -30,6 +30,11 @@ export type KekRow = {
 export const kekColumns =
   'k.id as kek_id, k.purpose as kek_purpose, k.version as kek_version, k.provider as kek_provider, k.key_ref as kek_ref, k.wrapped as kek_wrapped'
 
+/** What the wrapping of a key-encryption key is bound to. Derivable from its row: a move to another service needs it. */
+export function kekContext(realm: string, purpose: KekPurpose, version: number): KeyContext {
+  return { realm, use: 'redoubt key-encryption key', purpose, version: String(version) }
+}
+
 export type KekSettings = {
   readonly pool: KeysPool
   readonly service: KeyService
@@ -70,10 +75,6 @@ const insertKek = {
 export function openKeks(settings: KekSettings): Keks {
   const { pool, service, realm, emit, clock } = settings
 
-  function contextOf(purpose: KekPurpose, version: number): KeyContext {
-    return { realm, use: 'redoubt key-encryption key', purpose, version: String(version) }
-  }
-
   /** Asks the key service; whatever it throws becomes a Refusal and an event. */
   async function asked<T>(work: Promise<T>): Promise<T> {
     try {
@@ -88,7 +89,7 @@ export function openKeks(settings: KekSettings): Keks {
   async function unwrap(row: KekRow): Promise<Kek> {
     if (row.kek_wrapped === null) throw new Refusal('key_destroyed', { detail: 'this key-encryption key was destroyed' })
     const wrapped = { provider: row.kek_provider, keyRef: row.kek_ref, blob: row.kek_wrapped }
-    const key = secretKey(await asked(service.unwrap(wrapped, contextOf(row.kek_purpose, row.kek_version))))
+    const key = secretKey(await asked(service.unwrap(wrapped, kekContext(realm, row.kek_purpose, row.kek_version))))
     if (!keyId(key).equals(row.kek_id)) throw new Refusal('key_refused', { detail: 'a key-encryption key is not the one its row names' })
     return Object.freeze({ id: row.kek_id, purpose: row.kek_purpose, key })
   }
@@ -122,7 +123,7 @@ export function openKeks(settings: KekSettings): Keks {
     const version = 1
     const since = clock()
     const epoch = opened.epoch()
-    const { key: bytes, wrapped } = await asked(service.generate(contextOf(purpose, version)))
+    const { key: bytes, wrapped } = await asked(service.generate(kekContext(realm, purpose, version)))
     const key = secretKey(bytes)
     const id = keyId(key)
     const made = await pool.query({ ...insertKek, values: [id, purpose, version, wrapped.provider, wrapped.keyRef, wrapped.blob] })
