@@ -2,7 +2,7 @@ import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
-import { openService } from './service.ts'
+import { openService, serviceSettings } from './service.ts'
 import { verifyTherapist } from './verification.ts'
 
 const help = `npm run therapy -- <command>
@@ -22,10 +22,7 @@ run('therapy', async () => {
   const development = process.env['DATABASE_URL'] === undefined ? await embedded(process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
   try {
     const settings = settingsFrom({ ...process.env, ...development?.env })
-    const service = await openService({
-      databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
-      publicOrigin: settings.PUBLIC_ORIGIN, poolSize: 1, namedStatements: settings.DATABASE_NAMED_STATEMENTS, emit: () => undefined,
-    })
+    const service = await openService({ ...serviceSettings(settings, () => undefined), poolSize: 1 })
     try {
       say(`verified ${await verifyTherapist(service.app, { requestId: newId(), address: null }, address)}`)
     } finally {

@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
-import { openService } from './service.ts'
+import { openService, serviceSettings } from './service.ts'
 
 const help = `therapy server: answers over HTTP until SIGTERM or SIGINT
 
@@ -15,11 +15,7 @@ run('therapy', async () => {
   if (process.argv.includes('--help')) return say(help)
   const settings = settingsFrom(process.env)
   const { log, emit } = openReports('therapy', settings.LOG_LEVEL)
-  const service = await openService({
-    databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
-    publicOrigin: settings.PUBLIC_ORIGIN, origins: settings.ALLOWED_ORIGINS, trustedProxies: settings.TRUSTED_PROXIES,
-    poolSize: settings.DATABASE_POOL_SIZE, namedStatements: settings.DATABASE_NAMED_STATEMENTS, emit,
-  })
+  const service = await openService(serviceSettings(settings, emit))
   await new Promise<void>((resolve, reject) => {
     service.server.once('error', reject)
     service.server.listen(settings.PORT, settings.HOST, resolve)

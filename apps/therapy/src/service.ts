@@ -24,6 +24,7 @@ import type { App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
 import { authRoutes } from './auth.ts'
 import { consentRoutes } from './consents.ts'
+import type { Settings as Config } from './config.ts'
 import { conversationRoutes } from './conversations.ts'
 import { disclosureRoutes } from './disclosures.ts'
 import { noteRoutes } from './notes.ts'
@@ -66,6 +67,15 @@ export type Service = {
   readonly server: Server
   /** Ends pools and forgets keys; the server must have stopped. */
   close(): Promise<void>
+}
+
+/** What a process opens the service with, from its configuration. */
+export function serviceSettings(config: Config, emit: Emit): ServiceSettings {
+  return {
+    databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, production: config.NODE_ENV === 'production',
+    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, trustedProxies: config.TRUSTED_PROXIES,
+    poolSize: config.DATABASE_POOL_SIZE, namedStatements: config.DATABASE_NAMED_STATEMENTS, emit,
+  }
 }
 
 /** Every route of the service: the one list that is served, documented and tested. */

@@ -12,7 +12,7 @@ import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
 import { onOrphaned } from './orphan.ts'
-import { openService } from './service.ts'
+import { openService, serviceSettings } from './service.ts'
 import { repository, sources } from './sources.ts'
 
 const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its worker, until Ctrl-C
@@ -156,10 +156,7 @@ async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonl
     say(`The database has accounts, but ${demoPath} with their passwords is gone: npm start -- --reset begins anew.`)
     return []
   }
-  const service = await openService({
-    databaseUrl: settings.DATABASE_URL, keysUrl: settings.KEYS_DATABASE_URL, kms: settings.KMS, production: settings.NODE_ENV === 'production',
-    publicOrigin: settings.PUBLIC_ORIGIN, emit: () => undefined,
-  })
+  const service = await openService(serviceSettings(settings, () => undefined))
   try {
     say('loading the demonstration …')
     const accounts = demoAccounts()
