@@ -42,7 +42,8 @@ create policy app_update on redoubt.users for update to {app}
   with check (false);
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
-grant insert, select on redoubt.users to {app};
+grant insert on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
 
 create table therapy.appointment_notes (

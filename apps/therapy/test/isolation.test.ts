@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import pg from 'pg'
+import type { Column } from 'redoubt/tables'
 import { testDatabase, type TestDatabase } from '../../../packages/redoubt/test/support/database.ts'
+import { tables as declared } from '../src/tables.ts'
 import { openProbe, tables, viewers, type Probe } from './support/probes.ts'
 
 // For every table, command and person of the visibility matrix, the forbidden is tried as SQL inside that person's own
@@ -31,6 +33,15 @@ for (const viewer of viewers) {
 
 test('a foreign key is no oracle: naming another’s row is refused like naming nothing', async () => {
   for (const viewer of viewers) assert.deepEqual(await probe.references(viewer), [], viewer)
+})
+
+test('no credential and no licence number is readable through the app’s login, whose row it may be', async () => {
+  const columns = Object.entries(declared.tables).flatMap(([table, { columns: of }]) => Object.entries<Column>(of).filter(([, column]) => column.kind === 'plain' && column.dataClass === 'CRED').map(([column]) => ({ table, column })))
+  for (const { table, column } of [...columns, { table: 'therapy.therapist_profiles', column: 'licence_number_enc' }]) {
+    const [row] = await probe.database.admin<{ may: boolean }>('select has_column_privilege($1, $2, $3, $4) as may', [`${probe.database.service}_app`, table, column, 'select'])
+    assert.equal(row?.may, false, `${table}.${column}`)
+  }
+  assert.ok(columns.length >= 2)
 })
 
 test('there is no view to look through, and no partition or child table beside its policies', async () => {

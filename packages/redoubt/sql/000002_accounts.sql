@@ -16,7 +16,8 @@ create table redoubt.users (
 );
 alter table redoubt.users enable row level security;
 alter table redoubt.users force row level security;
-grant select, insert on redoubt.users to {app};
+-- A credential is written and never read back: sign-in alone gets the hash, from its function.
+grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version), insert on redoubt.users to {app};
 grant select on redoubt.users to {guard};
 create policy app_select on redoubt.users for select to {app} using (id = (select guard.actor()));
 -- Registration makes an account and cannot read one back. Which roles may register is the app's own check constraint.

@@ -548,7 +548,8 @@ create policy app_update on redoubt.users for update to {app}
   with check (false);
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
-grant insert, select on redoubt.users to {app};
+grant insert on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
 
 -- functions
@@ -769,8 +770,12 @@ AS $function$
 declare
   who guard.verified := guard.caller();
 begin
-  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32 then
-    raise exception using errcode = '22023', message = 'outcome or commitment out of form';
+  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32
+     or p_retain_days not between 1 and 36500 then
+    raise exception using errcode = '22023', message = 'outcome, commitment or retention out of form';
+  end if;
+  if exists (select from redoubt.audit_logs l where l.xid = pg_catalog.pg_current_xact_id_if_assigned()) then
+    raise exception using errcode = 'RD403', message = 'this transaction has its entry already';
   end if;
   perform pg_catalog.set_config('synchronous_commit', 'on', true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
