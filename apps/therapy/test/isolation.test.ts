@@ -35,6 +35,32 @@ test('a foreign key is no oracle: naming another’s row is refused like naming 
   for (const viewer of viewers) assert.deepEqual(await probe.references(viewer), [], viewer)
 })
 
+test('the other logins reach the tables of their work and no others, whatever claim they carry', async () => {
+  const care = ['appointment_notes', 'appointments', 'care_relationships', 'consents', 'medical_records', 'messages', 'patients', 'therapist_profiles']
+  const wanted: Readonly<Record<string, readonly string[]>> = {
+    ingest: [], migrator: [],
+    auditor: ['anchors', 'chain', 'head', 'logs', 'subjects', 'tombstones'].map((name) => `SELECT redoubt.audit_${name}`).concat('SELECT redoubt.schema_migrations'),
+    backup: care.map((name) => `SELECT therapy.${name}`),
+    keys: ['data_keys', 'index_keys', 'key_encryption_keys', 'purpose_keys'].flatMap((name) => ['DELETE', 'INSERT', 'SELECT', 'UPDATE'].map((command) => `${command} keys.${name}`)).concat('INSERT keys.erased', 'SELECT keys.erased'),
+    worker: ['DELETE redoubt.idempotency_keys', 'SELECT redoubt.idempotency_keys', 'SELECT redoubt.audit_anchors', 'SELECT redoubt.audit_chain', 'SELECT redoubt.audit_head', 'SELECT redoubt.schema_migrations'],
+  }
+  for (const [login, expected] of Object.entries(wanted)) {
+    const role = `${probe.database.service}_${login}`
+    const rows = await probe.database.admin<{ may: string }>(
+      `select p || ' ' || n.nspname || '.' || c.relname as may from pg_class c join pg_namespace n on n.oid = c.relnamespace
+       cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname in ('redoubt', 'guard', 'keys', 'therapy')
+         and (has_table_privilege($1, c.oid, p) or (p in ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES') and has_any_column_privilege($1, c.oid, p)))`, [role])
+    assert.deepEqual(rows.map(({ may }) => may).toSorted(), expected.toSorted(), login)
+    const [attributes] = await probe.database.admin<{ rolsuper: boolean; rolbypassrls: boolean }>('select rolsuper, rolbypassrls from pg_roles where rolname = $1', [role])
+    assert.deepEqual(attributes, { rolsuper: false, rolbypassrls: login === 'backup' }, login)
+  }
+  const worker = new pg.Client({ connectionString: probe.database.url('worker') })
+  await worker.connect()
+  assert.deepEqual((await worker.query('select expires_at from redoubt.idempotency_keys')).rows, [], 'none has expired')
+  assert.equal((await worker.query('delete from redoubt.idempotency_keys')).rowCount, 0)
+  await worker.end()
+})
+
 test('no credential and no licence number is readable through the app’s login, whose row it may be', async () => {
   const columns = Object.entries(declared.tables).flatMap(([table, { columns: of }]) => Object.entries<Column>(of).filter(([, column]) => column.kind === 'plain' && column.dataClass === 'CRED').map(([column]) => ({ table, column })))
   for (const { table, column } of [...columns, { table: 'therapy.therapist_profiles', column: 'licence_number_enc' }]) {
