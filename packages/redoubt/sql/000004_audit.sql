@@ -66,9 +66,10 @@ create policy app_delete on redoubt.audit_logs for delete to {app} using (false)
 set local role {guard};
 
 -- The gate's last statement before COMMIT. Actor, tenant, action, request, time and transaction are stamped from the
--- verified caller, never taken from arguments: SQL injected into a transaction can add an entry of its own caller and
--- nothing else. synchronous_commit is set again here because the caller's SQL may have turned it off (a read whose
--- entry dies with the machine would be a read without a trace).
+-- verified caller, never taken from arguments. One entry per transaction: SQL injected into it that writes one of its own
+-- (a reading that never was, in somebody's "who read my data") makes the gate's fail, and with it everything.
+-- synchronous_commit is set again here because the caller's SQL may have turned it off (a read whose entry dies with the
+-- machine would be a read without a trace).
 create function guard.finish(
   p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb,
   p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days int, p_subjects uuid[]
@@ -78,8 +79,12 @@ as $$
 declare
   who guard.verified := guard.caller();
 begin
-  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32 then
-    raise exception using errcode = '22023', message = 'outcome or commitment out of form';
+  if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32
+     or p_retain_days not between 0 and 36500 then
+    raise exception using errcode = '22023', message = 'outcome, commitment or retention out of form';
+  end if;
+  if exists (select from redoubt.audit_logs l where l.xid = pg_catalog.pg_current_xact_id_if_assigned()) then
+    raise exception using errcode = 'RD403', message = 'this transaction has its entry already';
   end if;
   perform pg_catalog.set_config('synchronous_commit', 'on', true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,

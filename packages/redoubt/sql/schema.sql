@@ -771,7 +771,7 @@ declare
   who guard.verified := guard.caller();
 begin
   if (p_outcome <> 'done' and p_outcome !~ '^(refused|failed):[a-z_]{3,40}$') or pg_catalog.octet_length(p_commitment) <> 32
-     or p_retain_days not between 1 and 36500 then
+     or p_retain_days not between 0 and 36500 then
     raise exception using errcode = '22023', message = 'outcome, commitment or retention out of form';
   end if;
   if exists (select from redoubt.audit_logs l where l.xid = pg_catalog.pg_current_xact_id_if_assigned()) then

@@ -60,7 +60,7 @@ export type PoolSettings = {
   readonly emit: Emit
 }
 
-type WireClient = pg.PoolClient & { readonly connection: Wire & { on(event: 'parseComplete', listener: () => void): void } }
+type WireClient = pg.PoolClient & { readonly connection: Wire & { on(event: 'parseComplete' | 'readyForQuery' | 'end', listener: () => void): void } }
 
 const states = new WeakMap<pg.PoolClient, WireState>()
 
@@ -68,7 +68,11 @@ function stateOf(client: pg.PoolClient): WireState {
   const known = states.get(client)
   if (known !== undefined) return known
   const state: WireState = { prepared: new Map(), active: undefined }
-  ;(client as WireClient).connection.on('parseComplete', () => state.active?.handleParseComplete())
+  const { connection } = client as WireClient
+  connection.on('parseComplete', () => state.active?.handleParseComplete())
+  // A batch that failed is known to nobody but us: the driver has let go of it.
+  connection.on('readyForQuery', () => state.active?.handleReadyForQuery())
+  connection.on('end', () => state.active?.handleError(new Refusal('database_unavailable', { retryAfter: 1 })))
   states.set(client, state)
   return state
 }

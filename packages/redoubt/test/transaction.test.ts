@@ -203,3 +203,15 @@ test('a connection that dies under the commit leaves the outcome open, and the a
   await assert.rejects(answer, refusal('outcome_unknown'))
   await one.close()
 })
+
+test('attack: an entry written by injected SQL into somebody’s disclosures undoes the whole call', async () => {
+  const caller = { ...anna, requestId: 'planted-entry' }
+  const bea = crypto.randomUUID()
+  await assert.rejects(
+    transaction(opened.gate, caller, 'test.read', (tx) =>
+      tx.query({ text: `select guard.finish($1, 'patient', $2, 'care', 'done', '{}', null, null, 'access', 700, array[$3]::uuid[])`, values: [crypto.randomUUID(), bea, bea] }),
+    ),
+    refusal('forbidden'),
+  )
+  assert.deepEqual(await entriesOf('planted-entry'), ['refused:forbidden'])
+})

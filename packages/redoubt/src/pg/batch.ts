@@ -141,10 +141,14 @@ export class Batch {
     this.#failure = new Refusal('statement_refused')
   }
 
-  /** The driver calls this for the first error of the batch; the server skips the rest up to our Sync. */
+  /**
+   * The driver calls this for the first error of the batch and forgets the batch. After an ordinary error the server
+   * skips the rest up to our Sync and then says that it is ready; only then may the next batch go out. After any other
+   * (a lost connection, the last words of a server) nothing more comes.
+   */
   handleError(error: unknown): void {
-    this.#state.active = undefined
-    this.#reject(this.#failure ?? error)
+    this.#failure ??= error
+    if ((error as { readonly severity?: unknown } | null)?.severity !== 'ERROR') this.handleReadyForQuery()
   }
 
   handleReadyForQuery(): void {
