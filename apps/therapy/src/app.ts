@@ -1,10 +1,13 @@
 import type { Columns } from 'redoubt/columns'
+import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
+import { once, type Repeatable } from 'redoubt/idempotency'
+import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
 import type { Tokens } from 'redoubt/tokens'
 import type { Passwords } from 'redoubt/tokens/password'
-import type { Gate } from 'redoubt/transaction'
+import { transaction, type Gate } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
 import type { Therapy } from './tables.ts'
 
@@ -44,4 +47,22 @@ export function changed<R>(rows: readonly R[]): R {
   const row = rows[0]
   if (row === undefined) throw new Refusal('version_conflict')
   return row
+}
+
+/**
+ * Makes something in one transaction, and once however often its sender repeats the request; a repetition reads what was
+ * made the first time.
+ * @param action its first word is the type of what is made: `note.created` makes a note
+ * @param work makes it
+ * @param reread reads it by its id, as the caller may read it at that time
+ */
+export function make<T extends { readonly id: string }>(
+  app: App,
+  by: { readonly caller: Person; readonly repeatable: Repeatable },
+  action: keyof typeof actions,
+  work: (tx: Tx) => Promise<T>,
+  reread: (tx: Tx, id: string) => Promise<T>,
+): Promise<T> {
+  const makes = action.slice(0, action.indexOf('.'))
+  return transaction(app.db, by.caller, action, (tx) => once(app.columns, tx, by.repeatable, { makes, work: () => work(tx), reread: (id) => reread(tx, id) }))
 }

@@ -1,13 +1,12 @@
 import { Refusal } from 'redoubt/errors'
 import { queryInteger } from 'redoubt/http/parse'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import type { Person } from 'redoubt/context'
 import { sql as raw } from 'kysely'
 import { z } from 'zod'
-import type { App } from './app.ts'
+import { make, type App } from './app.ts'
 import {
   appointmentAnswer, bookSlot, cancelAppointment, changeSlot, closeAppointment, kinds, offerSlot, readAppointment, selectAppointments, statuses, viewAppointment,
   type Appointment,
@@ -35,13 +34,12 @@ export function appointmentRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/appointments', tags: ['appointments'], summary: 'A therapist offers a slot; a patient books one by its slot_id',
       access: ['patient', 'therapist'], body: z.union([slotBody, bookingBody]), answer: appointmentAnswer, status: 201, idempotent: true,
       refuses: ['slot_taken', 'version_conflict'],
-      handle: ({ caller, body, idempotencyKey }) => {
+      handle: ({ caller, body, repeatable }) => {
         const booking = 'slot_id' in body
         if (booking !== (caller.role === 'patient')) throw new Refusal('invalid_input', { fields: [{ field: 'slot_id', rule: booking ? 'unknown' : 'required' }] })
         if (!booking) checkStart(body.starts_at, app.now())
-        return transaction(app.db, caller, booking ? 'appointment.booked' : 'appointment.created', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/appointments', request: body }, () =>
-            booking ? bookSlot(tx, caller.actor, body.slot_id, body.version, app.now()) : offerSlot(tx, caller.actor, body, app.now())))
+        return make(app, { caller, repeatable }, booking ? 'appointment.booked' : 'appointment.created', (tx) =>
+          booking ? bookSlot(tx, caller.actor, body.slot_id, body.version, app.now()) : offerSlot(tx, caller.actor, body, app.now()), readAppointment)
       },
     }),
     route({

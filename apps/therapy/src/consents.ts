@@ -2,11 +2,10 @@ import { createHash } from 'node:crypto'
 import { framed, newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { found, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -33,9 +32,7 @@ export function consentRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/consents', tags: ['consents'], summary: 'Agree to something, in the words of a stated version',
       access: ['patient'], body: consentBody, answer: consentAnswer, status: 201, idempotent: true, refuses: ['already_exists'],
-      handle: ({ caller, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'consent.given', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/consents', request: body }, () => giveConsent(tx, caller.actor, body, app.now()))),
+      handle: ({ caller, body, repeatable }) => make(app, { caller, repeatable }, 'consent.given', (tx) => giveConsent(tx, caller.actor, body, app.now()), readConsent),
     }),
     route({
       method: 'POST', path: '/api/consents/{id}/withdraw', tags: ['consents'], summary: 'Take a consent back, from now on',
@@ -60,6 +57,11 @@ async function listConsents(tx: Tx, query: PageQuery): Promise<{ readonly items:
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
   return pageFrom(rows, query, (row) => [row.id], view)
+}
+
+/** @throws Refusal not_found */
+async function readConsent(tx: Tx, id: string): Promise<Consent> {
+  return view(found(await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id))))
 }
 
 /** @throws Refusal invalid_input for words nobody was shown; already_exists while one of this kind stands */

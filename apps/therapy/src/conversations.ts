@@ -1,11 +1,10 @@
 import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { found, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -32,10 +31,8 @@ export function conversationRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/conversations/{id}/messages', tags: ['messages'], summary: 'Write to the other side',
       access: ['patient', 'therapist'], params: idParams, body: messageBody, answer: messageAnswer, status: 201, idempotent: true, refuses: ['conflict'],
-      handle: ({ caller, params, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'message.sent', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/conversations/{id}/messages', request: { params, body } }, () =>
-            sendMessage(app, tx, caller.actor, params.id, body.text, app.now()))),
+      handle: ({ caller, params, body, repeatable }) =>
+        make(app, { caller, repeatable }, 'message.sent', (tx) => sendMessage(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readMessage(app, tx, id)),
     }),
     route({
       method: 'POST', path: '/api/messages/{id}/read', tags: ['messages'], summary: 'Mark a received message as read; the first time counts',
@@ -66,6 +63,15 @@ async function listConversations(tx: Tx, actor: string, query: PageQuery): Promi
 
 const shown = ['id', 'care_relationship_id', 'patient_id', 'sender_id', 'recipient_id', 'body_enc', 'created_at', 'read_at'] as const
 
+type Row = { readonly id: string; readonly care_relationship_id: string; readonly sender_id: string; readonly recipient_id: string; readonly body: string; readonly created_at: Date; readonly read_at: Date | null }
+
+function view(row: Row): Message {
+  return {
+    id: row.id, conversation_id: row.care_relationship_id, sender_id: row.sender_id, recipient_id: row.recipient_id,
+    text: row.body, created_at: utcOf(row.created_at), read_at: utcOf(row.read_at),
+  }
+}
+
 /** @throws Refusal not_found */
 async function listMessages(app: App, tx: Tx, actor: string, conversation: string, query: PageQuery): Promise<{ readonly items: readonly Message[]; readonly next: string | null }> {
   const before = cursorOf(query, z.tuple([rowId]))?.[0]
@@ -79,10 +85,12 @@ async function listMessages(app: App, tx: Tx, actor: string, conversation: strin
   ])
   found(relationships)
   const opened = await app.columns.open(tx, 'therapy.messages', rows)
-  return pageFrom(opened, query, (row) => [row.id], (row) => ({
-    id: row.id, conversation_id: row.care_relationship_id, sender_id: row.sender_id, recipient_id: row.recipient_id,
-    text: row.body, created_at: utcOf(row.created_at), read_at: utcOf(row.read_at),
-  }))
+  return pageFrom(opened, query, (row) => [row.id], view)
+}
+
+/** @throws Refusal not_found */
+async function readMessage(app: App, tx: Tx, id: string): Promise<Message> {
+  return view(found(await app.columns.open(tx, 'therapy.messages', await tx.run(sql.selectFrom('therapy.messages').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal not_found; conflict when the relationship has ended */

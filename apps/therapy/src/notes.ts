@@ -1,11 +1,10 @@
 import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { found, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -32,10 +31,8 @@ export function noteRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/appointments/{id}/notes', tags: ['notes'], summary: 'Write a note on one’s own appointment',
       access: ['patient', 'therapist'], params: idParams, body: noteBody, answer: noteAnswer, status: 201, idempotent: true,
-      handle: ({ caller, params, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'note.created', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/appointments/{id}/notes', request: { params, body } }, () =>
-            writeNote(app, tx, caller.actor, params.id, body.text, app.now()))),
+      handle: ({ caller, params, body, repeatable }) =>
+        make(app, { caller, repeatable }, 'note.created', (tx) => writeNote(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readNote(app, tx, id)),
     }),
     route({
       method: 'POST', path: '/api/notes/{id}/release', tags: ['notes'], summary: 'Let the patient read a therapist’s note',
@@ -64,6 +61,11 @@ async function listNotes(app: App, tx: Tx, appointment: string, query: PageQuery
   )
   if (rows.length === 0) found(await tx.run(sql.selectFrom('therapy.appointments').select('id').where('id', '=', appointment)))
   return pageFrom(await app.columns.open(tx, 'therapy.appointment_notes', rows), query, (row) => [row.id], view)
+}
+
+/** @throws Refusal not_found */
+async function readNote(app: App, tx: Tx, id: string): Promise<Note> {
+  return view(found(await app.columns.open(tx, 'therapy.appointment_notes', await tx.run(sql.selectFrom('therapy.appointment_notes').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal not_found for an appointment of others; forbidden for a therapist whose care of the patient has ended */

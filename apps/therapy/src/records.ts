@@ -1,11 +1,10 @@
 import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, sql, type App } from './app.ts'
+import { changed, found, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf, version, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -49,10 +48,8 @@ export function recordRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/patients/{id}/records', tags: ['records'], summary: 'Add to the medical record of a patient in care',
       access: ['therapist'], params: idParams, body: recordBody, answer: recordAnswer, status: 201, idempotent: true,
-      handle: ({ caller, params, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'record.created', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/patients/{id}/records', request: { params, body } }, () =>
-            addRecord(app, tx, caller.actor, params.id, body, app.now()))),
+      handle: ({ caller, params, body, repeatable }) =>
+        make(app, { caller, repeatable }, 'record.created', (tx) => addRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
     }),
     route({
       method: 'GET', path: '/api/records/{id}', tags: ['records'], summary: 'One entry of a medical record',
@@ -68,10 +65,8 @@ export function recordRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/records/{id}/correct', tags: ['records'], summary: 'Supersede one’s own entry by a corrected one; the old one stays',
       access: ['therapist'], params: idParams, body: correctionBody, answer: recordAnswer, status: 201, idempotent: true, refuses: ['forbidden', 'version_conflict'],
-      handle: ({ caller, params, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'record.corrected', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/records/{id}/correct', request: { params, body } }, () =>
-            correctRecord(app, tx, caller.actor, params.id, body, app.now()))),
+      handle: ({ caller, params, body, repeatable }) =>
+        make(app, { caller, repeatable }, 'record.corrected', (tx) => correctRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
     }),
   ]
 }

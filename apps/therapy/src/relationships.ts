@@ -1,11 +1,10 @@
 import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { once } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, sql, type App } from './app.ts'
+import { changed, found, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 import { mostPatients } from './patients.ts'
@@ -36,9 +35,7 @@ export function relationshipRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/relationships', tags: ['relationships'], summary: 'Ask a verified therapist for care',
       access: ['patient'], body: requestBody, answer: relationshipAnswer, status: 201, idempotent: true, refuses: ['already_exists'],
-      handle: ({ caller, body, idempotencyKey }) =>
-        transaction(app.db, caller, 'relationship.requested', (tx) =>
-          once(app.columns, tx, { key: idempotencyKey, route: 'POST /api/relationships', request: body }, () => requestCare(tx, caller.actor, body, app.now()))),
+      handle: ({ caller, body, repeatable }) => make(app, { caller, repeatable }, 'relationship.requested', (tx) => requestCare(tx, caller.actor, body, app.now()), readRelationship),
     }),
     route({
       method: 'POST', path: '/api/relationships/{id}/accept', tags: ['relationships'], summary: 'Take a patient into care',
@@ -78,6 +75,11 @@ async function listRelationships(tx: Tx, query: PageQuery & { readonly state?: s
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
   return pageFrom(rows, query, (row) => [row.id], view)
+}
+
+/** @throws Refusal not_found */
+async function readRelationship(tx: Tx, id: string): Promise<Relationship> {
+  return view(found(await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id))))
 }
 
 /**

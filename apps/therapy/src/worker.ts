@@ -1,5 +1,6 @@
 import { openAnchors } from 'redoubt/audit/anchor'
 import { startSequencer } from 'redoubt/audit/sequencer'
+import { startSweep } from 'redoubt/idempotency'
 import { openKeyring } from 'redoubt/keyring'
 import { openKeyService } from 'redoubt/kms'
 import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
@@ -9,9 +10,10 @@ import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
-const help = `therapy worker: seals the audit trail into its chain and anchors the head in ANCHOR_DIR, until SIGTERM or SIGINT
+const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR and deletes expired
+idempotency keys, until SIGTERM or SIGINT
 
-Several may run; one at a time works, the others stand by.
+Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
 
 run('therapy worker', async () => {
@@ -29,7 +31,7 @@ run('therapy worker', async () => {
     const pool = openPool({ url, max: 2, namedStatements, emit })
     const keysPool = openPool({ url: settings.KEYS_DATABASE_URL, max: 1, namedStatements, emit })
     ends.push(() => pool.close(), () => keysPool.close())
-    const findings = [...(await checkLogin(pool)), ...(await checkLogin(keysPool))]
+    const findings = [...(await checkLogin(pool, `${tables.service}_worker`)), ...(await checkLogin(keysPool, `${tables.service}_keys`))]
     if (findings.length > 0) throw new DatabaseRefused(findings)
     await checkMigrations(pool)
     const keyService = await openKeyService(settings.KMS, { production: settings.NODE_ENV === 'production' })
@@ -38,7 +40,8 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    ends.push(() => anchors.close(), () => sequencer.stop())
+    const sweep = startSweep({ pool, emit })
+    ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop())
   } catch (error) {
     await close()
     throw error

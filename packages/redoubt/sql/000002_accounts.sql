@@ -33,16 +33,18 @@ create policy app_insert on redoubt.sessions for insert to {app} with check (fal
 create policy app_update on redoubt.sessions for update to {app} using (false) with check (false);
 create policy app_delete on redoubt.sessions for delete to {app} using (false);
 
--- One row per (principal, route, key): the first insert wins, the effect and the stored answer commit with it.
+-- One row per (principal, route, key): the first insert wins, the effect and what it made commit with it. No answer is
+-- kept: it may hold another person's data, under the keys of the wrong one.
 create table redoubt.idempotency_keys (
   id uuid primary key,
   principal uuid not null,
   route text not null,
   key text not null,
   request_hash bytea not null,
+  salt_enc bytea,
   state text not null default 'in_progress' check (state in ('in_progress', 'done')),
-  response_status int,
-  response_enc bytea,
+  resource_type text,
+  resource_id text,
   expires_at timestamptz not null,
   unique (principal, route, key)
 );
@@ -56,7 +58,7 @@ create policy app_update on redoubt.idempotency_keys for update to {app}
   using (principal = (select guard.actor())) with check (principal = (select guard.actor()));
 create policy app_delete on redoubt.idempotency_keys for delete to {app} using (false);
 -- Deleting needs to see the rows: both only past their time.
-grant select (expires_at), delete on redoubt.idempotency_keys to {worker};
+grant select (id, expires_at), delete on redoubt.idempotency_keys to {worker};
 create policy worker_select on redoubt.idempotency_keys for select to {worker} using (expires_at < now());
 create policy worker_delete on redoubt.idempotency_keys for delete to {worker} using (expires_at < now());
 

@@ -433,9 +433,10 @@ create table redoubt.idempotency_keys (
   route text not null,
   key text not null,
   request_hash bytea not null,
+  salt_enc bytea,
   state text default 'in_progress'::text not null,
-  response_status integer,
-  response_enc bytea,
+  resource_type text,
+  resource_id text,
   expires_at timestamp with time zone not null,
   constraint idempotency_keys_pkey PRIMARY KEY (id),
   constraint idempotency_keys_principal_route_key_key UNIQUE (principal, route, key),
@@ -460,7 +461,7 @@ create policy worker_select on redoubt.idempotency_keys for select to {worker}
   using ((expires_at < now()));
 grant insert, select, update on redoubt.idempotency_keys to {app};
 grant delete on redoubt.idempotency_keys to {worker};
-grant select (expires_at) on redoubt.idempotency_keys to {worker};
+grant select (id, expires_at) on redoubt.idempotency_keys to {worker};
 
 create table redoubt.schema_migrations (
   origin text not null,

@@ -21,6 +21,7 @@ export type Event =
   | { readonly type: 'key.created' | 'key.rotated' | 'key.destroyed'; readonly key: string; readonly purpose: string }
   | { readonly type: 'key.service_failed'; readonly provider: string; readonly code: RefusalCode }
   | { readonly type: 'key.service_cut_off' | 'key.service_restored'; readonly provider: string }
+  | { readonly type: 'idempotency.sweep_failed'; readonly error: unknown }
   | { readonly type: 'migration.applied'; readonly version: string; readonly milliseconds: number }
   | { readonly type: 'health.failed'; readonly check: string; readonly error: unknown }
   | { readonly type: 'health.recovered'; readonly check: string }

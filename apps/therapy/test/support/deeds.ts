@@ -74,7 +74,7 @@ const verified = (therapist: unknown): boolean => ['hanna', 'ines', 'jonas'].som
 
 /** Columns that an allowed change may touch. */
 const mutable: Partial<Readonly<Record<TableName, readonly string[]>>> = {
-  'redoubt.idempotency_keys': ['state', 'response_status', 'response_enc', 'expires_at', 'request_hash', 'key', 'route', 'id'],
+  'redoubt.idempotency_keys': ['state', 'salt_enc', 'resource_type', 'resource_id', 'expires_at', 'request_hash', 'key', 'route', 'id'],
   'therapy.therapist_profiles': ['display_name', 'specialisation', 'bio', 'price_minor', 'currency', 'time_zone', 'version'],
   'therapy.patients': ['first_name_enc', 'last_name_enc', 'dob_enc', 'phone_enc', 'address_enc', 'emergency_contact_enc', 'insurance_no_enc', 'version'],
   'therapy.care_relationships': ['state', 'started_at', 'ended_at', 'version'], 'therapy.consents': ['withdrawn_at'],

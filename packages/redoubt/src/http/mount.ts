@@ -89,9 +89,10 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     }
     const params = readParams(route, found.values)
     const query = readQuery(route, target.query)
-    const idempotencyKey = readIdempotencyKey(route, req)
+    const key = readIdempotencyKey(route, req)
     const body = route.body === undefined && route.raw === undefined ? noBody(req) : await readInput(route, req, limits)
-    const made = route.handle({ caller, visitor, params, query, body, idempotencyKey, headers: req.headers })
+    const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
+    const made = route.handle({ caller, visitor, params, query, body, repeatable, headers: req.headers })
     answer(route, res, made instanceof Promise ? await made : made)
   }
   return (req, res) => {

@@ -3,6 +3,7 @@ import type { z } from 'zod'
 import type { Person, Visitor } from '../context.ts'
 import { refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'
+import type { Repeatable } from '../idempotency.ts'
 import { defaultBodyLimit } from './body.ts'
 import { onlyKnown, whole } from './options.ts'
 import { parameterName, pathSegments } from './path.ts'
@@ -23,8 +24,8 @@ export type Input<C extends Access, P extends z.ZodType, Q extends z.ZodType, B>
   readonly params: z.output<P>
   readonly query: z.output<Q>
   readonly body: B
-  /** The Idempotency-Key of a route that is `idempotent`. */
-  readonly idempotencyKey: string | undefined
+  /** This request as `once` takes it; its key is undefined unless the route is `idempotent`. */
+  readonly repeatable: Repeatable
   readonly headers: IncomingHttpHeaders
 }
 

@@ -12,6 +12,7 @@ const families: Readonly<Record<Family, Category>> = {
   key: 'audit',
   database: 'service',
   health: 'service',
+  idempotency: 'service',
   migration: 'service',
   service: 'service',
 }
@@ -29,6 +30,7 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'audit.failed': 'error',
   'key.service_failed': 'error',
   'health.failed': 'error',
+  'idempotency.sweep_failed': 'error',
 }
 
 function severityOf(event: Event): Level {

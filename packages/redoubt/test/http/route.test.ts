@@ -92,9 +92,9 @@ test('under a path prefix of Express the declared paths are still the full ones'
 })
 
 test('Idempotency-Key: handed over where declared, refused when malformed, required where it must be', async () => {
-  const seen: (string | undefined)[] = []
+  const seen: (readonly [string, string | undefined])[] = []
   const make = (path: `/${string}`, idempotent: true | 'required') =>
-    route({ method: 'POST', path, summary: 'x', access: 'public', idempotent, answer: null, handle: ({ idempotencyKey }) => void seen.push(idempotencyKey) })
+    route({ method: 'POST', path, summary: 'x', access: 'public', idempotent, answer: null, handle: ({ repeatable }) => void seen.push([repeatable.route, repeatable.key]) })
   const at = await edge('node', {}, { routes: [make('/may', true), make('/must', 'required')] })
   assert.equal((await ask(at, 'POST', '/may', {})).status, 204)
   assert.equal((await ask(at, 'POST', '/must', {})).status, 400)
@@ -102,7 +102,7 @@ test('Idempotency-Key: handed over where declared, refused when malformed, requi
     assert.equal((await ask(at, 'POST', '/must', { headers: { 'idempotency-key': key } })).status, 400, String(key))
   }
   assert.equal((await ask(at, 'POST', '/must', { headers: { 'idempotency-key': 'order-4711' } })).status, 204)
-  assert.deepEqual(seen, [undefined, 'order-4711'])
+  assert.deepEqual(seen, [['POST /may', undefined], ['POST /must', 'order-4711']])
 })
 
 test('checks run after authentication and before the body, and can refuse', async () => {

@@ -13,22 +13,23 @@ const rules: readonly (readonly [what: string, sql: string])[] = [
   ['a booked slot without an active care relationship of its two sides', `
     select a.id from therapy.appointments a where a.status = 'booked' and not exists (select from therapy.care_relationships r
       where r.therapist_id = a.therapist_id and r.patient_id = a.patient_id and r.state = 'active')`],
-  ['a booked slot without exactly one entry of its booking by its patient', `
-    select a.id from therapy.appointments a where a.status = 'booked' and 1 <> (select count(*) from redoubt.audit_logs e
+  // A repeated request has an entry of its own, about what the first one made.
+  ['a booked slot without an entry of its booking by its patient', `
+    select a.id from therapy.appointments a where a.status = 'booked' and not exists (select from redoubt.audit_logs e
       where e.action = 'appointment.booked' and e.outcome = 'done' and e.resource_id = a.id::text and e.actor_id = a.patient_id)`],
   ['an entry of a booking whose slot is not booked by its actor', `
     select e.id from redoubt.audit_logs e where e.action = 'appointment.booked' and e.outcome = 'done' and e.resource_id is not null
       and not exists (select from therapy.appointments a where a.id::text = e.resource_id and a.patient_id = e.actor_id and a.status <> 'available')`],
   ...([['therapy.appointments', 'appointment.created', 'therapist_id'], ['therapy.messages', 'message.sent', 'sender_id'], ['therapy.medical_records', 'record.created', 'therapist_id']] as const).flatMap(
     ([table, action, author]): readonly (readonly [string, string])[] => [
-      [`a row of ${table} without exactly one entry`, `
-        select t.id from ${table} t where 1 <> (select count(*) from redoubt.audit_logs e
+      [`a row of ${table} without an entry`, `
+        select t.id from ${table} t where not exists (select from redoubt.audit_logs e
           where e.action = '${action}' and e.outcome = 'done' and e.resource_id = t.id::text and e.actor_id = t.${author})`],
       [`an entry of ${action} without its row`, `
         select e.id from redoubt.audit_logs e where e.action = '${action}' and e.outcome = 'done' and e.resource_id is not null
           and not exists (select from ${table} t where t.id::text = e.resource_id)`],
     ]),
-  ['a key of a request without its answer', `select k.id from redoubt.idempotency_keys k where k.state <> 'done' or k.response_enc is null`],
+  ['a key of a request without what it made', `select k.id from redoubt.idempotency_keys k where k.state <> 'done' or k.resource_id is null or k.salt_enc is null`],
 ]
 
 /** Where the rows of an action are. */
