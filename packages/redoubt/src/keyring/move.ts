@@ -79,7 +79,7 @@ async function moveOne(settings: MoveSettings, first: KekRow): Promise<keyof Mov
   const { pool, from, to, realm, emit } = settings
   let row: KekRow | undefined = first
   for (let attempt = 0; attempt < 5; attempt++) {
-    if (row?.kek_wrapped == null) return 'destroyed'
+    if (row === undefined || row.kek_wrapped === null) return 'destroyed'
     const old = { provider: row.kek_provider, keyRef: row.kek_ref, blob: row.kek_wrapped }
     if (from !== to && (await opens(to, row, old, realm))) return 'already'
     const fresh = await wrappedAnew(settings, row, old)

@@ -8,7 +8,7 @@ export const WRAP_ALGORITHM = 'RSA-OAEP-256'
 export const SIGN_ALGORITHM = 'ES256'
 
 const version = 1
-const versionName = /^[A-Za-z0-9]{1,64}$/
+const versionName = /^[0-9a-f]{32}$/
 
 /** A wrapped key of Azure as it is stored; docs/formats.md has the bytes. */
 export type AzureParts = {

@@ -20,6 +20,8 @@ export type AzureOptions = {
   readonly identity?: AzureIdentity
   /** Authorities that are trusted beside the system's, as PEM. */
   readonly ca?: string
+  /** Version of the keys API that the vault knows, where it is behind the SDK's. */
+  readonly serviceVersion?: string
   /** Lets any host answer as a vault, for doubles in tests; refused in production. */
   readonly insecureAnyVaultHost?: boolean
 }
@@ -69,7 +71,7 @@ function credentialOf(identity: AzureIdentity): Credential {
  * @throws TypeError when the options are not for production
  */
 export function openAzureVault(url: string, options: AzureOptions, production: boolean): AzureVault {
-  const { identity = { kind: 'managed' }, ca, insecureAnyVaultHost = false } = options
+  const { identity = { kind: 'managed' }, ca, serviceVersion, insecureAnyVaultHost = false } = options
   if (production && identity.kind === 'cli') throw new TypeError('openAzure: the sign-in of a developer is refused in production; use a managed or workload identity')
   if (production && insecureAnyVaultHost) throw new TypeError('openAzure: insecureAnyVaultHost is refused in production')
   // Made anew for each client: the SDK writes into what it is given.
@@ -77,6 +79,7 @@ export function openAzureVault(url: string, options: AzureOptions, production: b
     retryOptions: { maxRetries: 0 },
     disableChallengeResourceVerification: insecureAnyVaultHost,
     ...(ca === undefined ? {} : { tlsOptions: { ca } }),
+    ...(serviceVersion === undefined ? {} : { serviceVersion }),
   })
 
   const credential = shared(credentialOf(identity))

@@ -13,7 +13,7 @@ const mostBelieved = 64
 type Where = { readonly url: string; readonly name: string; readonly version: string | undefined; readonly signName: string; readonly signVersion: string | undefined }
 
 const keyName = '[0-9A-Za-z-]{1,127}'
-const keyVersion = '[0-9A-Za-z]{1,64}'
+const keyVersion = '[0-9a-f]{32}'
 
 /** @throws TypeError naming what is wrong with the setting */
 function whereOf(where: string): Where {

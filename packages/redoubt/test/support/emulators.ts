@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync, globSync } from 'node:fs'
 import { connect, createServer, type AddressInfo } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 
@@ -63,4 +64,32 @@ export async function startMoto(): Promise<Emulator> {
   const child = spawn(motoServer, ['-H', '127.0.0.1', '-p', String(port)], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, AWS_DEFAULT_REGION: 'eu-central-1' } })
   const stop = await started(child, port, 90)
   return { origin: `http://127.0.0.1:${port}`, stop }
+}
+
+/** The certificate a server of this machine signs itself with, as PEM: whoever answers there was started by us. */
+function certificateAt(port: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connectTls({ host: '127.0.0.1', port, rejectUnauthorized: false }, () => {
+      const { raw } = socket.getPeerCertificate()
+      socket.destroy()
+      resolve(`-----BEGIN CERTIFICATE-----\n${(raw.toString('base64').match(/.{1,64}/g) ?? []).join('\n')}\n-----END CERTIFICATE-----\n`)
+    })
+    socket.once('error', reject)
+  })
+}
+
+export type Lowkey = Emulator & { readonly ca: string; readonly identity: { readonly IDENTITY_ENDPOINT: string; readonly IDENTITY_HEADER: string } }
+
+/** Lowkey Vault, which answers the SDK of Azure Key Vault, with its endpoint for tokens of managed identities. */
+export async function startLowkey(): Promise<Lowkey> {
+  const [port, tokenPort] = [await freePort(), await freePort()]
+  const given = ['-Xmx256m', '-jar', lowkeyJar() ?? '', `--server.port=${port}`, `--app.token.port=${tokenPort}`, '--LOWKEY_VAULT_NAMES=redoubt', '--LOWKEY_VAULT_RELAXED_PORTS=true']
+  const child = spawn('java', given, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const stop = await started(child, port, 120)
+  return {
+    origin: `https://localhost:${port}`,
+    ca: await certificateAt(port),
+    identity: { IDENTITY_ENDPOINT: `http://127.0.0.1:${tokenPort}/metadata/identity/oauth2/token`, IDENTITY_HEADER: 'header' },
+    stop,
+  }
 }
