@@ -110,7 +110,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     for (const end of ends.splice(0).reverse()) await end()
   }
   try {
-    const findings = [...(await checkDatabase(pool, { ...tables, service: roles }, definers)), ...(await checkLogin(keysPool))]
+    const findings = [...(await checkDatabase(pool, { ...tables, service: roles }, definers)), ...(await checkLogin(keysPool, `${roles}_keys`))]
     if (findings.length > 0) throw new DatabaseRefused(findings)
     const keyService = await openKeyService(settings.kms, { production, create: !production, dataExists: () => keysExist(keysPool) })
     ends.push(() => keyService.close())

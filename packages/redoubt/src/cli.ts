@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-import { exits, UsageProblem, type Command, type Io } from './cli/io.ts'
+import { exits, UsageProblem, WorkRefused, type Command, type Io } from './cli/io.ts'
 import { ConfigProblem } from './config.ts'
+import { Refusal } from './errors.ts'
 
 /** A command is a file in cli/ and a row here; it is loaded only when it runs. */
 export const commands: readonly Command[] = [
@@ -14,10 +15,13 @@ export const commands: readonly Command[] = [
   { name: 'tables', summary: 'what the app declares of its data', run: async (...given) => (await import('./cli/tables.ts')).run(...given) },
 ]
 
+function listed(some: readonly Command[]): string {
+  const width = Math.max(...some.map(({ name }) => name.length))
+  return some.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}\n`).join('')
+}
+
 function usage(): string {
-  const width = Math.max(...commands.map(({ name }) => name.length))
-  const rows = commands.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}\n`)
-  return `redoubt <command> [options]\n\n${rows.join('')}\nredoubt <command> --help tells more.\n\nexit codes: 0 ok, 1 a check failed or the work was refused, 2 wrong usage\n`
+  return `redoubt <command> [options]\n\n${listed(commands)}\nredoubt <command> --help tells more.\n\nexit codes: 0 ok, 1 a check failed or the work was refused, 2 wrong usage\n`
 }
 
 /** The command whose name the words begin with, the longest first. */
@@ -42,20 +46,24 @@ export async function dispatch(words: readonly string[], io: Io): Promise<number
   }
   const found = find(words)
   if (found === null) {
-    io.err(`redoubt: no such command\n\n${usage()}`)
+    const below = commands.filter(({ name }) => name.startsWith(`${words[0] ?? ''} `))
+    io.err(below.length > 0 && words.length === 1 ? `redoubt ${words[0] ?? ''}: say which\n\n${listed(below)}` : `redoubt: there is no command ${words.slice(0, 2).join(' ')}\n\n${usage()}`)
     return exits.usage
   }
   try {
     return await found.command.run(found.args, io)
   } catch (error) {
-    if (error instanceof UsageProblem) {
-      io.err(`redoubt ${found.command.name}: ${error.message}\n`)
-      return exits.usage
-    }
-    if (!(error instanceof ConfigProblem)) throw error
-    io.err(`redoubt ${found.command.name}: ${error.message}\n`)
-    return exits.failed
+    const text = inWords(error)
+    if (text === undefined) throw error
+    io.err(`redoubt ${found.command.name}: ${text}\n`)
+    return error instanceof UsageProblem ? exits.usage : exits.failed
   }
+}
+
+/** What a person can act on without a stack; undefined for what nobody planned for. */
+function inWords(error: unknown): string | undefined {
+  if (error instanceof UsageProblem || error instanceof WorkRefused || error instanceof ConfigProblem) return error.message
+  return error instanceof Refusal ? (error.detail ?? error.message) : undefined
 }
 
 if (import.meta.main) {

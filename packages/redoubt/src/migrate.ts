@@ -3,6 +3,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Emit } from './events.ts'
 import { openScriptConnection, type ScriptConnection } from './pg.ts'
+import { refusalOf } from './pg/refusal.ts'
 
 /** A folder of numbered SQL files; `origin` names whose they are: redoubt or the app. */
 export type Source = { readonly origin: string; readonly folder: string }
@@ -88,11 +89,13 @@ export function drift(files: readonly Migration[], applied: readonly Applied[]):
  * than five seconds for a lock that a running request holds.
  * @param settings.url the migrator's login, straight to the server (no pooler)
  * @returns the migrations applied now
- * @throws MigrationDrift when an applied file is gone or changed; the server's own error when a statement fails
+ * @throws Refusal database_unavailable when there is no connection; MigrationDrift when an applied file is gone or changed; the server's own error when a statement fails
  */
 export async function migrate(settings: { readonly url: string; readonly service: string; readonly sources: readonly Source[]; readonly emit?: Emit }): Promise<readonly Migration[]> {
   const files = await readMigrations(settings.sources)
-  const connection = await openScriptConnection(settings.url)
+  const connection = await openScriptConnection(settings.url).catch((error: unknown) => {
+    throw refusalOf(error).refusal
+  })
   try {
     await inTransaction(connection, settings.service, ledger)
     const done: Migration[] = []

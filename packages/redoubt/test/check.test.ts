@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { checkDatabase, type Finding } from '../src/migrate/check.ts'
-import { openPool } from '../src/pg.ts'
+import { checkDatabase, checkLogin, type Finding } from '../src/migrate/check.ts'
+import { openPool, type Pool } from '../src/pg.ts'
 import { defineTables, plain } from '../src/tables.ts'
 import { kernelRetention, kernelTables } from '../src/tables/kernel.ts'
 import { testDatabase } from './support/database.ts'
@@ -93,4 +93,13 @@ test('the start refuses a table that is declared but absent', async () => {
   })
   const findings = await checkDatabase(pool, more, [])
   assert.deepEqual(findings.map(({ what }) => what), ['table redoubt.absent is declared but not in the database'])
+})
+
+test('the start refuses another role’s login, here that of the keys and of the worker', async () => {
+  for (const [login, ask] of [['keys', (other: Pool) => checkDatabase(other, tables, [])], ['worker', (other: Pool) => checkLogin(other, `${database.service}_keys`)]] as const) {
+    const other = openPool({ url: database.url(login), max: 1, emit: nothing })
+    const findings = await ask(other)
+    await other.close()
+    assert.equal(findings[0]?.what, `this login is ${database.service}_${login}, not ${database.service}_${login === 'keys' ? 'app' : 'keys'}`)
+  }
 })

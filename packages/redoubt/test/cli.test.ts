@@ -77,5 +77,5 @@ test('no file with settings is tracked by git', () => {
 test('the command runs as a process of its own', () => {
   const { status, stderr } = spawnSync(process.execPath, [join(root, 'packages/redoubt/src/cli.ts'), 'nothing'], { encoding: 'utf8' })
   assert.equal(status, 2)
-  assert.match(stderr, /no such command/)
+  assert.match(stderr, /there is no command nothing\n/)
 })

@@ -5,11 +5,11 @@ import { parseArgs } from 'node:util'
 import { resumeAudit } from '../audit.ts'
 import { anchorPath, openAnchors } from '../audit/anchor.ts'
 import { verifyAudit, type Verification } from '../audit/verify.ts'
-import { Refusal } from '../errors.ts'
 import { openKeyring, type Keyring } from '../keyring.ts'
 import { kidOf } from '../keyring/purpose-keys.ts'
 import { openKeyService } from '../kms.ts'
 import { openPool, type Pool } from '../pg.ts'
+import { connectionString, onDatabase, required } from './database.ts'
 import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt audit verify   [--anchors <dir>] [--public-key <file>]… [--service <name>] [--json]
@@ -31,30 +31,24 @@ Exit codes: 0 nothing is wrong, 1 something is or it could not be checked, 2 wro
 
 const quiet = (): void => undefined
 
-function setting(io: Io, name: string): string {
-  const value = io.env[name]
-  if (value === undefined || value === '') throw new UsageProblem(`${name} must be set`)
-  return value
-}
-
-function serviceOf(url: string, role: string, given: string | undefined): string {
+function serviceOf(io: Io, name: string, role: string, given: string | undefined): string {
   if (given !== undefined) return given
-  const user = decodeURIComponent(new URL(url).username)
+  const user = decodeURIComponent(connectionString(io, name).username)
   if (!user.endsWith(`_${role}`)) throw new UsageProblem(`the login is not called …_${role}: name the service with --service`)
   return user.slice(0, -role.length - 1)
 }
 
 async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {
-  const pool = openPool({ url: setting(io, 'KEYS_DATABASE_URL'), max: 1, emit: quiet })
-  const keyService = await openKeyService(setting(io, 'KMS'), { production: io.env['NODE_ENV'] === 'production' })
-  const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet })
-  try {
-    return await work(keyring)
-  } finally {
-    keyring.close()
-    keyService.close()
-    await pool.close()
-  }
+  return onPool(io, 'KEYS_DATABASE_URL', async (pool) => {
+    const keyService = await openKeyService(required(io, 'KMS'), { production: io.env['NODE_ENV'] === 'production' })
+    const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet })
+    try {
+      return await work(keyring)
+    } finally {
+      keyring.close()
+      keyService.close()
+    }
+  })
 }
 
 async function publicKeys(io: Io, service: string, files: readonly string[]): Promise<ReadonlyMap<string, KeyObject>> {
@@ -64,14 +58,16 @@ async function publicKeys(io: Io, service: string, files: readonly string[]): Pr
   return new Map(keys.map((key) => [kidOf(key), key]))
 }
 
-async function onPool<T>(url: string, work: (pool: Pool) => Promise<T>): Promise<T> {
-  // A statement may have to look at the whole record once.
-  const pool = openPool({ url, max: 1, statementTimeout: 3_600_000, emit: quiet })
-  try {
-    return await work(pool)
-  } finally {
-    await pool.close()
-  }
+function onPool<T>(io: Io, name: string, work: (pool: Pool) => Promise<T>): Promise<T> {
+  return onDatabase(io, name, async (url) => {
+    // A statement may have to look at the whole record once.
+    const pool = openPool({ url, max: 1, statementTimeout: 3_600_000, emit: quiet })
+    try {
+      return await work(pool)
+    } finally {
+      await pool.close()
+    }
+  })
 }
 
 function report(result: Verification): string {
@@ -89,23 +85,21 @@ function report(result: Verification): string {
 }
 
 async function verify(io: Io, options: { readonly anchors: string; readonly keyFiles: readonly string[]; readonly service: string | undefined; readonly json: boolean }): Promise<number> {
-  const url = setting(io, 'AUDITOR_DATABASE_URL')
-  const service = serviceOf(url, 'auditor', options.service)
+  const service = serviceOf(io, 'AUDITOR_DATABASE_URL', 'auditor', options.service)
   const keys = await publicKeys(io, service, options.keyFiles)
-  const result = await onPool(url, (pool) =>
+  const result = await onPool(io, 'AUDITOR_DATABASE_URL', (pool) =>
     verifyAudit({ query: (statement) => pool.query(statement), service, anchors: anchorPath(options.anchors, service), publicKeys: keys }))
   io.out(`${options.json ? JSON.stringify(result, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value), 2) : report(result)}\n`)
   return result.problemCount === 0 ? exits.ok : exits.failed
 }
 
 async function resume(io: Io, options: { readonly anchors: string; readonly service: string | undefined; readonly reason: string }): Promise<number> {
-  const url = setting(io, 'WORKER_DATABASE_URL')
-  const service = serviceOf(url, 'worker', options.service)
+  const service = serviceOf(io, 'WORKER_DATABASE_URL', 'worker', options.service)
   await withKeyring(io, service, async (keyring) => {
     const key = await keyring.purposeKey('audit-anchor')
     const anchors = await openAnchors({ directory: options.anchors, service, key })
     try {
-      const { point, after } = await onPool(url, (pool) => resumeAudit({ pool, anchors, publicKeys: key.verifiers, reason: options.reason }))
+      const { point, after } = await onPool(io, 'WORKER_DATABASE_URL', (pool) => resumeAudit({ pool, anchors, publicKeys: key.verifiers, reason: options.reason }))
       io.out(`The chain goes on behind a discontinuity at ${point.seq}; earlier anchors hold up to ${after}.\n`)
     } finally {
       await anchors.close()
@@ -138,14 +132,8 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const { values, positionals } = optionsOf(args)
   const [command, ...more] = positionals
   if ((command !== 'verify' && command !== 'resume') || more.length > 0) throw new UsageProblem('say verify or resume')
-  const anchors = resolve(io.cwd, values.anchors ?? setting(io, 'ANCHOR_DIR'))
-  try {
-    if (command === 'verify') return await verify(io, { anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
-    if (values.reason === undefined) throw new UsageProblem('resume needs --reason')
-    return await resume(io, { anchors, service: values.service, reason: values.reason })
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error
-    io.err(`audit ${command}: ${error.detail ?? error.message}\n`)
-    return exits.failed
-  }
+  const anchors = resolve(io.cwd, values.anchors ?? required(io, 'ANCHOR_DIR'))
+  if (command === 'verify') return verify(io, { anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
+  if (values.reason === undefined) throw new UsageProblem('resume needs --reason')
+  return resume(io, { anchors, service: values.service, reason: values.reason })
 }

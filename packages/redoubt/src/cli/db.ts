@@ -1,8 +1,8 @@
 import { checkDatabase } from '../migrate/check.ts'
 import { openPool } from '../pg.ts'
 import { appOptions, definersOf, tablesOf } from './app.ts'
+import { onDatabase } from './database.ts'
 import { asksForHelp, exits, type Io } from './io.ts'
-import { required } from './migrate.ts'
 import { rolesSql } from './roles.ts'
 
 const checkUsage = `redoubt db check --app <folder>
@@ -23,15 +23,18 @@ export async function check(args: readonly string[], io: Io): Promise<number> {
     return exits.ok
   }
   const { app } = appOptions(args)
-  const pool = openPool({ url: required(io, 'DATABASE_URL'), max: 1, emit: () => undefined })
-  try {
-    const findings = await checkDatabase(pool, await tablesOf(io, app), await definersOf(io, app))
-    for (const { what, todo } of findings) io.out(`${what}\n  ${todo}\n`)
-    io.out(findings.length === 0 ? 'the database keeps every rule\n' : `${findings.length} found\n`)
-    return findings.length === 0 ? exits.ok : exits.failed
-  } finally {
-    await pool.close()
-  }
+  const [tables, definers] = [await tablesOf(io, app), await definersOf(io, app)]
+  return onDatabase(io, 'DATABASE_URL', async (url) => {
+    const pool = openPool({ url, max: 1, emit: () => undefined })
+    try {
+      const findings = await checkDatabase(pool, tables, definers)
+      for (const { what, todo } of findings) io.out(`${what}\n  ${todo}\n`)
+      io.out(findings.length === 0 ? 'the database keeps every rule\n' : `${findings.length} found\n`)
+      return findings.length === 0 ? exits.ok : exits.failed
+    } finally {
+      await pool.close()
+    }
+  })
 }
 
 /** `redoubt db roles`. */

@@ -24,6 +24,11 @@ export class UsageProblem extends TypeError {
   override readonly name = 'UsageProblem'
 }
 
+/** The world said no, in words for the person at the terminal; the dispatcher prints them and exits with 1. */
+export class WorkRefused extends Error {
+  override readonly name = 'WorkRefused'
+}
+
 export function asksForHelp(args: readonly string[]): boolean {
   return args.includes('--help') || args.includes('-h')
 }

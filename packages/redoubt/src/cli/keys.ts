@@ -46,7 +46,7 @@ export async function run(args: readonly string[]): Promise<number> {
   }
   const from = rootOf(parsed.values.root, process.env['KMS'])
   if (from === null) {
-    process.stderr.write('keys backup: name the root key file with --root, or set KMS=local:<file>\n')
+    process.stderr.write('redoubt keys backup: name the root key file with --root, or set KMS=local:<file>\n')
     return exits.usage
   }
   try {
@@ -55,7 +55,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return exits.done
   } catch (error) {
     if (!(error instanceof Refusal)) throw error
-    process.stderr.write(`keys backup: ${error.detail ?? error.message}\n`)
+    process.stderr.write(`redoubt keys backup: ${error.detail ?? error.message}\n`)
     return exits.refused
   }
 }

@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { migrate, MigrationDrift, type Source } from '../migrate.ts'
 import { appOptions, tablesOf } from './app.ts'
-import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
+import { onDatabase } from './database.ts'
+import { asksForHelp, exits, WorkRefused, type Io } from './io.ts'
 import { missingRoles } from './roles.ts'
 
 const usage = `redoubt migrate --app <folder>
@@ -19,13 +20,6 @@ export function sourcesOf(io: Io, app: string, service: string): readonly Source
   return existsSync(folder) ? [kernel, { origin: service, folder }] : [kernel]
 }
 
-/** @throws UsageProblem when a setting is missing */
-export function required(io: Io, name: string): string {
-  const value = io.env[name]
-  if (value === undefined || value === '') throw new UsageProblem(`${name} must be set`)
-  return value
-}
-
 /** `redoubt migrate`. */
 export async function run(args: readonly string[], io: Io): Promise<number> {
   if (asksForHelp(args)) {
@@ -34,20 +28,16 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   }
   const { app } = appOptions(args)
   const { service } = await tablesOf(io, app)
-  const url = required(io, 'DATABASE_OWNER_URL')
-  const missing = await missingRoles(url, service)
-  if (missing.length > 0) {
-    io.err(`redoubt migrate: the server has no role ${missing.join(', ')}. An administrator runs once:\n  redoubt db roles --app ${app} | psql <database of the service>\n`)
-    return exits.failed
-  }
-  try {
-    const applied = await migrate({ url, service, sources: sourcesOf(io, app, service) })
+  return onDatabase(io, 'DATABASE_OWNER_URL', async (url) => {
+    const missing = await missingRoles(url, service)
+    if (missing.length > 0) {
+      throw new WorkRefused(`the server has no role ${missing.join(', ')}. An administrator runs once:\n  redoubt db roles --app ${app} | psql <database of the service>`)
+    }
+    const applied = await migrate({ url, service, sources: sourcesOf(io, app, service) }).catch((error: unknown) => {
+      throw error instanceof MigrationDrift ? new WorkRefused(error.message, { cause: error }) : error
+    })
     for (const { origin, version, name } of applied) io.out(`applied ${origin}/${String(version).padStart(6, '0')} ${name}\n`)
     io.out(applied.length === 0 ? 'nothing to do\n' : `${applied.length} applied\n`)
     return exits.ok
-  } catch (error) {
-    if (!(error instanceof MigrationDrift)) throw error
-    io.err(`redoubt migrate: ${error.message}\n`)
-    return exits.failed
-  }
+  })
 }

@@ -2,6 +2,7 @@ import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
 import { roleNames } from '../migrate.ts'
 import type { RoleName } from '../migrate.ts'
 import { openScriptConnection } from '../pg.ts'
+import { refusalOf } from '../pg/refusal.ts'
 
 /** The roles that sign in; owner and guard own things and never do (guarantees §5). */
 export const logins = ['migrator', 'app', 'keys', 'worker', 'ingest', 'auditor', 'backup'] as const satisfies readonly RoleName[]
@@ -149,10 +150,12 @@ export function passwordsSql(service: string, passwords: Partial<Readonly<Record
     .join('')
 }
 
-/** Names of the service's roles that the server lacks. Any login may ask. */
+/** Names of the service's roles that the server lacks. Any login may ask. @throws Refusal database_unavailable when there is no connection */
 export async function missingRoles(url: string, service: string): Promise<readonly string[]> {
   const wanted = roleNames.map((role) => roleName(service, role))
-  const connection = await openScriptConnection(url)
+  const connection = await openScriptConnection(url).catch((error: unknown) => {
+    throw refusalOf(error).refusal
+  })
   try {
     const rows = await connection.query<{ readonly rolname: string }>('select rolname::text from pg_catalog.pg_roles where rolname = any($1::text[])', [wanted])
     return wanted.filter((name) => !rows.some((row) => row.rolname === name))

@@ -65,6 +65,15 @@ function tableFindings(tables: Tables, rows: readonly TableRow[]): readonly Find
 }
 
 /**
+ * Whom the server took this login for. Another role's passes the other questions where it may do less, and serves
+ * nobody then; or it may do more than was meant for this door.
+ */
+async function loginFindings(pool: Pool, expected: string): Promise<readonly Finding[]> {
+  const [row] = await pool.query<{ readonly login: string }>({ text: 'select session_user::text as login', values: [] })
+  return row?.login === expected ? [] : [{ what: `this login is ${row?.login ?? 'unknown'}, not ${expected}`, todo: `give the connection string of ${expected}` }]
+}
+
+/**
  * Holds the live catalogue against the declaration and the rules of guarantees §1. The start refuses on any finding.
  * @param pool pool of the app role: what is asked is what that role is and may
  * @param definers definer functions of the app, as schema.name
@@ -74,7 +83,7 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
   const ask = <R>(text: string): Promise<readonly R[]> => pool.query<R>({ text, values: [schemas] })
   const columns = await ask<ColumnRow>(catalogueQueries.columns)
   const relations = await ask<TableRow>(catalogueQueries.relations)
-  const findings = [...columnFindings(tables, columns), ...tableFindings(tables, relations)]
+  const findings = [...(await loginFindings(pool, `${tables.service}_app`)), ...columnFindings(tables, columns), ...tableFindings(tables, relations)]
   for (const query of [catalogueQueries.role, catalogueQueries.grants, catalogueQueries.cascades, catalogueQueries.publicRights, catalogueQueries.settings]) {
     findings.push(...(await ask<Finding>(query)))
   }
@@ -91,10 +100,11 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
  * What must hold of every login beside the app's (keys, worker): an ordinary role, member of none, on a server that
  * logs no parameters. Signing keys and sealed values travel as parameters of these logins too.
  * @param pool pool of that login
+ * @param expected the role it must be, such as `therapy_keys`
  */
-export async function checkLogin(pool: Pool): Promise<readonly Finding[]> {
+export async function checkLogin(pool: Pool, expected: string): Promise<readonly Finding[]> {
   const ask = (text: string): Promise<readonly Finding[]> => pool.query<Finding>({ text, values: [[]] })
-  return [...(await ask(catalogueQueries.role)), ...(await ask(catalogueQueries.settings))]
+  return [...(await loginFindings(pool, expected)), ...(await ask(catalogueQueries.role)), ...(await ask(catalogueQueries.settings))]
 }
 
 /** The start's refusal: every finding at once. */

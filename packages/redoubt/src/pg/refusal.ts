@@ -26,6 +26,9 @@ const expected: Readonly<Record<string, RefusalCode>> = {
   '57014': 'busy',
 }
 
+/** Why there is no connection where the server itself answered; class 28 and 3D000 quote names, these do not. */
+export const noConnection = { signIn: 'the sign-in was refused', database: 'there is no such database' } as const
+
 function isCode(text: string): text is RefusalCode {
   return Object.hasOwn(refusals, text)
 }
@@ -38,9 +41,13 @@ export function refusalOf(error: unknown): DatabaseRefusal {
   if (error instanceof Refusal) return { refusal: error, sqlState: '', unexpected: true }
   const { code, message } = (error ?? {}) as { readonly code?: unknown; readonly message?: unknown }
   const sqlState = typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : ''
+  // No password to answer SCRAM with, or a server that does not know it: said by the driver, without a SQLSTATE.
+  if (sqlState === '' && typeof message === 'string' && message.startsWith('SASL')) return { refusal: new Refusal('database_unavailable', { detail: noConnection.signIn }), sqlState, unexpected: true }
   if (sqlState === '' || /^(08|57P|53)/.test(sqlState) || sqlState === '26000') {
     return { refusal: new Refusal('database_unavailable', { retryAfter: 1 }), sqlState, unexpected: true }
   }
+  if (sqlState.startsWith('28')) return { refusal: new Refusal('database_unavailable', { detail: noConnection.signIn }), sqlState, unexpected: true }
+  if (sqlState === '3D000') return { refusal: new Refusal('database_unavailable', { detail: noConnection.database }), sqlState, unexpected: true }
   const named = expected[sqlState]
   if (named === undefined) return { refusal: new Refusal('database_error'), sqlState, unexpected: true }
   const own = sqlState === 'RD409' && typeof message === 'string' && isCode(message) ? message : named

@@ -64,5 +64,5 @@ test('wrong usage and a database out of reach are no verification', async () => 
   }
   const away = await redoubt(['verify', '--anchors', folder, '--public-key', join(folder, 'key.pem')], { AUDITOR_DATABASE_URL: 'postgresql://demo_auditor:x@127.0.0.1:1/none' })
   assert.equal(away.code, 1, away.err)
-  assert.match(away.err, /^audit verify: /)
+  assert.match(away.err, /^redoubt audit: the database cannot be reached at 127\.0\.0\.1:1 \(AUDITOR_DATABASE_URL\)\n$/)
 })

@@ -1,0 +1,41 @@
+import { databaseUrl } from '../config.ts'
+import { Refusal } from '../errors.ts'
+import { noConnection } from '../pg/refusal.ts'
+import { UsageProblem, WorkRefused, type Io } from './io.ts'
+
+/** @throws UsageProblem when the setting is missing */
+export function required(io: Io, name: string): string {
+  const value = io.env[name]
+  if (value === undefined || value === '') throw new UsageProblem(`${name} must be set`)
+  return value
+}
+
+/** @throws UsageProblem when the setting is missing or is no connection string */
+export function connectionString(io: Io, name: string): URL {
+  const text = required(io, name)
+  const { error } = databaseUrl().schema.safeParse(text)
+  if (error !== undefined) throw new UsageProblem(`${name} ${error.issues[0]?.message ?? 'is not a connection string'}`)
+  return new URL(text)
+}
+
+/**
+ * Runs work on the database that a setting names, and says in words why there is no connection.
+ * @param name of the setting
+ * @throws UsageProblem when the setting is missing or no connection string; WorkRefused when the database cannot be
+ * reached or refuses the sign-in, with host, port and login but never the password
+ */
+export async function onDatabase<T>(io: Io, name: string, work: (url: string) => Promise<T>): Promise<T> {
+  const url = connectionString(io, name)
+  try {
+    return await work(required(io, name))
+  } catch (refusal) {
+    if (!(refusal instanceof Refusal) || refusal.code !== 'database_unavailable') throw refusal
+    throw new WorkRefused(`${reason(url, refusal.detail)} (${name})`, { cause: refusal })
+  }
+}
+
+function reason(url: URL, detail: string | undefined): string {
+  const place = `${url.hostname}:${url.port === '' ? '5432' : url.port}`
+  if (detail === noConnection.signIn) return `sign-in as ${decodeURIComponent(url.username)} was refused at ${place}`
+  return detail === noConnection.database ? `there is no database ${decodeURIComponent(url.pathname.slice(1))} at ${place}` : `the database cannot be reached at ${place}`
+}
