@@ -143,7 +143,7 @@ test('aws: a replica of a multi-region key opens what was wrapped in the other r
   const service = await openKeyService(`aws:mrk-00000000000000000000000000000001?region=${region}`, { production: false, aws: { endpoint: proxy.origin, credentials } })
   proxy.fault(answers('arn:aws:kms:eu-central-1:123456789012:key/mrk-00000000000000000000000000000001'))
   assert.deepEqual(await service.unwrap(stored, { realm: 'therapy' }), Buffer.alloc(32, 7))
-  for (const arn of ['arn:aws:kms:eu-central-1:999999999999:key/mrk-00000000000000000000000000000001', 'arn:aws:kms:eu-central-1:123456789012:key/mrk-00000000000000000000000000000002', 'arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000001']) {
+  for (const arn of ['arn:aws-cn:kms:cn-north-1:123456789012:key/mrk-00000000000000000000000000000001', 'arn:aws:kms:eu-central-1:999999999999:key/mrk-00000000000000000000000000000001', 'arn:aws:kms:eu-central-1:123456789012:key/mrk-00000000000000000000000000000002', 'arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000001']) {
     proxy.fault(answers(arn))
     assert.match(await refusalOf(service.unwrap(stored, { realm: 'therapy' })), /^key_refused: a wrapped key does not open here/)
   }

@@ -113,9 +113,25 @@ test('azure: new versions of both keys are used within ten minutes; what older o
   assert.ok(later.wrapped.keyRef.endsWith(azure.newest('root').version))
   assert.notEqual(later.wrapped.keyRef, before.wrapped.keyRef)
   for (const version of [root, signing]) version.expires = Math.floor(Date.now() / 1000) - 60
-  assert.deepEqual(await service.unwrap(before.wrapped, context), before.key)
+  const restarted = await open('root?sign=sign')
+  assert.deepEqual(await restarted.unwrap(before.wrapped, context), before.key)
+  restarted.close()
   assert.deepEqual(await service.unwrap(later.wrapped, context), later.key)
   service.close()
+})
+
+test('azure: the bytes of a wrapped key and of what is signed are those of docs/formats.md', () => {
+  const version = '0123456789abcdef0123456789abcdef'
+  const parts = { algorithm: 'RSA-OAEP-256', wrapped: Buffer.from('aabb', 'hex'), signAlgorithm: 'ES256', signVersion: version, signature: Buffer.from('cc', 'hex') }
+  const text = (value: string): string => value.length.toString(16).padStart(8, '0') + Buffer.from(value).toString('hex')
+  const blob = `01${text('RSA-OAEP-256')}00000002aabb${text('ES256')}${text(version)}00000001cc`
+  assert.equal(blobOf(parts).toString('hex'), blob)
+  assert.deepEqual(partsOf(Buffer.from(blob, 'hex')), parts)
+  for (const wrong of [`02${blob.slice(2)}`, `${blob}00`, `${blob}00000000`, blob.slice(0, -2), blob.replace(text('RSA-OAEP-256'), text('RSA-OAEP')), blob.replace(text('ES256'), text('ES384'))]) assert.equal(partsOf(Buffer.from(wrong, 'hex')), null)
+  const kid = `https://v.vault.azure.net/keys/root/${version}`
+  const pairs = [text('context'), text('a'), text('2'), text('b'), text('1')].join('')
+  const signed = `${text('redoubt azure wrapped key')}${(pairs.length / 2).toString(16).padStart(8, '0')}${pairs}${text(kid)}${text('RSA-OAEP-256')}00000002aabb`
+  assert.equal(signedBytes({ b: '1', a: '2' }, kid, 'RSA-OAEP-256', parts.wrapped).toString('hex'), signed)
 })
 
 test('azure: a pinned version wraps although there is a newer one, and says so when it has expired', async () => {

@@ -43,6 +43,7 @@ faultContract({
     { title: 'a gateway in front', fault: { kind: 'answer', status: 502, body: `<html>${canary}</html>`, headers: { 'content-type': 'text/html' } }, says: /^key_service_unavailable: the key service did not answer/, tries: 4 },
     { title: 'a redirect', fault: { kind: 'answer', status: 307, body: '', headers: { location: `http://127.0.0.1:1/${canary}` } }, says: /^key_service_unavailable: .*redirect/, tries: 1 },
     { title: 'an answer without the key', fault: { kind: 'answer', status: 200, body: JSON.stringify({ data: { other: canary } }) }, says: /^key_service_unavailable: what answered is not/, tries: 4 },
+    { title: 'an answer of another content type', fault: { kind: 'answer', status: 200, body: JSON.stringify({ data: { plaintext: Buffer.alloc(32, 7).toString('base64') } }), headers: { 'content-type': 'text/plain' } }, says: /^key_service_unavailable: what answered is not/, tries: 4 },
     { title: 'a key of another length', fault: { kind: 'answer', status: 200, body: JSON.stringify({ data: { plaintext: 'AAAA' } }) }, says: /^key_refused: a wrapped key does not open here/, tries: 1 },
   ],
 })

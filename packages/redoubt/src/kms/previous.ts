@@ -15,11 +15,10 @@ export function withPrevious(current: KeyService, previous: KeyService): KeyServ
     wrap: (key, context) => current.wrap(key, context),
     ...(rewrap === undefined ? {} : { rewrap }),
     async unwrap(wrapped, context) {
-      if (wrapped.provider !== current.provider) return previous.unwrap(wrapped, context)
       try {
         return await current.unwrap(wrapped, context)
       } catch (error) {
-        // Of the same provider, but perhaps under another of its keys. A service that is away says nothing about that.
+        // Not of this provider, or under another of its keys: both are refused. A service that is away says nothing about either.
         if (!(error instanceof Refusal) || error.code !== 'key_refused' || wrapped.provider !== previous.provider) throw error
         try {
           return await previous.unwrap(wrapped, context)
