@@ -25,7 +25,7 @@ export function prose(max: number): z.ZodType<string, string> {
 export const personName = line(1, 100)
 
 /** RFC 5321 addresses as browsers accept them. The domain is lower-cased, the local part stays as written. */
-export const email = z.string().max(254).transform(normal).pipe(z.email()).transform((text) => {
+export const email = z.string().max(254).meta({ format: 'email' }).transform(normal).pipe(z.email()).transform((text) => {
   const at = text.lastIndexOf('@')
   return text.slice(0, at) + text.slice(at).toLowerCase()
 })
@@ -61,7 +61,8 @@ export const currency = z.string().regex(/^[A-Z]{3}$/)
 export const instant = z.iso.datetime({ offset: true }).transform((text) => new Date(text))
 /** How a point in time leaves: UTC. */
 export const utc = z.iso.datetime()
-export const version = z.int().min(1)
+/** The next one must still fit its int4 column. */
+export const version = z.int().min(1).max(2_147_483_646)
 export const idParams = z.strictObject({ id: rowId })
 export const versionBody = z.strictObject({ version })
 export { rowId }

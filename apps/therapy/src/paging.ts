@@ -1,11 +1,13 @@
 import { Refusal } from 'redoubt/errors'
+import { parseJson } from 'redoubt/http/json'
 import { queryInteger } from 'redoubt/http/parse'
 import { z } from 'zod'
 
 /** The two members of every list's query. */
 export const pageQuery = {
   limit: queryInteger(1, 100).optional(),
-  cursor: z.string().regex(/^[A-Za-z0-9_-]{1,200}$/).optional(),
+  // Room for the longest sort key: a name of 100 characters, each of three bytes, and an id.
+  cursor: z.string().regex(/^[A-Za-z0-9_-]{1,600}$/).optional(),
 }
 
 export type PageQuery = { readonly limit?: number | undefined; readonly cursor?: string | undefined }
@@ -34,14 +36,14 @@ export function pageFrom<R, V>(rows: readonly R[], query: PageQuery, key: (row: 
 }
 
 /**
- * The sort key in a cursor.
+ * The sort key in a cursor. Read as strictly as a body: a text with NUL or a lone surrogate would fail in PostgreSQL.
  * @param shape what each part must be
  * @throws Refusal invalid_input for a cursor that was not made here
  */
 export function cursorOf<S extends z.ZodType>(query: PageQuery, shape: S): z.output<S> | undefined {
   if (query.cursor === undefined) return undefined
   try {
-    return shape.parse(JSON.parse(Buffer.from(query.cursor, 'base64url').toString('utf8')))
+    return shape.parse(parseJson(Buffer.from(query.cursor, 'base64url')))
   } catch {
     throw new Refusal('invalid_input', { fields: [{ field: 'cursor', rule: 'form' }] })
   }

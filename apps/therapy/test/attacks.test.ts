@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { openClinic } from './support/clinic.ts'
+
+const clinic = await openClinic()
+const therapist = await clinic.therapist()
+const ada = await clinic.patient()
+const care = await clinic.care(ada, therapist)
+const greatest = 2_147_483_647
+const cursor = (parts: unknown): string => Buffer.from(typeof parts === 'string' ? parts : JSON.stringify(parts)).toString('base64url')
+const anId = '01900000-0000-7000-8000-000000000000'
+
+test('a cursor with NUL, a lone surrogate or bytes that are no UTF-8 is refused before SQL, on every list', async () => {
+  const lists: readonly string[] = [
+    '/api/therapists', '/api/appointments', '/api/relationships', '/api/conversations', '/api/patients', `/api/patients/${ada.id}/records`, `/api/patients/${ada.id}/audit`,
+  ]
+  for (const list of lists) {
+    for (const parts of [['\0', anId], '["\\ud800","' + anId + '"]', [`${anId}\0`], ['\0'], ['0000-01-01T00:00:00Z', `${anId}\0`]]) {
+      const { status, body } = await therapist.send('GET', `${list}?cursor=${cursor(parts)}`)
+      assert.deepEqual([status, body['code']], [422, 'invalid_input'], `${list} ${JSON.stringify(parts)}`)
+    }
+    const bytes = Buffer.concat([Buffer.from('["'), Buffer.from([0xff]), Buffer.from(`","${anId}"]`)]).toString('base64url')
+    assert.equal((await therapist.send('GET', `${list}?cursor=${bytes}`)).status, 422, list)
+  }
+})
+
+test('the first and the last point in time that can be written are no failure of the database', async () => {
+  for (const at of ['0000-01-01T00:00:00Z', '0000-01-01T00:00:00+23:59', '9999-12-31T23:59:59Z', '9999-12-31T23:59:59-23:59']) {
+    assert.equal((await therapist.send('GET', `/api/appointments?from=${encodeURIComponent(at)}&to=${encodeURIComponent(at)}`)).status, 200, at)
+    if (at.endsWith('Z')) assert.equal((await therapist.send('GET', `/api/appointments?cursor=${cursor([at, anId])}`)).status, 200, at)
+  }
+})
+
+test('NUL in a query or a path never reaches SQL', async () => {
+  for (const path of ['/api/patients?search=a%00b', '/api/appointments?status=%00', '/api/patients/%00', `/api/patients/${ada.id}%00`]) {
+    const { status } = await therapist.send('GET', path)
+    assert.ok(status === 400 || status === 422, `${path} ${status}`)
+  }
+})
+
+test('a version that its column cannot hold one more of is refused before SQL', async () => {
+  const free = await clinic.slot(therapist, { hours: 40 })
+  const record = String((await therapist.send('POST', `/api/patients/${ada.id}/records`, { kind: 'plan', text: 'x' })).body['id'])
+  const { id: _, therapist_id: __, version: ___, ...data } = (await ada.send('GET', `/api/patients/${ada.id}`)).body
+  for (const version of [greatest, greatest + 1, Number.MAX_SAFE_INTEGER]) {
+    for (const [who, method, path, body] of [
+      [therapist, 'PATCH', '/api/therapists/me', { bio: 'x' }], [ada, 'PUT', `/api/patients/${ada.id}`, data],
+      [ada, 'POST', `/api/relationships/${care}/end`, {}], [therapist, 'POST', `/api/records/${record}/release`, {}],
+      [therapist, 'POST', `/api/records/${record}/correct`, { kind: 'plan', text: 'x' }], [therapist, 'PATCH', `/api/appointments/${free}`, { kind: 'video' }],
+      [therapist, 'POST', `/api/appointments/${free}/complete`, {}], [ada, 'POST', '/api/appointments', { slot_id: free }],
+    ] as const) {
+      const refused = await who.send(method, path, { ...body, version })
+      assert.equal(refused.status, 422, `${method} ${path} ${refused.text}`)
+    }
+  }
+  assert.equal((await therapist.send('PATCH', '/api/therapists/me', { bio: 'x', version: greatest - 1 })).body['code'], 'version_conflict')
+})
+
+test('the cursor after the longest name there can be is taken back', async () => {
+  const [one, two] = [await clinic.therapist({ verified: false }), await clinic.therapist({ verified: false })]
+  for (const [at, { id }] of [one, two].entries()) {
+    await clinic.database.admin(`update therapy.therapist_profiles set display_name = $2, verification = 'verified', verified_at = now() where user_id = $1`, [id, '語'.repeat(99) + String(at)])
+  }
+  let next = (await ada.send('GET', '/api/therapists?limit=1')).body['next'] as unknown
+  let pages = 1
+  for (; next !== null; pages++) {
+    const page = await ada.send('GET', `/api/therapists?limit=1&cursor=${String(next)}`)
+    assert.equal(page.status, 200, page.text)
+    next = page.body['next']
+  }
+  assert.equal(pages, 3)
+})
