@@ -74,6 +74,7 @@ function codesOf(route: Route): readonly RefusalCode[] {
   if (route.names.length > 0) codes.push('not_found')
   // Any query is refused where none is declared, so invalid_input belongs to every route.
   codes.push('invalid_input')
+  if (route.idempotent !== undefined) codes.push('request_in_progress', 'idempotency_key_reused')
   if (route.body !== undefined || route.raw !== undefined) codes.push('request_timeout')
   return [...new Set([...codes, ...route.refuses])]
 }

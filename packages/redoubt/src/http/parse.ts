@@ -3,7 +3,7 @@ import { Refusal } from '../errors.ts'
 import type { FieldProblem, RefusalCode } from '../errors.ts'
 
 /** The id of a row in a path or a body: a UUID in small letters, as PostgreSQL prints it. */
-export const rowId = z.uuid().lowercase()
+export const rowId = z.uuid().lowercase().meta({ format: 'uuid' })
 
 /**
  * A whole number in a query. Not z.coerce.number(), which reads '' as 0, '0x10' as 16 and '1e3' as 1000.
@@ -33,7 +33,7 @@ const mostProblems = 32
 /** zod's issues as field and rule. Keys chosen by the sender are shown only when they look like a field's name. */
 export function fieldProblems(issues: readonly z.core.$ZodIssue[], value: unknown): readonly FieldProblem[] {
   const out: FieldProblem[] = []
-  for (const issue of issues) {
+  for (const issue of issues.flatMap((each) => unfold(each))) {
     if (out.length >= mostProblems) break
     if (issue.code === 'unrecognized_keys') {
       for (const key of issue.keys.slice(0, mostProblems - out.length)) out.push({ field: fieldName([...issue.path, key]), rule: 'unknown' })
@@ -42,6 +42,22 @@ export function fieldProblems(issues: readonly z.core.$ZodIssue[], value: unknow
     }
   }
   return out
+}
+
+/** In place of "none of the variants fits": what is wrong with the one that fits best. */
+function unfold(issue: z.core.$ZodIssue): readonly z.core.$ZodIssue[] {
+  if (issue.code !== 'invalid_union') return [issue]
+  const variants = issue.errors.map((errors) => errors.flatMap((each) => unfold({ ...each, path: [...issue.path, ...each.path] } as z.core.$ZodIssue)))
+  const [best] = variants.sort((a, b) => misfit(a) - misfit(b))
+  return best ?? [issue]
+}
+
+/** A word that names another variant weighs more than any number of fields. */
+function misfit(issues: readonly z.core.$ZodIssue[]): number {
+  return issues.reduce((sum, issue) => {
+    if (issue.code === 'unrecognized_keys') return sum + issue.keys.length
+    return sum + (issue.code === 'invalid_value' && issue.values.length === 1 ? 1_000 : 1)
+  }, 0)
 }
 
 function ruleOf(issue: z.core.$ZodIssue, value: unknown): string {
@@ -55,6 +71,7 @@ function ruleOf(issue: z.core.$ZodIssue, value: unknown): string {
     case 'invalid_format':
       return issue.format === 'regex' ? 'pattern' : issue.format
     case 'invalid_value':
+    case 'invalid_union':
       return at(value, issue.path) === undefined ? 'required' : 'enum'
     case 'custom': {
       const rule: unknown = issue.params?.['rule']
@@ -75,6 +92,7 @@ function at(value: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 function fieldName(path: readonly PropertyKey[]): string {
+  if (path.length === 0) return 'body'
   const parts: string[] = []
   for (const key of path) {
     if (typeof key !== 'number' && !/^[A-Za-z_][A-Za-z0-9_-]{0,63}$/.test(String(key))) {

@@ -42,6 +42,11 @@ test('parameters, body, answer and idempotency of a route are in the document', 
   assert.deepEqual(add?.parameters?.map((each) => [each.name, each.in, each.required]), [['Idempotency-Key', 'header', false]])
   assert.deepEqual(Object.keys(add?.responses ?? {}), ['201', '400', '401', '403', '408', '409', '413', '415', '421', '422', '500', '503'])
   assert.ok(JSON.stringify(add).includes('"already_exists"'))
+  for (const code of ['request_in_progress', 'idempotency_key_reused']) {
+    assert.ok(JSON.stringify(add).includes(`"${code}"`), code)
+    assert.ok(!JSON.stringify(one).includes(`"${code}"`), `${code} where no key is taken`)
+  }
+  assert.equal((one?.parameters?.[0] as { readonly schema?: { readonly format?: string } } | undefined)?.schema?.format, 'uuid')
 })
 
 test('named and recursive schemas stand once, under components, and the document stays valid', async () => {

@@ -55,7 +55,7 @@ for (const kind of kinds) {
     assert.deepEqual(await send({ name: 'ok', tags: [{ label: 'a' }, { label: 1, x: 2 }], count: 1.5 }), [
       { field: 'tags.1.label', rule: 'type' }, { field: 'tags.1.x', rule: 'unknown' }, { field: 'count', rule: 'type' },
     ])
-    assert.deepEqual(await send([]), [{ field: '', rule: 'type' }])
+    assert.deepEqual(await send([]), [{ field: 'body', rule: 'type' }])
     for (const query of ['limit=0', 'limit=101', 'limit=', 'limit=1e1', 'limit=0x1', 'limit=%201', 'limit=-1', 'limit=1.0', 'other=1']) {
       const received = await ask(at, 'GET', `/api/things/${thing}?${query}`, withToken())
       assert.equal(received.status, 422, query)
