@@ -43,7 +43,7 @@ const enter =
  */
 export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, entry: { readonly action: string; readonly audited: boolean }): Statement {
   return {
-    ...(entry.audited ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, guard.role()` }),
+    ...(entry.audited ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, (guard.caller()).role` }),
     values: [gate.signer.sign(caller, entry.action), String(gate.pool.statementTimeout)],
   }
 }
