@@ -41,9 +41,14 @@ export function openReports(service: string, level: Settings['LOG_LEVEL']): { re
   return { log, emit: logEvents(log) }
 }
 
+/** A start that cannot be, in words for whoever starts: a setting, or what a process of the service said of itself. */
+export class StartRefused extends Error {
+  override readonly name = 'StartRefused'
+}
+
 /** Why a start was refused, in words for whoever starts it; undefined for what nobody planned for. */
 export function refusalText(error: unknown): string | undefined {
-  if (error instanceof ConfigProblem || error instanceof DatabaseRefused || error instanceof MigrationDrift) return error.message
+  if (error instanceof ConfigProblem || error instanceof DatabaseRefused || error instanceof MigrationDrift || error instanceof StartRefused) return error.message
   if (error instanceof Refusal) return error.detail === undefined ? error.message : `${error.message}: ${error.detail}`
   return undefined
 }
@@ -58,6 +63,8 @@ export function run(name: string, main: () => Promise<void>): void {
     if (text !== undefined) {
       complain(`${name}: ${text}`)
       process.exitCode = exitCodes.refused
+      // Started by npm start, our words go to its log; whoever sits at the terminal needs them too.
+      if (process.connected === true) return void process.send?.({ refused: `${name}: ${text}` }, () => process.connected === true && process.disconnect())
     } else if ((error as NodeJS.ErrnoException | undefined)?.code === 'EADDRINUSE') {
       complain(`${name}: the port is used by another process; stop it or set PORT`)
       process.exitCode = exitCodes.portTaken

@@ -10,7 +10,7 @@ import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
-import { complain, exitCodes, onStop, run, say, settingsFrom } from './hands.ts'
+import { complain, exitCodes, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService, serviceSettings } from './service.ts'
 import { repository, sources } from './sources.ts'
@@ -40,8 +40,8 @@ run('npm start', async () => {
     return
   }
   if (process.argv.includes('--help')) return say(help)
+  const port = portFrom(process.env['PORT'])
   process.chdir(repository)
-  const port = Number(process.env['PORT'] ?? '4310')
   const children: ChildProcess[] = []
   let development: Development | undefined
   let asked = false
@@ -91,6 +91,13 @@ run('npm start', async () => {
   for (const child of children) child.once('exit', () => fail(`a process of the service ended; ${logPath} tells why`))
   development?.onGone(() => fail('PostgreSQL ended; npm start continues with the same data'))
 })
+
+/** 0 is no port here: the address is told and signed into tokens before anybody listens. @throws StartRefused naming PORT */
+function portFrom(text: string | undefined): number {
+  if (text === undefined || text === '') return 4310
+  if (!/^[1-9]\d{0,4}$/.test(text) || Number(text) > 65_535) throw new StartRefused('PORT must be a whole number from 1 to 65535')
+  return Number(text)
+}
 
 /**
  * A server whose start was killed frees its port within moments, so a taken one is looked at for a while.
@@ -175,7 +182,11 @@ function spawn(file: string, env: NodeJS.ProcessEnv, log: number): ChildProcess 
 
 function ready(child: ChildProcess): Promise<void> {
   return new Promise((resolve, reject) => {
-    child.once('message', () => resolve())
+    child.once('message', (message) => {
+      const { refused } = message as { readonly refused?: unknown }
+      if (typeof refused === 'string') reject(new StartRefused(refused))
+      else resolve()
+    })
     child.once('exit', (code) => reject(new Error(`a process of the service did not start (exit code ${code ?? 0}); ${logPath} tells why`)))
   })
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { chmod, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { freePort } from '../../../packages/redoubt/test/support/port.ts'
@@ -18,6 +18,14 @@ async function stop(running: Running): Promise<void> {
 }
 
 const answers = (): Promise<boolean> => fetch(`http://127.0.0.1:${port}/health/live`).then(({ ok }) => ok, () => false)
+
+test('npm start with a PORT that is none says so in one line', async () => {
+  for (const PORT of ['abc', '70000', '0']) {
+    const running = start([], { env: { PORT } })
+    assert.equal(await running.ended, 2)
+    assert.equal(running.output(), 'npm start: PORT must be a whole number from 1 to 65535\n')
+  }
+})
 
 test('npm start when something goes wrong', async (t) => {
   await t.test('Ctrl-C while it prepares leaves no PostgreSQL behind', async () => {
@@ -56,6 +64,22 @@ test('npm start when something goes wrong', async (t) => {
     assert.deepEqual(accountsOf(running), people)
     assert.ok(await login(people[0]?.[0] ?? '', people[0]?.[1] ?? ''))
     await stop(running)
+  })
+
+  await t.test('a service that refuses to start: its reason stands on the terminal, the exit code is 2', async () => {
+    const root = join(home, 'keys/root.key')
+    for (const [spoil, mend, reason] of [
+      [() => chmod(root, 0o644), () => chmod(root, 0o600), /^npm start: therapy( worker)?: key_refused: .*chmod 600/m],
+      [() => rename(root, `${root}.away`), () => rename(`${root}.away`, root), /^npm start: therapy( worker)?: key_refused: .*root key/m],
+    ] as const) {
+      await spoil()
+      const running = start()
+      const code = await running.ended
+      await mend()
+      assert.equal(code, 2, running.output())
+      assert.match(running.output(), reason)
+      assert.doesNotMatch(running.output(), /\n {4}at /)
+    }
   })
 
   await t.test('the shell that npm puts in between is ended: what it started ends too', { skip: process.platform === 'win32' && 'no such shell' }, async () => {
