@@ -172,6 +172,8 @@ begin
 end $$;
 
 -- After a relationship of the caller began or ended: the main therapist stays while in care, else the longest active one.
+-- The patient's row is locked in a statement of its own: an UPDATE that waits for it would go on with the relationships
+-- as they were before the wait, and could name a therapist whose care has just ended.
 create function therapy.settle_main_therapist(p_relationship uuid) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -184,6 +186,7 @@ begin
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
+  perform from therapy.patients p where p.id = patient for no key update;
   update therapy.patients p set therapist_id = (
       select r.therapist_id from therapy.care_relationships r
       where r.patient_id = patient and r.state = 'active'

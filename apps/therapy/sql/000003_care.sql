@@ -66,6 +66,30 @@ create policy app_update on therapy.messages for update to {app}
     and (patient_id = (select guard.actor()) or patient_id = any (array(select therapy.my_patients()))))
   with check (recipient_id = (select guard.actor()) and read_at is not null);
 
+-- A corrected entry is never released any more: its correction is. Both triggers run as the caller, who sees the whole
+-- chain where a release or a correction is allowed at all, and wait for each other by the row that is corrected.
+create function therapy.record_corrected() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform from therapy.medical_records r where r.id = new.supersedes_id for no key update;
+  return new;
+end $$;
+create function therapy.record_released() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from therapy.medical_records r where r.supersedes_id = old.id) then
+    raise exception using errcode = 'RD409', message = 'conflict';
+  end if;
+  return new;
+end $$;
+revoke all on function therapy.record_corrected(), therapy.record_released() from public;
+create trigger record_corrected before insert on therapy.medical_records for each row
+  when (new.supersedes_id is not null) execute function therapy.record_corrected();
+create trigger record_released before update of released_at on therapy.medical_records for each row
+  when (new.released_at is distinct from old.released_at) execute function therapy.record_released();
+
 grant select, insert, update (released_at, version) on therapy.medical_records to {app};
 create policy app_select on therapy.medical_records for select to {app} using (
   (patient_id = (select guard.actor()) and released_at is not null)

@@ -243,6 +243,8 @@ alter table therapy.medical_records enable row level security;
 alter table therapy.medical_records force row level security;
 alter table therapy.medical_records owner to {owner};
 CREATE INDEX medical_records_by_patient ON therapy.medical_records USING btree (patient_id, id);
+CREATE TRIGGER record_corrected BEFORE INSERT ON therapy.medical_records FOR EACH ROW WHEN ((new.supersedes_id IS NOT NULL)) EXECUTE FUNCTION therapy.record_corrected();
+CREATE TRIGGER record_released BEFORE UPDATE OF released_at ON therapy.medical_records FOR EACH ROW WHEN ((new.released_at IS DISTINCT FROM old.released_at)) EXECUTE FUNCTION therapy.record_released();
 create policy app_delete on therapy.medical_records for delete to {app}
   using (false);
 create policy app_insert on therapy.medical_records for insert to {app}
@@ -468,6 +470,30 @@ end $function$;
 alter function therapy.my_therapists() owner to {guard};
 grant execute on function therapy.my_therapists() to {app};
 
+CREATE OR REPLACE FUNCTION therapy.record_corrected()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform from therapy.medical_records r where r.id = new.supersedes_id for no key update;
+  return new;
+end $function$;
+alter function therapy.record_corrected() owner to {owner};
+
+CREATE OR REPLACE FUNCTION therapy.record_released()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from therapy.medical_records r where r.supersedes_id = old.id) then
+    raise exception using errcode = 'RD409', message = 'conflict';
+  end if;
+  return new;
+end $function$;
+alter function therapy.record_released() owner to {owner};
+
 CREATE OR REPLACE FUNCTION therapy.settle_main_therapist(p_relationship uuid)
  RETURNS void
  LANGUAGE plpgsql
@@ -483,6 +509,7 @@ begin
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
+  perform from therapy.patients p where p.id = patient for no key update;
   update therapy.patients p set therapist_id = (
       select r.therapist_id from therapy.care_relationships r
       where r.patient_id = patient and r.state = 'active'

@@ -116,8 +116,17 @@ export async function addRecord(app: App, tx: Tx, therapist: string, patient: st
   return insertRecord(app, tx, { therapist_id: therapist, patient_id: patient, supersedes_id: null }, given, now)
 }
 
+/**
+ * Releases and corrections of one entry come one after the other. In a statement of its own: what is read after it is
+ * what the one before left. Gives nothing where the caller could not release it.
+ */
+function lockRecord(id: string) {
+  return sql.selectFrom('therapy.medical_records').select('id').where('id', '=', id).forNoKeyUpdate()
+}
+
 /** @throws Refusal not_found, version_conflict; conflict when it was released or superseded already */
 export async function releaseRecord(app: App, tx: Tx, therapist: string, id: string, version: number, now: Date): Promise<MedicalRecord> {
+  await tx.run(lockRecord(id))
   const row = found(await tx.run(selectRecords().where('record.id', '=', id).where('record.therapist_id', '=', therapist)))
   if (row.released_at !== null) throw new Refusal('conflict', { detail: 'this entry was released already' })
   if (row.superseded_by !== null) throw new Refusal('conflict', { detail: 'this entry was corrected: release the correction' })
@@ -132,6 +141,7 @@ export async function releaseRecord(app: App, tx: Tx, therapist: string, id: str
 
 /** @throws Refusal not_found; forbidden for another therapist's entry; version_conflict when it was corrected or released since it was read */
 export async function correctRecord(app: App, tx: Tx, therapist: string, id: string, given: Content & { readonly version: number }, now: Date): Promise<MedicalRecord> {
+  await tx.run(lockRecord(id))
   const row = found(await tx.run(selectRecords().where('record.id', '=', id)))
   if (row.therapist_id !== therapist) throw new Refusal('forbidden', { detail: 'only its author corrects an entry' })
   if (row.superseded_by !== null || row.version !== given.version) throw new Refusal('version_conflict')

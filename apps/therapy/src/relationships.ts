@@ -103,6 +103,8 @@ export async function requestCare(tx: Tx, patient: string, asked: z.output<typeo
 export async function acceptCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
   const row = found(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id']).where('id', '=', id)))
   if (row.state !== 'requested') throw new Refusal('conflict', { detail: 'this request was answered already' })
+  // One acceptance of a therapist after the other: two that count at the same time would both find room for one more.
+  found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', row.therapist_id).forNoKeyUpdate()))
   const active = await tx.run(sql.selectFrom('therapy.care_relationships').select('id').where('therapist_id', '=', row.therapist_id).where('state', '=', 'active').limit(mostPatients))
   if (active.length >= mostPatients) throw new Refusal('conflict', { detail: `a therapist has at most ${mostPatients} patients in active care` })
   return step(tx, id, version, { state: 'active', started_at: now })
