@@ -55,10 +55,16 @@ test('config check exits with 0 for a good environment and 1 for a bad one, and 
   assert.match(fine.out, /DATABASE_URL\s+environment\s+secret\s+platform operations\s+90 days\s+ok/)
   const bad = await redoubt('config check --app apps/therapy', { ...good, KMS: 'local:root.key', PORT: 'many-ports', DATABSE_URL: 'x' })
   assert.equal(bad.code, 1)
+  assert.match((await redoubt('db')).err, /^redoubt db: say which\n\n {2}db check .*\n {2}db roles /)
   assert.match(bad.out, /KMS .*local key provider/)
   assert.match(bad.out, /DATABSE_URL\s+is not a setting; is DATABASE_URL meant\?/)
   assert.match(bad.out, /refused: 3 problems/)
   for (const { out } of [fine, bad]) assert.ok(!out.includes(password) && !out.includes('many-ports') && !out.includes('db.internal'))
+  assert.match(fine.out, /^mode: production \(NODE_ENV\)\n/)
+  const { NODE_ENV: _, TRUSTED_PROXIES: __, ...bare } = good
+  const assumed = await redoubt('config check --app apps/therapy', { ...bare, TRUSTED_PROXIES: '', KEYS_DATABASE_URL: login('a') })
+  assert.match(assumed.out, /^mode: production \(NODE_ENV is not set\)\n/)
+  assert.match(assumed.out, /^KEYS_DATABASE_URL .* must not use the same login as DATABASE_URL$/m, 'what a rule over several settings finds stands in the row')
   assert.equal((await redoubt('config check --app apps/therapy', { ...good, NODE_ENV: 'prod' })).code, 1)
 })
 

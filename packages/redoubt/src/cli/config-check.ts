@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { describe, modeOf, type Found } from '../config.ts'
+import { describe, modeOf, type Found, type Problem } from '../config.ts'
 import { appOptions, settingsOf } from './app.ts'
 import { aligned, asksForHelp, exits, UsageProblem, type Io } from './io.ts'
 
@@ -11,9 +11,11 @@ comes from, its class, owner and rotation period, and what is wrong with it. Nev
   --mode   check as if in this mode; by default NODE_ENV, and production where that is not set
 `
 
-function rowOf({ name, setting, source, problem }: Found): readonly string[] {
+/** @param others problems of several settings together; those that name this one stand in its row too */
+function rowOf({ name, setting, source, problem }: Found, others: readonly Problem[]): readonly string[] {
+  const problems = [problem, ...others.filter((other) => other.name === name).map((other) => other.problem)].filter((each) => each !== null)
   const rotation = setting.rotateDays === null ? '-' : `${setting.rotateDays} days`
-  return [name, source === 'absent' ? 'not set' : source, setting.class, setting.owner, rotation, problem ?? 'ok']
+  return [name, source === 'absent' ? 'not set' : source, setting.class, setting.owner, rotation, problems.length === 0 ? 'ok' : problems.join('; ')]
 }
 
 /** `redoubt config check`: 0 when the app would start with this environment, 1 when it would refuse. */
@@ -30,9 +32,11 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const env = wanted === undefined ? io.env : { ...io.env, NODE_ENV: wanted }
   const mode = modeOf(env)
   const found = describe(await settingsOf(io, app), { env, mode, readFile: (path) => readFileSync(path, 'utf8') })
-  io.out(aligned(['setting', 'from', 'class', 'owner', 'rotation', mode], found.settings.map(rowOf)))
+  io.out(`mode: ${mode}${wanted !== undefined ? ' (--mode)' : io.env['NODE_ENV'] === undefined ? ' (NODE_ENV is not set)' : ' (NODE_ENV)'}\n\n`)
+  io.out(aligned(['setting', 'from', 'class', 'owner', 'rotation', 'problem'], found.settings.map((one) => rowOf(one, found.others))))
   const problems = [...found.settings.filter(({ problem }) => problem !== null), ...found.others]
-  if (found.others.length > 0) io.out(`\n${aligned(['variable', 'problem'], found.others.map(({ name, problem }) => [name, problem]))}`)
+  const strange = found.others.filter(({ name }) => !found.settings.some((one) => one.name === name))
+  if (strange.length > 0) io.out(`\n${aligned(['variable', 'problem'], strange.map(({ name, problem }) => [name, problem]))}`)
   io.out(problems.length === 0 ? '\nok: the app would start\n' : `\nrefused: ${problems.length} problem${problems.length === 1 ? '' : 's'}\n`)
   return problems.length === 0 ? exits.ok : exits.failed
 }
