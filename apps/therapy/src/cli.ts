@@ -1,5 +1,6 @@
 import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
+import { Refusal } from 'redoubt/errors'
 import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
@@ -22,9 +23,13 @@ run('therapy', async () => {
   const development = process.env['DATABASE_URL'] === undefined ? await embedded(process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
   try {
     const settings = settingsFrom({ ...process.env, ...development?.env })
-    const service = await openService({ ...serviceSettings(settings, () => undefined), poolSize: 1 })
+    const service = await openService({ ...serviceSettings(settings, process.env, () => undefined), poolSize: 1 })
     try {
       say(`verified ${await verifyTherapist(service.app, { requestId: newId(), address: null }, address)}`)
+    } catch (error) {
+      if (!(error instanceof Refusal) || error.code !== 'not_found') throw error
+      complain('therapy verify-therapist: nothing was changed: no account has this address, or it is not a therapist’s, or they are verified already')
+      process.exitCode = exitCodes.failed
     } finally {
       await service.close()
     }

@@ -19,8 +19,8 @@ async function verifyAnother(token: string): Promise<void> {
   const cli = (...args: readonly string[]) => promisify(execFile)(process.execPath, [join(import.meta.dirname, '../src/cli.ts'), ...args], { env: { ...env, REDOUBT_HOME: home } })
   assert.match((await cli('verify-therapist', email)).stdout, /^verified [0-9a-f-]{36}\n$/)
   assert.equal(await listed(), true)
-  for (const args of [['verify-therapist', email], ['verify-therapist', 'nobody@example.org'], ['verify-therapist']]) {
-    await assert.rejects(cli(...args), (error: { readonly code?: unknown }) => error.code === 2)
+  for (const [code, ...args] of [[1, 'verify-therapist', email], [1, 'verify-therapist', 'nobody@example.org'], [2, 'verify-therapist']] as const) {
+    await assert.rejects(cli(...args), (error: { readonly code?: unknown }) => error.code === code)
   }
 }
 
