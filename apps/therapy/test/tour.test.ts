@@ -54,5 +54,6 @@ test('the guided tour of the README does what it says', async () => {
   assert.equal(starts[0], starts[1], 'booked once')
   assert.ok(told.includes('Walk by the river twice a week.'), 'released, he reads it')
   assert.match(stdout, /Dr\. Helene Brandt {2}\S+ {2}done/, 'he sees who read')
+  assert.ok(told.includes('Nothing is wrong.'), stdout)
   assert.deepEqual(told.slice(-2), ['public profile: readable', 'message and record: not readable'])
 })

@@ -77,5 +77,5 @@ test('the code map names every file of the library that has a line', () => {
 test('the runbook of roles names the roles, and the two command lines stand in the README', () => {
   const { length } = rowsOf(read('docs/runbooks/roles.md'))
   assert.equal(length, 9)
-  assert.match(read('README.md'), /^npm ci && npm start\nnpm ci && npm test$/m)
+  for (const line of [/^npm ci && npm start$/m, /^npm ci && npm test$/m]) assert.match(read('README.md'), line)
 })
