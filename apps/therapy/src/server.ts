@@ -15,7 +15,7 @@ run('therapy', async () => {
   if (process.argv.includes('--help')) return say(help)
   const settings = settingsFrom(process.env)
   const { log, emit } = openReports('therapy', settings.LOG_LEVEL)
-  const service = await openService(serviceSettings(settings, emit))
+  const service = await openService(serviceSettings(settings, process.env, emit))
   await new Promise<void>((resolve, reject) => {
     service.server.once('error', reject)
     service.server.listen(settings.PORT, settings.HOST, resolve)

@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:http'
 import { commitPersonal } from 'redoubt/audit/entry'
 import { openColumns, type Columns } from 'redoubt/columns'
 import type { Caller } from 'redoubt/context'
+import type { Environment } from 'redoubt/config'
 import type { Emit } from 'redoubt/events'
 import { openHealth, type Health } from 'redoubt/health'
 import { hardenServer, perimeter } from 'redoubt/http'
@@ -11,9 +12,10 @@ import { mount } from 'redoubt/http/mount'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
 import { keysExist, openKeyring, type Keyring } from 'redoubt/keyring'
-import { openKeyService } from 'redoubt/kms'
+import { openKeyService, type KeyServiceOptions } from 'redoubt/kms'
 import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool, type Pool } from 'redoubt/pg'
+import { keyServiceOptions } from 'redoubt/kms/environment'
 import { openTokens, type Tokens } from 'redoubt/tokens'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
 import type { Personal } from 'redoubt/transaction'
@@ -42,6 +44,8 @@ export type ServiceSettings = {
   readonly keysUrl: string
   /** `local:<path>` or another provider, as redoubt/kms reads it. */
   readonly kms: string
+  /** How the key service is reached and signed in to, where it is not a local file. */
+  readonly keyService?: Pick<KeyServiceOptions, 'aws' | 'azure' | 'vault' | 'previous'>
   /** True: HTTPS is enforced and the local key provider refused. */
   readonly production: boolean
   /** The origin browsers see, and further ones that may call. */
@@ -70,9 +74,9 @@ export type Service = {
 }
 
 /** What a process opens the service with, from its configuration. */
-export function serviceSettings(config: Config, emit: Emit): ServiceSettings {
+export function serviceSettings(config: Config, env: Environment, emit: Emit): ServiceSettings {
   return {
-    databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, production: config.NODE_ENV === 'production',
+    databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
     publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, trustedProxies: config.TRUSTED_PROXIES,
     poolSize: config.DATABASE_POOL_SIZE, namedStatements: config.DATABASE_NAMED_STATEMENTS, emit,
   }
@@ -112,7 +116,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
   try {
     const findings = [...(await checkDatabase(pool, { ...tables, service: roles }, definers)), ...(await checkLogin(keysPool, `${roles}_keys`))]
     if (findings.length > 0) throw new DatabaseRefused(findings)
-    const keyService = await openKeyService(settings.kms, { production, create: !production, dataExists: () => keysExist(keysPool) })
+    const keyService = await openKeyService(settings.kms, { ...settings.keyService, production, emit, create: !production, dataExists: () => keysExist(keysPool) })
     ends.push(() => keyService.close())
     const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
     ends.push(() => keyring.close())

@@ -3,6 +3,7 @@ import { startSequencer } from 'redoubt/audit/sequencer'
 import { startSweep } from 'redoubt/idempotency'
 import { openKeyring } from 'redoubt/keyring'
 import { openKeyService } from 'redoubt/kms'
+import { keyServiceOptions } from 'redoubt/kms/environment'
 import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool } from 'redoubt/pg'
 import { Refusal } from 'redoubt/errors'
@@ -34,7 +35,7 @@ run('therapy worker', async () => {
     const findings = [...(await checkLogin(pool, `${tables.service}_worker`)), ...(await checkLogin(keysPool, `${tables.service}_keys`))]
     if (findings.length > 0) throw new DatabaseRefused(findings)
     await checkMigrations(pool)
-    const keyService = await openKeyService(settings.KMS, { production: settings.NODE_ENV === 'production' })
+    const keyService = await openKeyService(settings.KMS, { ...keyServiceOptions(process.env), production: settings.NODE_ENV === 'production', emit })
     const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
     ends.push(() => keyService.close(), () => keyring.close())
     await keyring.check()

@@ -8,6 +8,7 @@ import { verifyAudit, type Verification } from '../audit/verify.ts'
 import { openKeyring, type Keyring } from '../keyring.ts'
 import { kidOf } from '../keyring/purpose-keys.ts'
 import { openKeyService } from '../kms.ts'
+import { keyServiceOptions } from '../kms/environment.ts'
 import { openPool, type Pool } from '../pg.ts'
 import { connectionString, onDatabase, required } from './database.ts'
 import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
@@ -40,7 +41,7 @@ function serviceOf(io: Io, name: string, role: string, given: string | undefined
 
 async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {
   return onPool(io, 'KEYS_DATABASE_URL', async (pool) => {
-    const keyService = await openKeyService(required(io, 'KMS'), { production: io.env['NODE_ENV'] === 'production' })
+    const keyService = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
     const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet })
     try {
       return await work(keyring)
