@@ -163,7 +163,7 @@ async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonl
     say(`The database has accounts, but ${demoPath} with their passwords is gone: npm start -- --reset begins anew.`)
     return []
   }
-  const service = await openService(serviceSettings(settings, () => undefined))
+  const service = await openService(serviceSettings(settings, env, () => undefined))
   try {
     say('loading the demonstration …')
     const accounts = demoAccounts()
