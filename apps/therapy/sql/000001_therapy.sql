@@ -220,6 +220,18 @@ grant execute on function therapy.my_patients(), therapy.visible_patients(), the
 set local role {owner};
 revoke create on schema therapy from {guard};
 
+-- Verification is of a licence and of the name that stands in it: a verified therapist cannot go on under a colleague's.
+-- For every role: another name needs the verification to be taken back first, and given again.
+create function therapy.name_fixed() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using errcode = 'RD409', message = 'conflict';
+end $$;
+revoke all on function therapy.name_fixed() from public;
+create trigger name_fixed before update of display_name on therapy.therapist_profiles for each row
+  when (old.verification = 'verified' and new.display_name is distinct from old.display_name) execute function therapy.name_fixed();
+
 -- Public profiles: everybody signed in reads the verified ones, a therapist their own. The licence number is for the
 -- verification alone and is not readable through the app's role.
 grant select (user_id, display_name, specialisation, bio, verification, verified_at, price_minor, currency, time_zone, created_at, version),

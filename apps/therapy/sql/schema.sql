@@ -362,6 +362,7 @@ alter table therapy.therapist_profiles enable row level security;
 alter table therapy.therapist_profiles force row level security;
 alter table therapy.therapist_profiles owner to {owner};
 CREATE INDEX therapist_profiles_verified ON therapy.therapist_profiles USING btree (display_name, user_id) WHERE (verification = 'verified'::text);
+CREATE TRIGGER name_fixed BEFORE UPDATE OF display_name ON therapy.therapist_profiles FOR EACH ROW WHEN (((old.verification = 'verified'::text) AND (new.display_name IS DISTINCT FROM old.display_name))) EXECUTE FUNCTION therapy.name_fixed();
 create policy app_delete on therapy.therapist_profiles for delete to {app}
   using (false);
 create policy app_insert on therapy.therapist_profiles for insert to {app}
@@ -469,6 +470,16 @@ begin
 end $function$;
 alter function therapy.my_therapists() owner to {guard};
 grant execute on function therapy.my_therapists() to {app};
+
+CREATE OR REPLACE FUNCTION therapy.name_fixed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  raise exception using errcode = 'RD409', message = 'conflict';
+end $function$;
+alter function therapy.name_fixed() owner to {owner};
 
 CREATE OR REPLACE FUNCTION therapy.record_corrected()
  RETURNS trigger

@@ -1,3 +1,4 @@
+import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
@@ -41,8 +42,8 @@ export function therapistRoutes(app: App): readonly Route[] {
       handle: ({ caller, params }) => transaction(app.db, caller, 'therapist.viewed', (tx) => readTherapist(tx, params.id)),
     }),
     route({
-      method: 'PATCH', path: '/api/therapists/me', tags: ['therapists'], summary: 'Change one’s own public profile',
-      access: ['therapist'], body: profileBody, answer: profileAnswer, refuses: ['version_conflict'],
+      method: 'PATCH', path: '/api/therapists/me', tags: ['therapists'], summary: 'Change one’s own public profile; once it is verified, display_name is fixed and another one is a conflict',
+      access: ['therapist'], body: profileBody, answer: profileAnswer, refuses: ['conflict', 'version_conflict'],
       handle: ({ caller, body }) =>
         transaction(app.db, caller, { action: 'therapist.updated', resource: { type: 'therapist', id: caller.actor } }, (tx) => changeProfile(tx, caller.actor, body)),
     }),
@@ -70,10 +71,11 @@ export async function readTherapist(tx: Tx, id: string): Promise<Profile> {
   return view(found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id))))
 }
 
-/** @throws Refusal not_found, version_conflict */
+/** @throws Refusal not_found, version_conflict; conflict for another name once this one was verified (the database refuses it too) */
 export async function changeProfile(tx: Tx, id: string, given: z.output<typeof profileBody>): Promise<Profile> {
   const { version: read, ...fields } = given
-  found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', id)))
+  const { verification, display_name: name } = await readTherapist(tx, id)
+  if (verification === 'verified' && (fields.display_name ?? name) !== name) throw new Refusal('conflict', { detail: 'the name was verified and cannot be changed' })
   const present = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
   return view(changed(
     await tx.run(

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { Person } from 'redoubt/context'
+import { transaction } from 'redoubt/transaction'
 import { openClinic } from './support/clinic.ts'
 
 const clinic = await openClinic()
@@ -69,4 +71,22 @@ test('the cursor after the longest name there can be is taken back', async () =>
     next = page.body['next']
   }
   assert.equal(pages, 3)
+})
+
+test('a verified therapist cannot take a colleague’s name, by request or by SQL; everything else stays theirs', async () => {
+  const [impostor, colleague] = [await clinic.therapist(), await clinic.therapist()]
+  const nameOf = async (id: string): Promise<string> => String((await ada.send('GET', `/api/therapists/${id}`)).body['display_name'])
+  const [own, theirs] = [await nameOf(impostor.id), await nameOf(colleague.id)]
+  const { version } = (await impostor.send('GET', `/api/therapists/${impostor.id}`)).body as unknown as { readonly version: number }
+  const renamed = await impostor.send('PATCH', '/api/therapists/me', { display_name: theirs, bio: 'x', version })
+  assert.deepEqual([renamed.status, renamed.body['code']], [409, 'conflict'])
+  const { actor, role, tenant, session } = clinic.service.app.tokens.verify(impostor.token)
+  const person: Person = { kind: 'user', actor, role, tenant, session, requestId: 'attack', address: null }
+  await assert.rejects(transaction(clinic.service.app.db, person, 'therapist.updated', (tx) =>
+    tx.query({ text: 'update therapy.therapist_profiles set display_name = $1', values: [theirs] })), { code: 'conflict' })
+  assert.equal(await nameOf(impostor.id), own)
+  const edited = await impostor.send('PATCH', '/api/therapists/me', { display_name: own, bio: 'Now with a biography', version })
+  assert.deepEqual([edited.status, edited.body['bio'], edited.body['verification']], [200, 'Now with a biography', 'verified'])
+  const pending = await clinic.therapist({ verified: false })
+  assert.equal((await pending.send('PATCH', '/api/therapists/me', { display_name: 'Dr. Before', version: 1 })).body['display_name'], 'Dr. Before')
 })

@@ -95,7 +95,7 @@ export function lawful(table: TableName, me: string | null, before: Row | null, 
     case 'redoubt.idempotency_keys':
       return is('principal')
     case 'therapy.therapist_profiles':
-      return is('user_id')
+      return is('user_id') && !(touched.includes('display_name') && before['verification'] === 'verified')
     case 'therapy.patients':
       return is('id')
     case 'therapy.care_relationships':
