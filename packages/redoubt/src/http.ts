@@ -3,6 +3,7 @@ import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import { bodyLimit, defaultBodyLimit } from './http/body.ts'
 import { cors } from './http/cors.ts'
+import { fieldLines, mostFieldLines } from './http/field-lines.ts'
 import { securityHeaders } from './http/headers.ts'
 import type { Hsts } from './http/headers.ts'
 import { https } from './http/https.ts'
@@ -29,7 +30,7 @@ export type PerimeterOptions = {
 }
 
 /**
- * The perimeter, in its order. Headers come before HTTPS so that the 421 carries them too.
+ * The perimeter, in its order. Headers come before what refuses, so that a 400 or a 421 carries them too.
  * @throws TypeError for an option that is unsafe, unknown or would do nothing
  */
 export function perimeter(options: PerimeterOptions): readonly Step[] {
@@ -40,6 +41,7 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
   return Object.freeze([
     requestId(openProxies(options.trustedProxies), emit),
     securityHeaders({ ...(hsts === undefined ? undefined : { hsts }), ...(permissions === undefined ? undefined : { permissions }) }),
+    fieldLines(emit),
     https(options.https, emit),
     cors(options.origins, options.credentials ?? false, emit),
     bodyLimit(options.maxBody ?? defaultBodyLimit, emit),
@@ -88,7 +90,8 @@ export function hardenServer(server: Server): void {
   server.headersTimeout = 10_000
   server.requestTimeout = 60_000
   server.keepAliveTimeout = 65_000
-  server.maxHeadersCount = 100
+  // One more than is accepted: node:http drops what is beyond without a word, and then nobody could refuse it.
+  server.maxHeadersCount = mostFieldLines + 1
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy()

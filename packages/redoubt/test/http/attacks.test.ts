@@ -54,6 +54,30 @@ for (const kind of kinds) {
     }
   })
 
+  test(`${kind}: two Authorization, Host or Content-Type lines are refused: a proxy might believe the one that is not believed here`, async () => {
+    const at = await edge(kind)
+    const body = '{"name":"x"}'
+    const send = (...lines: readonly string[]): Promise<string> =>
+      wire(at, ['POST /api/echo HTTP/1.1', ...lines, `Content-Length: ${body.length}`, 'Connection: close', '', body].join('\r\n'))
+    const host = 'Host: a'
+    const type = 'Content-Type: application/json'
+    assert.match(await send(host, type, 'Authorization: Bearer one'), /^HTTP\/1\.1 200 /)
+    for (const [field, lines] of [
+      ['host', [host, 'Host: b', type]], ['host', [host, type, 'hOST: a']],
+      ['authorization', [host, type, 'Authorization: Bearer one', 'Authorization: Bearer two']], ['authorization', [host, 'authorization: Bearer one', type, 'AUTHORIZATION: Bearer one']],
+      ['content-type', [host, type, 'Content-Type: text/plain']], ['content-type', [host, 'Content-Type: text/plain', 'content-type: application/json']],
+    ] as const) {
+      const received = await send(...lines)
+      assert.match(received, /^HTTP\/1\.1 400 /, lines.join())
+      assert.ok(received.includes('"malformed_request"') && received.includes(`{"field":"${field}","rule":"duplicate"}`), received)
+      assert.match(received, /X-Content-Type-Options: nosniff/i)
+    }
+    const padded = (lines: number): readonly string[] => Array.from({ length: lines - 4 }, (_, n) => `X-${n}: 1`)
+    assert.match(await send(host, type, ...padded(100)), /^HTTP\/1\.1 200 /)
+    assert.match(await send(host, type, ...padded(100), 'Host: b'), /^HTTP\/1\.1 400 /, 'nor behind the last line that is read')
+    assert.match(await send(host, type, ...padded(300), 'Host: b'), /^HTTP\/1\.1 400 /)
+  })
+
   test(`${kind}: a slow body is given up after its time`, async () => {
     const at = await edge(kind, {}, { mount: { bodyTimeout: 100 } })
     const text = await wire(at, 'POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"na')
