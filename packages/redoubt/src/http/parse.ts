@@ -47,7 +47,7 @@ export function fieldProblems(issues: readonly z.core.$ZodIssue[], value: unknow
 /** In place of "none of the variants fits": what is wrong with the one that fits best. */
 function unfold(issue: z.core.$ZodIssue): readonly z.core.$ZodIssue[] {
   if (issue.code !== 'invalid_union') return [issue]
-  const variants = issue.errors.map((errors) => errors.flatMap((each) => unfold({ ...each, path: [...issue.path, ...each.path] } as z.core.$ZodIssue)))
+  const variants = issue.errors.map((errors) => errors.flatMap((each) => unfold({ ...each, path: [...issue.path, ...each.path] })))
   const [best] = variants.sort((a, b) => misfit(a) - misfit(b))
   return best ?? [issue]
 }
