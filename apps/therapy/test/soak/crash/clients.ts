@@ -35,7 +35,7 @@ export function seeded(seed: number): () => number {
   }
 }
 
-const patience = 120_000
+const patience = 60_000
 const json = { 'content-type': 'application/json' }
 
 async function signIn(address: string, account: DemoAccount): Promise<{ readonly id: string; readonly token: string }> {
@@ -109,6 +109,10 @@ export function startLoad(address: string, people: readonly Person[], random: ()
       } else if (answer !== undefined && answer.status < 500 && code !== 'request_in_progress') {
         figures.refused += 1
         if (!(wish.action.startsWith('appointment.') && (code === 'slot_taken' || code === 'version_conflict'))) problems.push(`${wish.method} ${wish.action} was refused: ${answer.status} ${String(code)}`)
+        return undefined
+      }
+      if (answer?.status === 500) {
+        problems.push(`${wish.action} was answered 500 ${String(code)}`)
         return undefined
       }
       figures[answer === undefined ? 'lost' : 'retried'] += 1

@@ -29,6 +29,8 @@ const rules: readonly (readonly [what: string, sql: string])[] = [
         select e.id from redoubt.audit_logs e where e.action = '${action}' and e.outcome = 'done' and e.resource_id is not null
           and not exists (select from ${table} t where t.id::text = e.resource_id)`],
     ]),
+  ['one thing made under two keys of one person', `
+    select k.resource_id from redoubt.idempotency_keys k group by k.principal, k.resource_type, k.resource_id having count(*) > 1`],
   ['a key of a request without what it made', `select k.id from redoubt.idempotency_keys k where k.state <> 'done' or k.resource_id is null or k.salt_enc is null`],
 ]
 
@@ -36,6 +38,10 @@ const rules: readonly (readonly [what: string, sql: string])[] = [
 const effects: Readonly<Record<string, string>> = {
   'appointment.created': 'therapy.appointments', 'appointment.booked': 'therapy.appointments', 'message.sent': 'therapy.messages', 'record.created': 'therapy.medical_records',
 }
+
+/** Rows that no request of their author has made: those of the demonstration, and never one more. */
+const keyless = ([['therapy.appointments', 'therapist_id'], ['therapy.messages', 'sender_id'], ['therapy.medical_records', 'therapist_id']] as const).map(([table, author]) => `
+  select count(*)::text as rows from ${table} t where not exists (select from redoubt.idempotency_keys k where k.principal = t.${author} and k.resource_id = t.id::text)`).join(' union all ')
 
 export type Ledger = {
   /** Holds the database, the chain and the anchors against what was acknowledged; call while nothing is written. @returns what does not hold */
@@ -88,6 +94,7 @@ export async function openLedger(site: Site, anchors: string, key: Pick<AnchorKe
   const figures = { entries: 0, sealed: 0, rows: 0 }
   /** Key of a request to the id it made; all that was ever acknowledged. */
   const keys = new Map<string, string>()
+  const before = await asAdmin(site, keylessRows)
 
   async function sealed(admin: ScriptConnection): Promise<boolean> {
     for (const until = performance.now() + 90_000; performance.now() < until; await pause(200)) {
@@ -114,26 +121,40 @@ export async function openLedger(site: Site, anchors: string, key: Pick<AnchorKe
     }
   }
 
-  /** Of each kind there are as many as were acknowledged: nothing was done twice, and nothing by a request that failed. */
+  /** As many keys as were acknowledged, and no row beside them: nothing was done twice, and nothing by a request that failed. */
   async function surplus(admin: ScriptConnection): Promise<readonly string[]> {
     const [row] = await admin.query<{ readonly keys: string; readonly known: string }>(
       `select count(*)::text as keys, count(*) filter (where k.key = any($1))::text as known from redoubt.idempotency_keys k`, [[...keys.keys()]])
     figures.rows = keys.size
-    return row?.keys === row?.known && row?.known === String(keys.size) ? [] : [`${keys.size} keys were acknowledged, the database has ${row?.keys ?? '?'}, ${row?.known ?? '?'} of them`]
+    const more = (await keylessRows(admin)) - before
+    return [
+      ...(row?.keys === row?.known && row?.known === String(keys.size) ? [] : [`${keys.size} keys were acknowledged, the database has ${row?.keys ?? '?'}, ${row?.known ?? '?'} of them`]),
+      ...(more === 0n ? [] : [`${more} rows were made by no request that was acknowledged`]),
+    ]
   }
 
   return {
     figures,
     async check(acknowledged) {
-      const admin = await openScriptConnection(site.url('superuser'))
-      try {
+      return asAdmin(site, async (admin) => {
         const found = [...(await brokenPromises(admin, acknowledged, keys)), ...(await brokenRules(admin)), ...(await surplus(admin))]
         figures.entries += acknowledged.length
         if (!(await sealed(admin))) return [...found, 'entries were not sealed within 90 s']
         return [...found, ...(await verified())]
-      } finally {
-        await admin.close()
-      }
+      })
     },
   }
+}
+
+async function asAdmin<T>(site: Site, work: (admin: ScriptConnection) => Promise<T>): Promise<T> {
+  const admin = await openScriptConnection(site.url('superuser'))
+  try {
+    return await work(admin)
+  } finally {
+    await admin.close()
+  }
+}
+
+async function keylessRows(admin: ScriptConnection): Promise<bigint> {
+  return (await admin.query<{ readonly rows: string }>(keyless)).reduce((sum, { rows }) => sum + BigInt(rows), 0n)
 }
