@@ -25,11 +25,12 @@ export function authRoutes(app: App): readonly Route[] {
   return [
     route({
       method: 'POST', path: '/api/auth/register', tags: ['auth'],
-      summary: 'Open an account. The answer is the same whether or not the address had one: sign in to find out',
+      summary: 'Open an account. The answer is the same whether or not the address had one; signing in afterwards tells, since addresses are not verified',
       access: 'public', body: registerBody, answer: z.object({ status: z.literal('accepted') }), status: 202,
       handle: async ({ visitor, body }) => {
         await register(app, visitor, body, app.now()).catch((error: unknown) => {
-          // Nobody learns here who is a patient: only the owner of the address can tell, by signing in.
+          // One answer for both hides little: whoever signs in afterwards with the password they sent learns by a 200 or a
+          // 401 whether the address had an account. Only a mail to the address, before it counts, would keep that from them.
           if (!(error instanceof Refusal) || error.code !== 'already_exists') throw error
         })
         return { status: 'accepted' as const }

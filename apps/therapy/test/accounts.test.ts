@@ -6,7 +6,7 @@ const clinic = await openClinic()
 const ada = await clinic.patient()
 const registration = { role: 'patient', email: 'New.Person@EXAMPLE.org', password: 'correct horse battery', first_name: 'New', last_name: 'Person', dob: '1990-01-01' }
 
-test('registration tells nobody whether an address has an account, and never replaces one', async () => {
+test('registration answers alike whether or not an address has an account, and never replaces one; a sign-in afterwards tells', async () => {
   const first = await clinic.send()('POST', '/api/auth/register', registration)
   const second = await clinic.send()('POST', '/api/auth/register', { ...registration, password: 'another password', first_name: 'Thief' })
   assert.deepEqual([second.status, second.body], [first.status, first.body])
