@@ -82,6 +82,15 @@ function positive(name: string, value: number): number {
   return value
 }
 
+/** Takes the socket down when a sign-in fails on our side (no password): the driver leaves it to the server's patience, a minute. */
+class Client extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config)
+    const { connection } = this as unknown as { readonly connection: { readonly stream: { destroy(): void }; on(event: 'error', listener: () => void): void } }
+    connection.on('error', () => connection.stream.destroy())
+  }
+}
+
 /**
  * Opens a pool. Connects at the first use; a server that is away is a Refusal then, not a crash here.
  * @throws TypeError when a setting is not usable
@@ -90,6 +99,7 @@ export function openPool(settings: PoolSettings): Pool {
   const statementTimeout = positive('statementTimeout', settings.statementTimeout ?? 10_000)
   const namedStatements = settings.namedStatements ?? true
   const driver = new pg.Pool({
+    Client,
     connectionString: settings.url,
     max: positive('max', settings.max),
     connectionTimeoutMillis: positive('connectTimeout', settings.connectTimeout ?? 5_000),
@@ -165,7 +175,7 @@ export type ScriptConnection = {
 
 /** Opens the migrator's connection; the runtime never calls this. */
 export async function openScriptConnection(url: string): Promise<ScriptConnection> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 })
+  const client = new Client({ connectionString: url, connectionTimeoutMillis: 10_000 })
   client.on('error', () => undefined)
   await client.connect()
   return {
