@@ -25,20 +25,29 @@ test('settings that cannot work are refused when built', () => {
   }
 })
 
+/** Sealing waits for the oldest write transaction of the whole cluster, and other test files write on the same one. */
+async function heldUpByOthers(): Promise<boolean> {
+  const rows = await database.admin(`select from pg_stat_activity where backend_xid is not null and datname <> current_database() and xact_start < clock_timestamp() - interval '500 ms'`)
+  return rows.length > 0
+}
+
 test('at its own pace an entry is sealed and anchored about a second after its commit', async () => {
   const sequencer = startSequencer({ pool: world.worker, anchors: world.anchors, emit: (event) => world.events.push(event) })
-  let worst = 0
-  for (const end = performance.now() + 3000; performance.now() < end; ) {
+  const waits: number[] = []
+  for (let attempt = 0; waits.length < 3 && attempt < 30; attempt++) {
     const [id = ''] = await world.write(1)
     const written = performance.now()
+    let held = false
     await until('it is anchored', async () => {
+      held ||= await heldUpByOthers()
       const rows = await database.admin('select from redoubt.audit_chain c where c.entry_id = $1 and c.seq <= $2', [id, sequencer.gauge().anchored])
       return rows.length === 1
     })
-    worst = Math.max(worst, performance.now() - written)
+    if (!held) waits.push(performance.now() - written)
   }
   await sequencer.stop()
-  assert.ok(worst < 3000, `one entry waited ${Math.round(worst)} ms`)
+  assert.equal(waits.length, 3, 'three entries were not held up by somebody else')
+  assert.ok(Math.max(...waits) < 3000, `one entry waited ${Math.round(Math.max(...waits))} ms`)
 })
 
 test('stop anchors what is sealed, gives back the lease, and may be called twice', async () => {
