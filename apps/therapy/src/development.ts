@@ -39,7 +39,7 @@ export async function makeHome(home: string): Promise<void> {
 
 /**
  * The embedded server with the service's roles and its database, migrated. Passwords of the roles are derived from the
- * server's, so that none stands in a file of its own.
+ * server's; the owner-only therapy.env holds them for the operator's commands.
  * @param options.home folder of data, keys and anchors
  * @param options.fresh removes database, keys and anchors first, together: none of them means anything without the others
  */

@@ -55,7 +55,7 @@ export function refusalText(error: unknown): string | undefined {
 
 /**
  * Runs `main` and turns its end into an exit code: a refusal is said in words, anything else with its stack.
- * @param stdout what a process says that runs alone; a child of `npm start` writes to its log
+ * @param name of the process, in front of what it says
  */
 export function run(name: string, main: () => Promise<void>): void {
   main().catch((error: unknown) => {

@@ -27,7 +27,7 @@ export type System = Visitor & {
   readonly session: null
 }
 
-/** Whoever the gate works for. Only `authenticate` and `systemCaller` make one. */
+/** Whoever the gate works for. Only http/authenticate.ts and `systemCaller` make one. */
 export type Caller = Person | System
 
 /**

@@ -54,7 +54,7 @@ export class Batch {
     })
   }
 
-  /** How many statements were answered; after a failure, the index of the one that failed. */
+  /** What was answered so far; after a failure, everything before the statement that failed. */
   get answers(): readonly Answer[] {
     return this.#answers
   }

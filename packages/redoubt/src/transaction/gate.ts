@@ -5,7 +5,7 @@ import type { Retention } from '../tables.ts'
 import type { Signer } from './signer.ts'
 import type { Entry } from './statements.ts'
 
-/** What the app may do. Audited actions leave an entry; the others touch no person's data. */
+/** What the app may do. Audited actions leave an entry; the others read nothing sealed. */
 export type Actions = Readonly<Record<string, { readonly audited: boolean; readonly keep?: string; readonly purpose?: string }>>
 
 /** Personal data of an audit entry: sealed under the actor's key, in the chain only as a commitment. */

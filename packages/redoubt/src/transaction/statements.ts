@@ -36,8 +36,8 @@ const enter =
   `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`
 
 /**
- * The first statement of every transaction: the signed caller and, with it, every session setting that an earlier
- * user of the connection could have left behind. All local, all in one call; the caller is a bind parameter always.
+ * The first statement of every transaction: the signed caller and the settings that decide over safety, all local, all
+ * in one call; the caller is a bind parameter always. Every other setting is given back by resetStatement.
  * A call without an entry is verified here, because its statements may meet no policy that asks: without it a revoked
  * session went on reading public rows. Where there is an entry, guard.finish() verifies.
  */
