@@ -7,12 +7,13 @@ import { keyServiceOptions } from 'redoubt/kms/environment'
 import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool } from 'redoubt/pg'
 import { Refusal } from 'redoubt/errors'
+import { forgetCodes } from 'redoubt/tokens/codes'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
 const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR and deletes expired
-idempotency keys, until SIGTERM or SIGINT
+idempotency keys and one-time codes, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
@@ -41,7 +42,7 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    const sweep = startSweep({ pool, emit })
+    const sweep = startSweep({ pool, emit, more: [forgetCodes] })
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop())
   } catch (error) {
     await close()

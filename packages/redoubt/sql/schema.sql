@@ -463,6 +463,60 @@ grant insert, select, update on redoubt.idempotency_keys to {app};
 grant delete on redoubt.idempotency_keys to {worker};
 grant select (id, expires_at) on redoubt.idempotency_keys to {worker};
 
+create table redoubt.one_time_codes (
+  id uuid not null,
+  user_id uuid not null,
+  tenant text not null,
+  purpose text not null,
+  handle_hash bytea not null,
+  code_hash bytea,
+  context_hash bytea,
+  binding bytea not null,
+  attempts integer default 0 not null,
+  max_attempts integer not null,
+  created_at timestamp with time zone default now() not null,
+  expires_at timestamp with time zone not null,
+  consumed_at timestamp with time zone,
+  redeemed_at timestamp with time zone,
+  constraint one_time_codes_pkey PRIMARY KEY (id),
+  constraint one_time_codes_handle_hash_key UNIQUE (handle_hash),
+  constraint one_time_codes_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint one_time_codes_binding_check CHECK ((octet_length(binding) = 33)),
+  constraint one_time_codes_code_hash_check CHECK ((octet_length(code_hash) = 33)),
+  constraint one_time_codes_context_hash_check CHECK ((octet_length(context_hash) = 33)),
+  constraint one_time_codes_handle_hash_check CHECK ((octet_length(handle_hash) = 33)),
+  constraint one_time_codes_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 10))),
+  constraint one_time_codes_purpose_check CHECK ((purpose = ANY (ARRAY['login'::text, 'step_up'::text, 'reset'::text, 'email_verify'::text, 'email_change'::text, 'email_undo'::text])))
+);
+alter table redoubt.one_time_codes enable row level security;
+alter table redoubt.one_time_codes force row level security;
+alter table redoubt.one_time_codes owner to {owner};
+CREATE INDEX one_time_codes_by_expiry ON redoubt.one_time_codes USING btree (expires_at);
+CREATE INDEX one_time_codes_by_user ON redoubt.one_time_codes USING btree (user_id, purpose);
+create policy app_delete on redoubt.one_time_codes for delete to {app}
+  using (false);
+create policy app_insert on redoubt.one_time_codes for insert to {app}
+  with check (false);
+create policy app_select on redoubt.one_time_codes for select to {app}
+  using (false);
+create policy app_update on redoubt.one_time_codes for update to {app}
+  using (false)
+  with check (false);
+create policy guard_insert on redoubt.one_time_codes for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.one_time_codes for select to {guard}
+  using (true);
+create policy guard_update on redoubt.one_time_codes for update to {guard}
+  using (true)
+  with check (true);
+create policy worker_delete on redoubt.one_time_codes for delete to {worker}
+  using ((expires_at < (now() - '1 day'::interval)));
+create policy worker_select on redoubt.one_time_codes for select to {worker}
+  using ((expires_at < (now() - '1 day'::interval)));
+grant insert, select, update on redoubt.one_time_codes to {guard};
+grant delete on redoubt.one_time_codes to {worker};
+grant select (id, expires_at) on redoubt.one_time_codes to {worker};
+
 create table redoubt.schema_migrations (
   origin text not null,
   version integer not null,
@@ -676,6 +730,25 @@ end $function$;
 alter function guard.cluster() owner to {guard};
 grant execute on function guard.cluster() to {auditor};
 
+CREATE OR REPLACE FUNCTION guard.code_rule(p_purpose text, p_user uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  return case p_purpose
+    when 'login' then who.role = 'system.sign-in'
+    when 'email_verify' then who.role = 'system.register'
+    when 'reset' then who.role = 'system.reset'
+    when 'email_undo' then who.role = 'system.email-undo' or who.actor = p_user
+    else who.actor = p_user
+  end is true;
+end $function$;
+alter function guard.code_rule(p_purpose text, p_user uuid) owner to {guard};
+
 CREATE OR REPLACE FUNCTION guard.drop_caller_key(p_kid text)
  RETURNS void
  LANGUAGE plpgsql
@@ -830,6 +903,30 @@ end $function$;
 alter function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) owner to {guard};
 grant execute on function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) to {keys};
 
+CREATE OR REPLACE FUNCTION guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if not guard.code_rule(p_purpose, p_user) or p_expires > pg_catalog.now() + interval '8 days' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  if (select pg_catalog.count(*) from redoubt.one_time_codes c where c.user_id = p_user and c.purpose = p_purpose
+      and c.consumed_at is null and c.redeemed_at is null and c.expires_at > pg_catalog.now()) >= 10 then
+    return false;
+  end if;
+  insert into redoubt.one_time_codes (id, user_id, tenant, purpose, handle_hash, code_hash, context_hash, binding, expires_at, max_attempts)
+    values (p_id, p_user, who.tenant, p_purpose, p_handle, p_code, p_context, p_binding, p_expires, p_tries);
+  return true;
+end $function$;
+alter function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) owner to {guard};
+grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {app};
+grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {worker};
+
 CREATE OR REPLACE FUNCTION guard.microseconds(at timestamp with time zone)
  RETURNS text
  LANGUAGE sql
@@ -892,6 +989,30 @@ begin
 end $function$;
 alter function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) owner to {guard};
 grant execute on function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.redeem_code(p_id uuid, p_purpose text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  owner_of uuid;
+begin
+  if not guard.code_rule(p_purpose, (guard.caller()).actor) then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.one_time_codes c set redeemed_at = pg_catalog.now()
+    where c.id = p_id and c.purpose = p_purpose and c.redeemed_at is null and c.attempts > 0
+      and ((guard.caller()).actor is null or c.user_id = (guard.caller()).actor)
+      and case when c.code_hash is null then c.expires_at > pg_catalog.now() else c.consumed_at > pg_catalog.now() - interval '10 minutes' end
+    returning c.user_id into owner_of;
+  if owner_of is null then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return owner_of;
+end $function$;
+alter function guard.redeem_code(p_id uuid, p_purpose text) owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.refuse_audit_change()
  RETURNS trigger
@@ -1101,6 +1222,34 @@ grant execute on function guard.tenant() to {app};
 grant execute on function guard.tenant() to {auditor};
 grant execute on function guard.tenant() to {ingest};
 grant execute on function guard.tenant() to {worker};
+
+CREATE OR REPLACE FUNCTION guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[])
+ RETURNS TABLE(answer text, id uuid, user_id uuid, tenant text, handle_hash bytea, code_hash bytea, context_hash bytea, binding bytea, expires_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if not guard.code_rule(p_purpose, who.actor) then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    with tried as (
+      update redoubt.one_time_codes c
+      set attempts = c.attempts + 1,
+        consumed_at = case when c.code_hash = any(p_codes) and (c.context_hash is null and p_contexts is null or c.context_hash = any(p_contexts)) then pg_catalog.now() end
+      where c.handle_hash = any(p_handles) and c.purpose = p_purpose and c.tenant = who.tenant and (who.actor is null or c.user_id = who.actor)
+        and c.consumed_at is null and c.redeemed_at is null and c.attempts < c.max_attempts and c.expires_at > pg_catalog.now()
+      returning c.*)
+    select case when (t.code_hash is null and p_codes is null or t.code_hash = any(p_codes))
+        and (t.context_hash is null and p_contexts is null or t.context_hash = any(p_contexts)) then 'right' else 'wrong' end,
+      t.id, t.user_id, t.tenant, t.handle_hash, t.code_hash, t.context_hash, t.binding, t.expires_at
+    from tried t;
+end $function$;
+alter function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) owner to {guard};
+grant execute on function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text)
  RETURNS SETOF bytea

@@ -7,6 +7,7 @@ export const refusals = {
   malformed_request: { status: 400, title: 'The request could not be parsed' },
   unauthenticated: { status: 401, title: 'A valid access token is required' },
   sign_in_failed: { status: 401, title: 'Unknown account or wrong password' },
+  code_refused: { status: 401, title: 'This code is wrong, used, or too old' },
   forbidden: { status: 403, title: 'This caller may not do this' },
   origin_refused: { status: 403, title: 'Requests from this origin are not accepted' },
   not_found: { status: 404, title: 'No such thing, or not visible to this caller' },

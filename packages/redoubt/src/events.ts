@@ -9,6 +9,8 @@ export type Event =
   | { readonly type: 'http.failed'; readonly requestId: string; readonly error: unknown }
   | { readonly type: 'auth.registered' | 'auth.login_succeeded' | 'auth.logout'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }
+  | { readonly type: 'auth.code_issued'; readonly requestId: string; readonly actor: string; readonly purpose: string }
+  | { readonly type: 'auth.otp_failed'; readonly requestId: string; readonly purpose: string; readonly reason: 'unknown' | 'wrong' | 'tampered' }
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }
   | { readonly type: 'security.statement_refused'; readonly requestId: string; readonly action: string; readonly command: string }
   | { readonly type: 'security.injection_suspected'; readonly requestId: string; readonly action: string; readonly sqlState: string }

@@ -3,7 +3,7 @@ import { newId } from './bytes.ts'
 import type { Columns } from './columns.ts'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
-import type { Pool, Tx } from './pg.ts'
+import type { Pool, Statement, Tx } from './pg.ts'
 import type { Tables } from './tables.ts'
 import type { kernelTables } from './tables/kernel.ts'
 
@@ -136,8 +136,12 @@ export type SweepSettings = {
   readonly intervalMs?: number
   /** Rows deleted by one statement; while there are more, the next one follows at once. Default 1000. */
   readonly batch?: number
+  /** What else expires: statements that delete at most $1 rows and answer how many have `gone`. */
+  readonly more?: readonly Omit<Statement<Gone>, 'values'>[]
   readonly emit: Emit
 }
+
+type Gone = { readonly gone: number }
 
 function whole(name: string, value: number, least: number, most: number): number {
   if (!Number.isInteger(value) || value < least || value > most) throw new TypeError(`startSweep: ${name} must be a whole number from ${least} to ${most}`)
@@ -145,7 +149,7 @@ function whole(name: string, value: number, least: number, most: number): number
 }
 
 /**
- * Starts the loop that deletes expired keys. Any number of workers may run one. An error is reported
+ * Starts the loop that deletes expired keys, and what `more` names. Any number of workers may run one. An error is reported
  * (`idempotency.sweep_failed`) and the next look comes after the usual pause.
  * @throws TypeError when a setting is not usable
  */
@@ -158,8 +162,10 @@ export function startSweep(settings: SweepSettings): { stop(): Promise<void> } {
 
   async function sweep(): Promise<void> {
     try {
-      let gone = batch
-      while (!stopping && gone === batch) gone = await forgetExpired(pool, batch)
+      for (const deleting of [{ name: 'redoubt_once_forget', text: forget }, ...(settings.more ?? [])]) {
+        let gone = batch
+        while (!stopping && gone === batch) gone = (await pool.query<Gone>({ ...deleting, values: [batch] }))[0]?.gone ?? 0
+      }
     } catch (error) {
       emit({ type: 'idempotency.sweep_failed', error })
     }

@@ -12,6 +12,7 @@ type TableRow = { readonly name: string; readonly kind: string; readonly enabled
 export const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.finish', 'guard.hold_keys',
+  'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
 ]
 
 function typeOf(column: Column): string {

@@ -5,6 +5,7 @@ export const kernelRetention = {
   account: { days: 3650, basis: 'as long as the account exists; GDPR Art. 6(1)(b)' },
   access: { days: 730, basis: 'proof of who had access; GDPR Art. 5(2), 32' },
   change: { days: 2557, basis: 'proof of changes, deletions and consents; GDPR Art. 7(1), 17(3)' },
+  code: { days: 9, basis: 'proof of an address or of a second step, once; GDPR Art. 32' },
   request: { days: 2, basis: 'answering a repeated request once' },
 } as const satisfies Record<string, Retention>
 
@@ -104,5 +105,29 @@ export const kernelTables = {
     tenant: null,
     keep: 'access',
     columns: { subject_id: plain('uuid', 'INT'), entry_id: plain('uuid', 'INT') },
+  },
+  'redoubt.one_time_codes': {
+    id: 8,
+    about: 'One-time codes and handles, as HMACs: nobody can read one back',
+    rowId: 'id',
+    subject: 'user_id',
+    tenant: 'tenant',
+    keep: 'code',
+    columns: {
+      id: plain('uuid', 'INT'),
+      user_id: plain('uuid', 'INT'),
+      tenant: plain('text', 'INT'),
+      purpose: plain('text', 'INT'),
+      handle_hash: plain('bytea', 'CRED'),
+      code_hash: plain('bytea', 'CRED', { nullable: true }),
+      context_hash: plain('bytea', 'INT', { nullable: true }),
+      binding: plain('bytea', 'INT'),
+      attempts: plain('int4', 'INT', { generated: true }),
+      max_attempts: plain('int4', 'INT'),
+      created_at: plain('timestamptz', 'INT', { generated: true }),
+      expires_at: plain('timestamptz', 'INT'),
+      consumed_at: plain('timestamptz', 'INT', { nullable: true }),
+      redeemed_at: plain('timestamptz', 'INT', { nullable: true }),
+    },
   },
 } as const satisfies Record<string, Table>
