@@ -16,7 +16,7 @@ create extension btree_gist with schema extensions;
 drop policy app_insert on redoubt.users;
 create policy app_insert on redoubt.users for insert to {app} with check (
   (select guard.role()) = 'system.register' and tenant = (select guard.tenant())
-  and status = 'active' and role in ('patient', 'therapist')
+  and status = 'active' and realm = 'tenant' and role in ('patient', 'therapist')
 );
 alter table redoubt.users
   add constraint users_role_check check (role in ('patient', 'therapist', 'admin', 'auditor')),

@@ -19,12 +19,14 @@ create table redoubt.users (
   password_hash text not null,
   status text default 'active'::text not null,
   role text not null,
+  realm text default 'tenant'::text not null,
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
   constraint users_pkey PRIMARY KEY (id),
   constraint users_email_bidx_key UNIQUE (email_bidx),
   constraint users_id_role_key UNIQUE (id, role),
+  constraint users_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
   constraint users_role_check CHECK ((role = ANY (ARRAY['patient'::text, 'therapist'::text, 'admin'::text, 'auditor'::text]))),
   constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
 );
@@ -34,7 +36,7 @@ alter table redoubt.users owner to {owner};
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
-  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))));
+  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (realm = 'tenant'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))));
 create policy app_select on redoubt.users for select to {app}
   using ((id = ( SELECT guard.actor() AS actor)));
 create policy app_update on redoubt.users for update to {app}
@@ -42,9 +44,13 @@ create policy app_update on redoubt.users for update to {app}
   with check (false);
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
+create policy guard_update on redoubt.users for update to {guard}
+  using (true)
+  with check (true);
 grant insert on redoubt.users to {app};
-grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version) on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
+grant update (status, role, version) on redoubt.users to {guard};
 
 create table therapy.appointment_notes (
   id uuid not null,

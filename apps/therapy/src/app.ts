@@ -7,6 +7,7 @@ import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
 import type { Tokens } from 'redoubt/tokens'
 import type { Passwords } from 'redoubt/tokens/password'
+import type { Identity } from 'redoubt/tokens/sessions'
 import { transaction, type Gate } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
 import type { Therapy } from './tables.ts'
@@ -18,6 +19,8 @@ export type App = {
   readonly columns: Columns<Therapy>
   readonly passwords: Passwords
   readonly tokens: Tokens
+  /** Sign-in and sessions of patients and therapists. */
+  readonly identity: Identity
   readonly emit: Emit
   /** The service's clock. Functions take the time as an argument, so that a rule about time can be tested. */
   readonly now: () => Date

@@ -4,7 +4,8 @@ import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { passwordLength } from 'redoubt/tokens/password'
-import { canonicalEmail, signIn, signOut } from 'redoubt/tokens/sessions'
+import { refreshSession } from 'redoubt/tokens/refresh'
+import { canonicalEmail, checkPassword, openSession, signOut, type SignedIn } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { found, realm, sql, type App } from './app.ts'
@@ -20,6 +21,12 @@ const therapistBody = z.strictObject({
 })
 const registerBody = z.discriminatedUnion('role', [patientBody, therapistBody])
 export type Registration = z.output<typeof registerBody>
+
+const signedIn = z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), refresh_token: z.string(), user_id: rowId, role: z.string() })
+
+function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z.input<typeof signedIn> {
+  return { access_token: token, token_type: 'Bearer', expires_in: expiresIn, refresh_token: refresh, user_id: actor, role }
+}
 
 export function authRoutes(app: App): readonly Route[] {
   return [
@@ -39,18 +46,27 @@ export function authRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in',
       access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most) }),
-      answer: z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), user_id: rowId, role: z.string() }),
+      answer: signedIn,
       refuses: ['sign_in_failed', 'busy'],
-      handle: async ({ visitor, body }) => {
+      handle: async ({ visitor, body, headers }) => {
         const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        const { token, expiresIn, actor, role } = await signIn({ ...app, gate: app.db, tenant: realm }, visitor, { indexes, password: body.password })
-        return { access_token: token, token_type: 'Bearer' as const, expires_in: expiresIn, user_id: actor, role }
+        const account = await checkPassword(app.identity, visitor, { indexes, password: body.password })
+        return signedInAnswer(await openSession(app.identity, visitor, account, { agent: headers['user-agent'] }))
       },
+    }),
+    route({
+      method: 'POST', path: '/api/auth/refresh', tags: ['auth'],
+      summary: 'Exchange a refresh token for its successor and a new access token. A retry sends the same attempt (128 random bits) and gets the same successor, within 10 seconds and while that is unused; any other second use ends the session',
+      access: 'public', body: z.strictObject({ refresh_token: z.string().min(1).max(200), attempt: z.string().regex(/^[A-Za-z0-9_-]{22}$/).optional() }),
+      answer: signedIn,
+      refuses: ['caller_refused'],
+      handle: async ({ visitor, body, headers }) =>
+        signedInAnswer(await refreshSession(app.identity, visitor, { token: body.refresh_token, attempt: body.attempt, agent: headers['user-agent'] })),
     }),
     route({
       method: 'POST', path: '/api/auth/logout', tags: ['auth'], summary: 'End this session, at once and everywhere',
       access: ['patient', 'therapist', 'admin', 'auditor'], answer: null,
-      handle: ({ caller }) => signOut({ gate: app.db, emit: app.emit }, caller),
+      handle: ({ caller }) => signOut(app.identity, caller),
     }),
     route({
       method: 'GET', path: '/api/auth/me', tags: ['auth'], summary: 'One’s own account',

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import type { Person, Visitor } from 'redoubt/context'
-import { canonicalEmail, signIn } from 'redoubt/tokens/sessions'
+import { canonicalEmail, checkPassword, openSession } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
-import { realm, type App } from './app.ts'
+import type { App } from './app.ts'
 import { bookSlot, closeAppointment, offerSlot } from './appointments.ts'
 import { register, type Registration } from './auth.ts'
 import { giveConsent } from './consents.ts'
@@ -77,7 +77,8 @@ export async function playDemo(app: App, accounts: readonly DemoAccount[], now: 
 
 async function signedIn(app: App, visitor: Visitor, account: Pick<DemoAccount, 'email' | 'password'>): Promise<Person> {
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(account.email))
-  const { token } = await signIn({ ...app, gate: app.db, tenant: realm }, visitor, { indexes, password: account.password })
+  const checked = await checkPassword(app.identity, visitor, { indexes, password: account.password })
+  const { token } = await openSession(app.identity, visitor, checked, { agent: undefined })
   const { actor, role, tenant, session } = app.tokens.verify(token)
   return { kind: 'user', actor, role, tenant, session, ...visitor }
 }

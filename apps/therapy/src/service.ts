@@ -18,11 +18,12 @@ import { openPool, type Pool } from 'redoubt/pg'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { openTokens, type Tokens } from 'redoubt/tokens'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
+import { lifetimes } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
 import { z } from 'zod'
 import { actions } from './actions.ts'
-import type { App } from './app.ts'
+import { realm, type App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
 import { authRoutes } from './auth.ts'
 import { consentRoutes } from './consents.ts'
@@ -124,13 +125,12 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const signer = await openSigner(keysPool, roles)
     ends.push(() => signer.close())
     const columns = openColumns(tables, keyring)
+    const db: App['db'] = { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit }
+    const passwords = await openPasswords(settings.passwords)
+    const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring) })
     const app: App = {
-      db: { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit },
-      columns,
-      passwords: await openPasswords(settings.passwords),
-      tokens: openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring) }),
-      emit,
-      now,
+      db, columns, passwords, tokens, emit, now,
+      identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
     }
     const routes = routesOf(app)
     const health = openHealth({

@@ -31,19 +31,39 @@ set local role {owner};
 create schema if not exists redoubt;
 grant usage on schema redoubt to {guard}, {app}, {worker}, {ingest}, {auditor}, {backup};
 
--- One row per refresh family. revoked_at is read inside the verifier: no request that starts after the revoking
--- call returned reaches data, on any instance, without another trip.
+-- One row per refresh family, rotated in place: a row per generation survived the revocation of its family. revoked_at
+-- is read inside the verifier: no request that starts after the revoking call returned reaches data, on any instance,
+-- without another trip. Nothing that a rotation changes is indexed, and a page has room for the new version: rotations
+-- leave the indexes alone (heap-only tuples).
 create table redoubt.sessions (
   id uuid primary key,
   user_id uuid not null,
   tenant text not null,
+  realm text not null default 'tenant' check (realm in ('tenant', 'platform')),
+  -- Opened by an account that has to set up its second factor first: good for that alone.
+  enrolling boolean not null default false,
   created_at timestamptz not null default now(),
   last_used_at timestamptz not null default now(),
+  idle_expires_at timestamptz not null default now() + interval '1 hour',
   absolute_expires_at timestamptz not null,
   revoked_at timestamptz,
-  revoke_reason text check (revoke_reason in ('logout', 'logout_all', 'password_changed', 'role_changed', 'suspended', 'reuse', 'expired'))
-);
+  revoke_reason text check (revoke_reason in ('logout', 'logout_all', 'ended', 'ended_by_admin', 'password_changed', 'factor_changed', 'role_changed', 'suspended', 'reuse')),
+  -- SHA-256 of the part that all refresh tokens of this family share, and of the newest token (docs/formats.md).
+  refresh_family bytea unique check (octet_length(refresh_family) = 32),
+  refresh_hash bytea check (octet_length(refresh_hash) = 32),
+  -- The one before it, when it was exchanged, and what tells its sender's retry from a theft.
+  previous_hash bytea,
+  rotated_at timestamptz,
+  attempt_hash bytea,
+  agent_hash bytea,
+  address_prefix text,
+  -- From it and the previous token the newest one is computed again for that retry.
+  successor_salt bytea check (octet_length(successor_salt) = 33),
+  generation int4 not null default 0,
+  device text not null default 'Unknown device'
+) with (fillfactor = 70);
 create index sessions_by_user on redoubt.sessions (user_id);
+create index sessions_by_absolute_expiry on redoubt.sessions (absolute_expires_at);
 alter table redoubt.sessions enable row level security;
 alter table redoubt.sessions force row level security;
 grant select, insert, update on redoubt.sessions to {guard};

@@ -10,6 +10,8 @@ create table redoubt.users (
   password_hash text not null,
   status text not null default 'active' check (status in ('active', 'suspended', 'deleted')),
   role text not null,
+  -- Platform: administrators and auditors of the service, who have a door, an issuer and keys of their own.
+  realm text not null default 'tenant' check (realm in ('tenant', 'platform')),
   created_at timestamptz not null default now(),
   password_changed_at timestamptz not null default now(),
   version int not null default 1
@@ -17,17 +19,22 @@ create table redoubt.users (
 alter table redoubt.users enable row level security;
 alter table redoubt.users force row level security;
 -- A credential is written and never read back: sign-in alone gets the hash, from its function.
-grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version), insert on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version), insert on redoubt.users to {app};
 grant select on redoubt.users to {guard};
+-- Locks too: a session is opened for an account that nobody is suspending at that moment.
+grant update (status, role, version) on redoubt.users to {guard};
 create policy app_select on redoubt.users for select to {app} using (id = (select guard.actor()));
 -- Registration makes an account and cannot read one back. Which roles may register is the app's own check constraint.
 create policy app_insert on redoubt.users for insert to {app}
-  with check ((select guard.role()) = 'system.register' and tenant = (select guard.tenant()) and status = 'active');
+  with check ((select guard.role()) = 'system.register' and tenant = (select guard.tenant()) and status = 'active' and realm = 'tenant');
 create policy app_update on redoubt.users for update to {app} using (false) with check (false);
 create policy app_delete on redoubt.users for delete to {app} using (false);
 create policy guard_select on redoubt.users for select to {guard} using (true);
+create policy guard_update on redoubt.users for update to {guard} using (true) with check (true);
 
-grant select on redoubt.sessions to {app};
+-- What a person may see of their own sessions; nothing of the refresh token leaves the definer functions.
+grant select (id, user_id, tenant, realm, created_at, last_used_at, idle_expires_at, absolute_expires_at, revoked_at, revoke_reason, device, address_prefix)
+  on redoubt.sessions to {app};
 create policy app_select on redoubt.sessions for select to {app} using (user_id = (select guard.actor()));
 create policy app_insert on redoubt.sessions for insert to {app} with check (false);
 create policy app_update on redoubt.sessions for update to {app} using (false) with check (false);
@@ -65,37 +72,43 @@ create policy worker_delete on redoubt.idempotency_keys for delete to {worker} u
 set local role {guard};
 
 -- Sign-in finds an account only by its keyed blind index: SQL injected into a sign-in cannot list accounts, since it
--- cannot compute the index of an address.
-create function guard.sign_in_lookup(p_email_bidx bytea[])
-returns table (id uuid, password_hash text, status text, role text, tenant text)
+-- cannot compute the index of an address. An account of the other realm does not exist at this door.
+create function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text)
+returns table (id uuid, password_hash text, status text, role text, tenant text, factors boolean)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return query select u.id, u.password_hash, u.status, u.role, u.tenant from redoubt.users u
-    where u.email_bidx = any(p_email_bidx) limit 1;
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant, false from redoubt.users u
+    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
 end $$;
 
-create function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds int)
-returns uuid
+-- A session for an account whose password was right. The index has to be given again: an id alone, which other people
+-- know, opens nothing. FOR SHARE waits for a suspension that is under way and then finds nobody.
+create function guard.open_session(
+  p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea,
+  p_address_prefix text, p_idle_seconds int, p_absolute_seconds int
+) returns table (role text, tenant text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  who guard.verified := guard.caller();
   account record;
 begin
-  if who.role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 then
+  if (guard.caller()).role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant into account from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.status = 'active' limit 1;
+  select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
+    where u.id = p_account and u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status = 'active' for share;
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at)
-    values (p_session, account.id, account.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds));
-  return account.id;
+  insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
+    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform',
+      pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
+      p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
+  return query select case when account.realm = 'platform' then 'enrolment' else account.role end, account.tenant;
 end $$;
 
 -- Ends the verified caller's own session: takes no id, so nobody can end another's.
@@ -107,5 +120,5 @@ begin
     where s.id = (guard.caller()).session and s.revoked_at is null;
 end $$;
 
-revoke all on function guard.sign_in_lookup(bytea[]), guard.open_session(uuid, bytea[], int), guard.end_own_session() from public;
-grant execute on function guard.sign_in_lookup(bytea[]), guard.open_session(uuid, bytea[], int), guard.end_own_session() to {app};
+revoke all on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int), guard.end_own_session() from public;
+grant execute on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int), guard.end_own_session() to {app};

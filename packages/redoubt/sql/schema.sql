@@ -543,17 +543,36 @@ create table redoubt.sessions (
   id uuid not null,
   user_id uuid not null,
   tenant text not null,
+  realm text default 'tenant'::text not null,
+  enrolling boolean default false not null,
   created_at timestamp with time zone default now() not null,
   last_used_at timestamp with time zone default now() not null,
+  idle_expires_at timestamp with time zone default (now() + '01:00:00'::interval) not null,
   absolute_expires_at timestamp with time zone not null,
   revoked_at timestamp with time zone,
   revoke_reason text,
+  refresh_family bytea,
+  refresh_hash bytea,
+  previous_hash bytea,
+  rotated_at timestamp with time zone,
+  attempt_hash bytea,
+  agent_hash bytea,
+  address_prefix text,
+  successor_salt bytea,
+  generation integer default 0 not null,
+  device text default 'Unknown device'::text not null,
   constraint sessions_pkey PRIMARY KEY (id),
-  constraint sessions_revoke_reason_check CHECK ((revoke_reason = ANY (ARRAY['logout'::text, 'logout_all'::text, 'password_changed'::text, 'role_changed'::text, 'suspended'::text, 'reuse'::text, 'expired'::text])))
+  constraint sessions_refresh_family_key UNIQUE (refresh_family),
+  constraint sessions_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
+  constraint sessions_refresh_family_check CHECK ((octet_length(refresh_family) = 32)),
+  constraint sessions_refresh_hash_check CHECK ((octet_length(refresh_hash) = 32)),
+  constraint sessions_revoke_reason_check CHECK ((revoke_reason = ANY (ARRAY['logout'::text, 'logout_all'::text, 'ended'::text, 'ended_by_admin'::text, 'password_changed'::text, 'factor_changed'::text, 'role_changed'::text, 'suspended'::text, 'reuse'::text]))),
+  constraint sessions_successor_salt_check CHECK ((octet_length(successor_salt) = 33))
 );
 alter table redoubt.sessions enable row level security;
 alter table redoubt.sessions force row level security;
 alter table redoubt.sessions owner to {owner};
+CREATE INDEX sessions_by_absolute_expiry ON redoubt.sessions USING btree (absolute_expires_at);
 CREATE INDEX sessions_by_user ON redoubt.sessions USING btree (user_id);
 create policy app_delete on redoubt.sessions for delete to {app}
   using (false);
@@ -571,7 +590,7 @@ create policy guard_select on redoubt.sessions for select to {guard}
 create policy guard_update on redoubt.sessions for update to {guard}
   using (true)
   with check (true);
-grant select on redoubt.sessions to {app};
+grant select (id, user_id, tenant, realm, created_at, last_used_at, idle_expires_at, absolute_expires_at, revoked_at, revoke_reason, address_prefix, device) on redoubt.sessions to {app};
 grant insert, select, update on redoubt.sessions to {guard};
 
 create table redoubt.users (
@@ -582,11 +601,13 @@ create table redoubt.users (
   password_hash text not null,
   status text default 'active'::text not null,
   role text not null,
+  realm text default 'tenant'::text not null,
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
   constraint users_pkey PRIMARY KEY (id),
   constraint users_email_bidx_key UNIQUE (email_bidx),
+  constraint users_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
   constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
 );
 alter table redoubt.users enable row level security;
@@ -595,7 +616,7 @@ alter table redoubt.users owner to {owner};
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
-  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text)));
+  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (realm = 'tenant'::text)));
 create policy app_select on redoubt.users for select to {app}
   using ((id = ( SELECT guard.actor() AS actor)));
 create policy app_update on redoubt.users for update to {app}
@@ -603,9 +624,13 @@ create policy app_update on redoubt.users for update to {app}
   with check (false);
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
+create policy guard_update on redoubt.users for update to {guard}
+  using (true)
+  with check (true);
 grant insert on redoubt.users to {app};
-grant select (id, tenant, email_enc, email_bidx, status, role, created_at, password_changed_at, version) on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
+grant update (status, role, version) on redoubt.users to {guard};
 
 -- functions
 
@@ -758,6 +783,24 @@ AS $function$ begin delete from guard.caller_keys k where k.kid = p_kid; end $fu
 alter function guard.drop_caller_key(p_kid text) owner to {guard};
 grant execute on function guard.drop_caller_key(p_kid text) to {keys};
 
+CREATE OR REPLACE FUNCTION guard.end_other_sessions(p_reason text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  ended int;
+begin
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason
+    where s.user_id = who.actor and s.id <> who.session and s.revoked_at is null;
+  get diagnostics ended = row_count;
+  return ended;
+end $function$;
+alter function guard.end_other_sessions(p_reason text) owner to {guard};
+grant execute on function guard.end_other_sessions(p_reason text) to {app};
+
 CREATE OR REPLACE FUNCTION guard.end_own_session()
  RETURNS void
  LANGUAGE plpgsql
@@ -770,6 +813,41 @@ begin
 end $function$;
 alter function guard.end_own_session() owner to {guard};
 grant execute on function guard.end_own_session() to {app};
+
+CREATE OR REPLACE FUNCTION guard.end_session(p_session uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'ended'
+    where s.id = p_session and s.user_id = (guard.caller()).actor and s.revoked_at is null;
+  return found;
+end $function$;
+alter function guard.end_session(p_session uuid) owner to {guard};
+grant execute on function guard.end_session(p_session uuid) to {app};
+
+CREATE OR REPLACE FUNCTION guard.end_sessions_of(p_user uuid, p_reason text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  ended int;
+begin
+  if not (who.role = 'admin' and p_reason in ('ended_by_admin', 'suspended', 'role_changed', 'factor_changed')
+       or who.role = 'system.reset-password' and p_reason = 'password_changed') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason where s.user_id = p_user and s.revoked_at is null;
+  get diagnostics ended = row_count;
+  return ended;
+end $function$;
+alter function guard.end_sessions_of(p_user uuid, p_reason text) owner to {guard};
+grant execute on function guard.end_sessions_of(p_user uuid, p_reason text) to {app};
 
 CREATE OR REPLACE FUNCTION guard.entry_commitment(e redoubt.audit_logs, subjects text)
  RETURNS bytea
@@ -953,29 +1031,31 @@ begin
 end $function$;
 alter function guard.next_link(running bytea, head bytea, seq bigint, kind text, entry_id uuid, retain_until timestamp with time zone, commitment bytea) owner to {guard};
 
-CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer)
- RETURNS uuid
+CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer)
+ RETURNS TABLE(role text, tenant text)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  who guard.verified := guard.caller();
   account record;
 begin
-  if who.role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 then
+  if (guard.caller()).role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant into account from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.status = 'active' limit 1;
+  select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
+    where u.id = p_account and u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status = 'active' for share;
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at)
-    values (p_session, account.id, account.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds));
-  return account.id;
+  insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
+    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform',
+      pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
+      p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
+  return query select case when account.realm = 'platform' then 'enrolment' else account.role end, account.tenant;
 end $function$;
-alter function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer) owner to {guard};
-grant execute on function guard.open_session(p_session uuid, p_email_bidx bytea[], p_absolute_seconds integer) to {app};
+alter function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) owner to {guard};
+grant execute on function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea)
  RETURNS void
@@ -1013,6 +1093,55 @@ begin
   return owner_of;
 end $function$;
 alter function guard.redeem_code(p_id uuid, p_purpose text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer)
+ RETURNS TABLE(outcome text, session uuid, actor uuid, role text, tenant text, salt bytea)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  known redoubt.sessions;
+begin
+  if (guard.caller()).role <> 'system.refresh' or p_idle_seconds not between 60 and 2592000 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  for attempt in 1..2 loop
+    return query update redoubt.sessions s
+      set refresh_hash = p_next, previous_hash = p_presented, successor_salt = p_salt, attempt_hash = p_attempt, agent_hash = p_agent,
+        address_prefix = p_prefix, generation = s.generation + 1, rotated_at = pg_catalog.clock_timestamp(), last_used_at = pg_catalog.clock_timestamp(),
+        idle_expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_idle_seconds)
+      from redoubt.users u
+      where s.refresh_family = p_family and s.refresh_hash = p_presented and s.realm = p_realm and s.revoked_at is null
+        and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
+      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea;
+    if found then
+      return;
+    end if;
+    select * into known from redoubt.sessions s where s.refresh_family = p_family and s.realm = p_realm for update;
+    if not found then
+      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea;
+      return;
+    end if;
+    -- Between the two statements somebody else can have made it the newest: once more.
+    exit when known.refresh_hash <> p_presented or known.revoked_at is not null
+      or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now();
+  end loop;
+  if known.revoked_at is not null or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now()
+     or known.refresh_hash = p_presented then
+    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea;
+  elsif known.previous_hash = p_presented and known.rotated_at > pg_catalog.clock_timestamp() - interval '10 seconds'
+     and (case when p_attempt is null and known.attempt_hash is null then known.agent_hash = p_agent and known.address_prefix = p_prefix
+          else known.attempt_hash = p_attempt end) then
+    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt
+      from redoubt.users u where u.id = known.user_id;
+  else
+    update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'reuse' where s.id = known.id;
+    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea;
+  end if;
+end $function$;
+alter function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer) owner to {guard};
+grant execute on function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.refuse_audit_change()
  RETURNS trigger
@@ -1195,8 +1324,8 @@ end $function$;
 alter function guard.seal_audit(max_entries integer) owner to {guard};
 grant execute on function guard.seal_audit(max_entries integer) to {worker};
 
-CREATE OR REPLACE FUNCTION guard.sign_in_lookup(p_email_bidx bytea[])
- RETURNS TABLE(id uuid, password_hash text, status text, role text, tenant text)
+CREATE OR REPLACE FUNCTION guard.sign_in_lookup(p_email_bidx bytea[], p_realm text)
+ RETURNS TABLE(id uuid, password_hash text, status text, role text, tenant text, factors boolean)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1205,11 +1334,11 @@ begin
   if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return query select u.id, u.password_hash, u.status, u.role, u.tenant from redoubt.users u
-    where u.email_bidx = any(p_email_bidx) limit 1;
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant, false from redoubt.users u
+    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
 end $function$;
-alter function guard.sign_in_lookup(p_email_bidx bytea[]) owner to {guard};
-grant execute on function guard.sign_in_lookup(p_email_bidx bytea[]) to {app};
+alter function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) owner to {guard};
+grant execute on function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) to {app};
 
 CREATE OR REPLACE FUNCTION guard.tenant()
  RETURNS text

@@ -8,6 +8,8 @@ export type Event =
   | { readonly type: 'http.answered'; readonly requestId: string; readonly method: string; readonly route: string; readonly status: number; readonly milliseconds: number; readonly code?: RefusalCode; readonly actor?: string }
   | { readonly type: 'http.failed'; readonly requestId: string; readonly error: unknown }
   | { readonly type: 'auth.registered' | 'auth.login_succeeded' | 'auth.logout'; readonly requestId: string; readonly actor: string }
+  | { readonly type: 'auth.refreshed' | 'auth.refresh_replayed' | 'auth.refresh_reused'; readonly requestId: string; readonly actor: string; readonly session: string }
+  | { readonly type: 'auth.refresh_refused'; readonly requestId: string; readonly reason: 'unknown' | 'ended' }
   | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }
   | { readonly type: 'auth.code_issued'; readonly requestId: string; readonly actor: string; readonly purpose: string }
   | { readonly type: 'auth.otp_failed'; readonly requestId: string; readonly purpose: string; readonly reason: 'unknown' | 'wrong' | 'tampered' }

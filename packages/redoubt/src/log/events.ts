@@ -24,6 +24,8 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'security.statement_refused': 'warn',
   'security.injection_suspected': 'warn',
   'security.audit_chain_broken': 'fatal',
+  'auth.refresh_replayed': 'warn',
+  'auth.refresh_reused': 'warn',
   'database.connection_destroyed': 'warn',
   'audit.sealed': 'debug',
   'audit.lagging': 'warn',

@@ -3,36 +3,83 @@ import { systemCaller } from '../context.ts'
 import type { Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import type { Keyring } from '../keyring.ts'
 import type { Statement, Tx } from '../pg.ts'
 import type { BlindIndex } from '../tables.ts'
 import type { Tokens } from '../tokens.ts'
 import { transaction } from '../transaction.ts'
 import type { Actions, Gate } from '../transaction.ts'
+import { addressPrefix, agentHash, deviceLabel } from './device.ts'
 import type { Passwords } from './password.ts'
+import { familyHash, firstToken, tokenHash } from './refresh-token.ts'
 
-/** domain.md, numbers to pin: seconds a session may live at the longest, 30 days. */
-export const sessionSeconds = 30 * 24 * 3600
+/** The door an account uses: people of the service, or those who administer and audit it. */
+export type Realm = 'tenant' | 'platform'
 
-/** The actions of this file, to be spread into an app's table of actions. */
+/** How long sessions live, in seconds. */
+export type Lifetimes = {
+  /** Without a refresh. */
+  readonly idle: number
+  /** From the sign-in on, however busy. */
+  readonly absolute: number
+}
+
+/** domain.md, numbers to pin: 24 hours and 30 days. Short for those who administer. */
+export const lifetimes = {
+  tenant: { idle: 24 * 3600, absolute: 30 * 24 * 3600 },
+  platform: { idle: 30 * 60, absolute: 12 * 3600 },
+} as const satisfies Record<Realm, Lifetimes>
+
+/** The actions of sign-in and sessions, to be spread into an app's table of actions. */
 export const sessionActions = {
   'auth.sign_in': { audited: false },
   'auth.registered': { audited: true, keep: 'change', purpose: 'account' },
   'auth.login_succeeded': { audited: true, keep: 'access', purpose: 'account' },
   'auth.login_failed': { audited: true, keep: 'access', purpose: 'account' },
+  // Every ten minutes of every session: an entry each would say nothing that the sign-in's does not. An event tells it.
+  'auth.refreshed': { audited: false },
+  'auth.refresh_reused': { audited: true, keep: 'access', purpose: 'account' },
+  'auth.sessions_viewed': { audited: true, keep: 'access', purpose: 'account' },
+  'auth.session_revoked': { audited: true, keep: 'access', purpose: 'account' },
   'auth.logout': { audited: true, keep: 'access', purpose: 'account' },
+  'auth.logout_all': { audited: true, keep: 'access', purpose: 'account' },
 } as const satisfies Actions
 
-/** The account an e-mail address belongs to, as sign-in may see it. */
-export type Account = { readonly id: string; readonly password_hash: string; readonly status: string; readonly role: string; readonly tenant: string }
+type Found = { readonly id: string; readonly password_hash: string; readonly status: string; readonly role: string; readonly tenant: string; readonly factors: boolean }
 
-/** What signing in needs; made once at the start. */
-export type SignIn = {
+/** An account whose password was right. */
+export type Account = {
+  readonly id: string
+  readonly role: string
+  readonly tenant: string
+  /** It has a confirmed second factor, without which the database opens no session for it. */
+  readonly factors: boolean
+  /** By which it was found; the database asks for them again. */
+  readonly indexes: readonly BlindIndex[]
+}
+
+/** What signing in and staying signed in need; made once at the start, one for each realm. */
+export type Identity = {
   readonly gate: Gate<typeof sessionActions & Actions>
   readonly passwords: Passwords
   readonly tokens: Tokens
+  readonly keyring: Pick<Keyring, 'indexKeys'>
+  readonly realm: Realm
   /** The isolation scope before the account is known. */
   readonly tenant: string
+  readonly lifetimes: Lifetimes
   readonly emit: Emit
+}
+
+/** What a sign-in or a refresh gives. */
+export type SignedIn = {
+  readonly token: string
+  /** Seconds the access token lives. */
+  readonly expiresIn: number
+  readonly refresh: string
+  readonly session: string
+  readonly actor: string
+  readonly role: string
 }
 
 /**
@@ -43,57 +90,71 @@ export function canonicalEmail(email: string): string {
   return email.normalize('NFC').toLowerCase()
 }
 
-/** Finds the account of an address by its blind indexes (newest first). Only system.sign-in may. */
-export async function findAccount(tx: Tx, indexes: readonly BlindIndex[]): Promise<Account | undefined> {
-  const [account] = await tx.query(lookupStatement(indexes))
-  return account
-}
-
-function lookupStatement(indexes: readonly BlindIndex[]): Statement<Account> {
-  return { name: 'redoubt.sign_in_lookup', text: 'select id, password_hash, status, role, tenant from guard.sign_in_lookup($1)', values: [indexes] }
-}
-
-/** Opens a session for the account of these blind indexes; the database refuses one that is not active. */
-export async function openSession(tx: Tx, session: string, indexes: readonly BlindIndex[]): Promise<void> {
-  await tx.query({ name: 'redoubt.open_session', text: 'select guard.open_session($1, $2, $3)', values: [session, indexes, sessionSeconds] })
+function lookupStatement(indexes: readonly BlindIndex[], realm: Realm): Statement<Found> {
+  return { name: 'redoubt.sign_in_lookup', text: 'select id, password_hash, status, role, tenant, factors from guard.sign_in_lookup($1, $2)', values: [indexes, realm] }
 }
 
 /**
- * Signs a person in: an access token over a new session.
+ * The first step of a sign-in: whose password this is.
  *
- * An unknown address, a wrong password and an account that is not active get the same refusal after the same work:
- * one look-up, one argon2id (on a dummy where there is no account), one transaction. The password is checked between
- * two transactions, so that hashing holds no connection.
- * @param indexes the blind indexes of canonicalEmail(address)
+ * An unknown address, a wrong password, an account that is not active and one of the other realm get the same refusal
+ * after the same work: one look-up, one argon2id (on a dummy where there is no account), one transaction.
+ * @param given.indexes the blind indexes of canonicalEmail(address), newest first
  * @throws Refusal sign_in_failed; busy when too many sign-ins wait
  */
-export async function signIn(
-  service: SignIn,
-  visitor: Visitor,
-  given: { readonly indexes: readonly BlindIndex[]; readonly password: string },
-): Promise<{ readonly token: string; readonly expiresIn: number; readonly actor: string; readonly role: string }> {
-  const { gate, passwords, tokens, emit } = service
-  const { requestId } = visitor
-  const caller = systemCaller('sign-in', service.tenant, visitor)
-  const [account] = await transaction.one(gate, caller, 'auth.sign_in', lookupStatement(given.indexes))
-  const right = await passwords.verify(account?.password_hash, given.password)
-  if (account === undefined || !right || account.status !== 'active') {
-    const about = account === undefined ? {} : { resource: { type: 'user', id: account.id } }
+export async function checkPassword(identity: Identity, visitor: Visitor, given: { readonly indexes: readonly BlindIndex[]; readonly password: string }): Promise<Account> {
+  const { gate, passwords, emit } = identity
+  const caller = systemCaller('sign-in', identity.tenant, visitor)
+  const [found] = await transaction.one(gate, caller, 'auth.sign_in', lookupStatement(given.indexes, identity.realm))
+  const right = await passwords.verify(found?.password_hash, given.password)
+  if (found === undefined || !right || found.status !== 'active') {
+    const about = found === undefined ? {} : { resource: { type: 'user', id: found.id } }
     await transaction(gate, caller, { action: 'auth.login_failed', ...about }, () => Promise.resolve())
-    emit({ type: 'auth.login_failed', requestId, reason: account === undefined ? 'unknown_account' : right ? 'not_active' : 'wrong_password' })
+    emit({ type: 'auth.login_failed', requestId: visitor.requestId, reason: found === undefined ? 'unknown_account' : right ? 'not_active' : 'wrong_password' })
     throw new Refusal('sign_in_failed')
   }
+  const { id, role, tenant, factors } = found
+  return { id, role, tenant, factors, indexes: given.indexes }
+}
+
+type Opened = { readonly role: string; readonly tenant: string }
+
+/**
+ * The last step of a sign-in: a new session with an access and a refresh token. Always a new one: whatever the client
+ * brought along names none (session fixation).
+ * @param with.agent the User-Agent header; with.first runs before it in the same transaction
+ * @throws Refusal forbidden when the database opens none: suspended since, or the second factor is missing
+ */
+export async function openSession(
+  identity: Identity,
+  visitor: Visitor,
+  account: Account,
+  given: { readonly agent: string | undefined; readonly first?: (tx: Tx) => Promise<void> },
+): Promise<SignedIn> {
+  const { gate, tokens, emit, realm, lifetimes: { idle, absolute } } = identity
   const session = newId()
-  await transaction(gate, caller, { action: 'auth.login_succeeded', resource: { type: 'user', id: account.id } }, (tx) => openSession(tx, session, given.indexes))
-  emit({ type: 'auth.login_succeeded', requestId, actor: account.id })
-  return { ...tokens.issue({ actor: account.id, session, role: account.role, tenant: account.tenant }), actor: account.id, role: account.role }
+  const refresh = firstToken()
+  const values = [
+    session, account.id, account.indexes, realm, [familyHash(refresh), tokenHash(refresh)], deviceLabel(given.agent), agentHash(given.agent),
+    addressPrefix(visitor.address), idle, absolute,
+  ]
+  const caller = systemCaller('sign-in', identity.tenant, visitor)
+  const opened = await transaction(gate, caller, { action: 'auth.login_succeeded', resource: { type: 'user', id: account.id } }, async (tx) => {
+    await given.first?.(tx)
+    const [row] = await tx.query<Opened>({ name: 'redoubt.open_session', text: 'select role, tenant from guard.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', values })
+    if (row === undefined) throw new Refusal('forbidden')
+    return row
+  })
+  emit({ type: 'auth.login_succeeded', requestId: visitor.requestId, actor: account.id })
+  const { token, expiresIn } = tokens.issue({ actor: account.id, session, ...opened })
+  return { token, expiresIn, refresh: refresh.toString('base64url'), session, actor: account.id, role: opened.role }
 }
 
 /**
  * Ends the caller's own session. From the moment this returns, the gate refuses the session on every instance.
  * @throws Refusal caller_refused when it has ended already
  */
-export async function signOut(service: Pick<SignIn, 'gate' | 'emit'>, caller: Person): Promise<void> {
+export async function signOut(service: Pick<Identity, 'gate' | 'emit'>, caller: Person): Promise<void> {
   await transaction(service.gate, caller, { action: 'auth.logout', resource: { type: 'user', id: caller.actor } }, async (tx) => {
     await tx.query({ name: 'redoubt.end_own_session', text: 'select guard.end_own_session()', values: [] })
   })

@@ -40,7 +40,7 @@ await database.admin(`insert into keys.data_keys (key_id, tenant, subject, keep,
 const meant: Readonly<Record<string, readonly unknown[]>> = {
   uuid: [victim.actor, victim.session, relationship, entry, carer.actor],
   'uuid[]': [[victim.actor], [victim.actor, carer.actor], []],
-  text: [victim.actor, 'done', victim.tenant, 'care', key.kid],
+  text: ['tenant', victim.actor, 'done', victim.tenant, 'care', key.kid],
   'bytea[]': [[victim.emailIndex], [dataKey], [carer.emailIndex, victim.emailIndex], []],
   bytea: [Buffer.alloc(32), dataKey, Buffer.alloc(64)],
   integer: [1, 3600, 100],
@@ -146,8 +146,8 @@ for (const login of ['worker', 'auditor', 'ingest', 'backup'] as const) {
 
 test('the same calls by the callers that the functions are made for do answer: the attack has teeth', async () => {
   await loggedIn(database.url('app'), async (client) => {
-    const named = (name: string): Callable => ({ name: `guard.${name}`, types: ['bytea[]'] })
-    const account = learned(await callAll(client, systemCaller('sign-in', victim.tenant, mallory), named('sign_in_lookup')))
+    const lookup: Callable = { name: 'guard.sign_in_lookup', types: ['bytea[]', 'text'] }
+    const account = learned(await callAll(client, systemCaller('sign-in', victim.tenant, mallory), lookup))
     assert.ok(account.includes(victim.actor) && account.includes(victim.passwordHash))
     assert.deepEqual(learned(await callAll(client, carer, { name: 'therapy.my_patients', types: [] })), [victim.actor])
   })

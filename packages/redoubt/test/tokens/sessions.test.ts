@@ -1,50 +1,29 @@
 import assert from 'node:assert/strict'
-import { generateKeyPairSync, randomBytes } from 'node:crypto'
 import { after, test } from 'node:test'
-import type { Person, Visitor } from '../../src/context.ts'
+import type { Visitor } from '../../src/context.ts'
 import { Refusal } from '../../src/errors.ts'
-import type { BlindIndex } from '../../src/tables.ts'
-import { openTokens } from '../../src/tokens.ts'
-import { openPasswords } from '../../src/tokens/password.ts'
 import type { Passwords } from '../../src/tokens/password.ts'
-import { canonicalEmail, sessionActions, signIn, signOut } from '../../src/tokens/sessions.ts'
-import { transaction } from '../../src/transaction.ts'
+import { canonicalEmail, checkPassword, openSession, signOut } from '../../src/tokens/sessions.ts'
+import type { Identity, SignedIn } from '../../src/tokens/sessions.ts'
 import { testDatabase } from '../support/database.ts'
-import { openTestGate } from '../support/gate.ts'
+import { indexOf, openIdentity, password } from '../support/identity.ts'
 
-const password = 'correct horse battery'
 const visitor: Visitor = { requestId: 'sign-in-request', address: null }
-const tokens = openTokens({ issuer: 'https://auth.test', audience: 'sessions-test', keys: [{ kid: 'k1', ...generateKeyPairSync('ed25519') }] })
-const actions = { ...sessionActions, 'test.look': { audited: false } } as const
-
 const database = await testDatabase({ origins: ['redoubt'] })
-const opened = await openTestGate(database)
-const passwords = await openPasswords()
+const opened = await openIdentity(database)
 after(() => opened.close())
 
-const { gate } = opened
+const { identity, account, look } = opened
+const { gate, passwords } = identity
 const trips: string[] = []
 const pool = { ...gate.pool, connect: () => (trips.push('transaction'), gate.pool.connect()) }
 const counted: Passwords = { ...passwords, verify: (hash, given) => (trips.push('argon2id'), passwords.verify(hash, given)) }
-const service = { gate: { ...gate, pool, actions }, passwords: counted, tokens, tenant: database.service, emit: gate.emit }
+const service: Identity = { ...identity, gate: { ...gate, pool }, passwords: counted }
 
-const indexOf = (): BlindIndex => Buffer.concat([Buffer.from([1]), randomBytes(16)]) as BlindIndex
-
-async function account(status = 'active'): Promise<{ readonly id: string; readonly indexes: readonly BlindIndex[] }> {
-  const index = indexOf()
-  const [row] = await database.admin<{ id: string }>(
-    'insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, status) values (gen_random_uuid(), $1, $2, $3, $4, $5, $6) returning id',
-    [database.service, randomBytes(61), index, await passwords.hash(password), 'patient', status],
-  )
-  return { id: row?.id ?? '', indexes: [indexOf(), index] }
+async function signIn(by: Identity, from: Visitor, given: Parameters<typeof checkPassword>[2]): Promise<SignedIn> {
+  return openSession(by, from, await checkPassword(by, from, given), { agent: undefined })
 }
-
-function personOf(token: string): Person {
-  const { actor, role, tenant, session } = tokens.verify(token)
-  return { kind: 'user', actor, role, tenant, session, requestId: 'work-request', address: null }
-}
-
-const look = (person: Person): Promise<unknown> => transaction.one(service.gate, person, 'test.look', { text: 'select guard.actor()', values: [] })
+const personOf = opened.person
 const entries = (action: string, id: string): Promise<readonly { readonly outcome: string; readonly actor_role: string }[]> =>
   database.admin('select outcome, actor_role from redoubt.audit_logs where action = $1 and resource_id = $2', [action, id])
 
@@ -58,11 +37,12 @@ test('signing in opens a session that the gate accepts, with an audit entry', as
   assert.ok(opened.events.some((event) => event.type === 'auth.login_succeeded' && event.actor === id))
 })
 
-test('attack: unknown account, wrong password and suspended account answer alike, after the same work', async () => {
+test('attack: unknown account, wrong password, suspended account and an administrator’s at this door answer alike, after the same work', async () => {
   const known = await account()
-  const suspended = await account('suspended')
+  const suspended = await account({ status: 'suspended' })
+  const elsewhere = await account({ role: 'admin', realm: 'platform' })
   const seen: unknown[] = []
-  for (const [indexes, given, reason] of [[[indexOf()], password, 'unknown_account'], [known.indexes, 'wrong password', 'wrong_password'], [suspended.indexes, password, 'not_active']] as const) {
+  for (const [indexes, given, reason] of [[[indexOf()], password, 'unknown_account'], [known.indexes, 'wrong password', 'wrong_password'], [suspended.indexes, password, 'not_active'], [elsewhere.indexes, password, 'unknown_account']] as const) {
     trips.length = 0
     opened.events.length = 0
     await assert.rejects(signIn(service, visitor, { indexes, password: given }), (error) => {
@@ -75,6 +55,7 @@ test('attack: unknown account, wrong password and suspended account answer alike
   assert.deepEqual(seen[0], ['sign_in_failed', 'sign_in_failed: Unknown account or wrong password', [], undefined, undefined, ['transaction', 'argon2id', 'transaction']])
   assert.deepEqual(seen[1], seen[0])
   assert.deepEqual(seen[2], seen[0])
+  assert.deepEqual(seen[3], seen[0])
   assert.equal((await entries('auth.login_failed', known.id)).length, 1)
   assert.deepEqual(await database.admin('select 1 from redoubt.sessions where user_id = any($1)', [[known.id, suspended.id]]), [])
 })
