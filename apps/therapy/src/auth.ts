@@ -3,6 +3,7 @@ import { systemCaller, type Visitor } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
+import { claimEmail } from 'redoubt/tokens/accounts'
 import { passwordLength } from 'redoubt/tokens/password'
 import { refreshSession } from 'redoubt/tokens/refresh'
 import { canonicalEmail, checkPassword, openSession, signOut, type SignedIn } from 'redoubt/tokens/sessions'
@@ -95,8 +96,11 @@ export async function register(app: App, visitor: Visitor, given: Registration, 
   const caller = systemCaller('register', realm, visitor)
   await transaction(app.db, caller, { action: 'auth.registered', resource: { type: 'user', id } }, async (tx) => {
     // Kept as written, found by its canonical form.
-    const [index] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
+    const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
+    const [index] = indexes
     if (index === undefined) throw new Refusal('key_refused')
+    // While the index key rotates, the unique index does not see that values of two versions mean one address.
+    if (indexes.length > 1) await tx.query(claimEmail(indexes))
     const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given.email, password_hash, role: given.role })
     await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
     await (given.role === 'patient' ? insertPatient(app, tx, id, given, now) : insertTherapist(app, tx, id, given, now))

@@ -33,7 +33,8 @@ create table keys.data_keys (
   version int not null default 1 check (version > 0),
   kek_id bytea not null references keys.key_encryption_keys (id),
   wrapped bytea not null check (octet_length(wrapped) between 61 and 512),
-  state text not null default 'active' check (state in ('active', 'decrypt_only')),
+  -- retiring: opens what it sealed, and no transaction commits anything new under it (guard.hold_keys).
+  state text not null default 'active' check (state in ('active', 'decrypt_only', 'retiring')),
   created_at timestamptz not null default now(),
   unique (tenant, subject, keep, version)
 );
@@ -49,7 +50,8 @@ create table keys.erased (
   primary key (tenant, subject, keep)
 );
 
--- Keys of blind indexes, per column; the version is the first byte of the index value.
+-- Keys of blind indexes, per column; the version is the first byte of the index value. The newest one whose use_from has
+-- come is written with, all are looked up: a version is known to every process before the first value stands under it.
 create table keys.index_keys (
   table_id int not null check (table_id between 1 and 65535),
   column_id int not null check (column_id between 1 and 65535),
@@ -57,14 +59,14 @@ create table keys.index_keys (
   key_id bytea not null unique check (octet_length(key_id) = 16),
   kek_id bytea not null references keys.key_encryption_keys (id),
   wrapped bytea not null check (octet_length(wrapped) between 61 and 512),
-  state text not null default 'active' check (state in ('active', 'decrypt_only')),
+  use_from timestamptz not null default now(),
   created_at timestamptz not null default now(),
   primary key (table_id, column_id, version)
 );
-create unique index index_keys_one_active on keys.index_keys (table_id, column_id) where state = 'active';
 create index index_keys_by_kek on keys.index_keys (kek_id);
 
--- Signing key pairs of the service itself (Ed25519). decrypt_only means: verifies, signs no more.
+-- Signing key pairs of the service itself (Ed25519). The newest one whose use_from has come signs, all verify. `holds`
+-- says what `wrapped` is: of a retired pair whose signatures stay (anchors, ledgers) only the public half is left.
 create table keys.purpose_keys (
   purpose text not null check (purpose ~ '^[a-z][a-z-]{1,40}$'),
   kid text not null check (kid ~ '^[A-Za-z0-9_-]{43}$'),
@@ -72,12 +74,12 @@ create table keys.purpose_keys (
   kek_id bytea not null references keys.key_encryption_keys (id),
   wrapped bytea not null check (octet_length(wrapped) between 61 and 512),
   public_key bytea not null check (octet_length(public_key) between 32 and 512),
-  state text not null default 'active' check (state in ('active', 'decrypt_only')),
+  holds text not null default 'private' check (holds in ('private', 'public')),
+  use_from timestamptz not null default now(),
   created_at timestamptz not null default now(),
   primary key (purpose, kid),
   unique (purpose, version)
 );
-create unique index purpose_keys_one_active on keys.purpose_keys (purpose) where state = 'active';
 create index purpose_keys_by_kek on keys.purpose_keys (kek_id);
 
 alter table keys.key_encryption_keys enable row level security;
@@ -94,7 +96,9 @@ alter table keys.purpose_keys force row level security;
 -- What a key is and whose it is never changes; only its wrapping and state do.
 grant select, insert, delete on keys.key_encryption_keys, keys.data_keys, keys.index_keys, keys.purpose_keys to {keys};
 grant update (provider, key_ref, wrapped, state) on keys.key_encryption_keys to {keys};
-grant update (kek_id, wrapped, state) on keys.data_keys, keys.index_keys, keys.purpose_keys to {keys};
+grant update (kek_id, wrapped, state) on keys.data_keys to {keys};
+grant update (kek_id, wrapped) on keys.index_keys to {keys};
+grant update (kek_id, wrapped, holds) on keys.purpose_keys to {keys};
 -- An erasure is not taken back.
 grant select, insert on keys.erased to {keys};
 
@@ -120,7 +124,7 @@ create policy keys_update on keys.purpose_keys for update to {keys} using (true)
 create policy keys_delete on keys.purpose_keys for delete to {keys} using (true);
 
 -- Locking a row FOR KEY SHARE needs UPDATE on one column and an update policy that shows the row; no update passes it.
-grant select (key_id), update (state) on keys.data_keys to {guard};
+grant select (key_id, state), update (state) on keys.data_keys to {guard};
 create policy guard_select on keys.data_keys for select to {guard} using (true);
 create policy guard_update on keys.data_keys for update to {guard} using (true) with check (false);
 grant select, insert, delete on keys.erased to {guard};
@@ -154,7 +158,7 @@ declare
   wanted int := (select pg_catalog.count(distinct k) from pg_catalog.unnest(key_ids) k);
   held int;
 begin
-  perform 1 from keys.data_keys d where d.key_id = any (key_ids) order by d.key_id for key share;
+  perform 1 from keys.data_keys d where d.key_id = any (key_ids) and d.state <> 'retiring' order by d.key_id for key share;
   get diagnostics held = row_count;
   if key_ids is null or pg_catalog.array_position(key_ids, null) is not null or held <> wanted then
     raise exception using errcode = 'RD410', message = 'key destroyed';

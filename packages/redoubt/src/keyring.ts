@@ -23,9 +23,9 @@ export type Keyring = {
   byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
   /** Whether this retention class of this subject was erased: tells an erased value from one whose key id was tampered with. */
   erased(scope: KeyScope): Promise<boolean>
-  /** Blind-index keys of a column, newest version first. */
+  /** Blind-index keys of a column: first the one that values are written with, then those that are only looked up. */
   indexKeys(tableId: number, columnId: number): Promise<readonly IndexKey[]>
-  /** The signing key pair of a purpose. */
+  /** The signing key pair of a purpose: the newest that is in use, and what verifies. Asked for again by whoever keeps running. */
   purposeKey(purpose: Purpose): Promise<PurposeKey>
   /**
    * Deletes the wrapped keys of a scope, in every version, and refuses a new one for ever. Waits for transactions
@@ -47,9 +47,12 @@ export type KeyringSettings = {
   readonly realm: string
   readonly emit: Emit
   readonly lifetimes?: {
-    /** Milliseconds an opened key-encryption key, index key or signing key is used before it is read again. Default and most: 60 minutes. */
+    /** Milliseconds an opened key-encryption key is used before it is opened again. Default and most: 60 minutes. */
     readonly keyEncryptionKey?: number
-    /** The same for a data key: how long an opened copy may outlive its destruction elsewhere. Default and most: 5 minutes. */
+    /**
+     * The same for data, index and signing keys, and for which version is the active one: how long an opened copy may
+     * outlive its destruction elsewhere, and how soon this process knows of a rotation. Default and most: 5 minutes.
+     */
     readonly dataKey?: number
     /** How often one opening of a key is handed out. Default and most: 2^20. */
     readonly uses?: number
@@ -81,8 +84,9 @@ export function openKeyring(settings: KeyringSettings): Keyring {
 
   const keks = openKeks({ pool, service, realm, emit, lifetime, activeLifetime: dataLifetime, uses, clock })
   const dataKeys = openDataKeys({ pool, keks, emit, lifetime: dataLifetime, uses, entries, clock })
-  const indexKeys = openIndexKeys({ pool, keks, emit, lifetime, uses, clock })
-  const purposeKeys = openPurposeKeys({ pool, keks, emit, lifetime, uses, clock })
+  // By the shorter lifetime: it is how soon a process knows the versions that a rotation made.
+  const indexKeys = openIndexKeys({ pool, keks, emit, lifetime: dataLifetime, uses, clock })
+  const purposeKeys = openPurposeKeys({ pool, keks, emit, lifetime: dataLifetime, uses, clock })
   let closed = false
 
   function live(): void {

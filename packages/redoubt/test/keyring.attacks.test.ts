@@ -97,7 +97,10 @@ test('attack: a data key planted under a key-encryption key of the attacker is r
       `insert into keys.key_encryption_keys (id, purpose, version, provider, key_ref, wrapped, state) values ($1, 'data', 1000, $2, $3, $4, 'decrypt_only')`,
       [kekId, row?.provider, row?.key_ref, kekWrapped],
       async () => {
+        // Past the trigger that wants the active one: an administrator of the database can do that.
+        await database.admin('alter table keys.data_keys disable trigger under_active_key')
         await database.admin('update keys.data_keys set key_id = $1, kek_id = $2, wrapped = $3 where key_id = $4', [id, kekId, wrapped, one])
+        await database.admin('alter table keys.data_keys enable trigger under_active_key')
         await refuses((keyring) => keyring.keyFor(a))
         await refuses((keyring) => keyring.byId([id]))
         await refuses((keyring) => keyring.check())
@@ -171,11 +174,13 @@ test('attack: a signing key planted, published falsely or moved to another purpo
   await tampered(`update keys.purpose_keys set purpose = 'backup-manifest' where purpose = 'audit-anchor'`, [], () => refuses((keyring) => keyring.purposeKey('backup-manifest')))
   // An additional public key, "only for verification", would let the attacker sign tokens.
   await tampered(
-    `insert into keys.purpose_keys (purpose, kid, version, kek_id, wrapped, public_key, state)
-      select purpose, repeat('A', 43), 7, kek_id, wrapped, public_key, 'decrypt_only' from keys.purpose_keys where purpose = 'token-sign'`,
+    `insert into keys.purpose_keys (purpose, kid, version, kek_id, wrapped, public_key)
+      select purpose, repeat('A', 43), 7, kek_id, wrapped, public_key from keys.purpose_keys where purpose = 'token-sign'`,
     [],
     () => refuses((keyring) => keyring.purposeKey('token-sign')),
   )
+  // Nor is a pair taken for one of which only the public half is left: what is wrapped says itself which it is.
+  await tampered(`update keys.purpose_keys set holds = 'public' where purpose = 'token-sign'`, [], () => refuses((keyring) => keyring.purposeKey('token-sign')))
 })
 
 test('attack: the wrapped key of an erased subject put back from an old dump stays shut', async () => {

@@ -29,6 +29,16 @@ export type Cache<Q, V> = {
   clear(): void
 }
 
+/**
+ * The time of our clock from which a version is used that the database wants to wait for. The oldest one is in use
+ * whatever that says: a row may look some microseconds younger than the transaction that reads it.
+ * @param read clock time from after the answer: never sooner than in the database
+ * @param wait milliseconds
+ */
+export function usedFrom(read: number, wait: number, oldest: boolean): number {
+  return oldest || wait === 0 ? -Infinity : read + wait
+}
+
 /** Statements stay of a bounded size. */
 const batchSize = 4096
 

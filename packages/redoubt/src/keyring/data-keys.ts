@@ -59,8 +59,19 @@ function checkScope(scope: KeyScope): void {
   if (!/^[a-z][a-z0-9_-]{0,62}$/.test(scope.keep)) throw new TypeError('keyring: keep must name a retention class')
 }
 
-function aadOf(kek: Kek, id: Buffer, scope: KeyScope): Buffer {
+/** What the wrapping of a data key is bound to. */
+export function dataKeyAad(kek: Kek, id: Buffer, scope: KeyScope): Buffer {
   return framed(['redoubt data key', kek.id, id, scope.tenant, uuidBytes(scope.subject), scope.keep])
+}
+
+/** A key of random bytes for a scope, and its wrapping. */
+export function newDataKey(kek: Kek, scope: KeyScope): { readonly wrapped: Buffer; readonly dataKey: DataKey } {
+  const bytes = randomBytes(KEY_BYTES)
+  const key = secretKey(Buffer.from(bytes))
+  const id = keyId(key)
+  const wrapped = wrapKey(kek.key, dataKeyAad(kek, id, scope), bytes)
+  bytes.fill(0)
+  return { wrapped, dataKey: Object.freeze({ id, key, scope: Object.freeze({ ...scope }) }) }
 }
 
 export type DataKeys = {
@@ -87,7 +98,7 @@ export function openDataKeys(settings: {
   async function unwrap(row: KeyRow): Promise<DataKey> {
     const scope = Object.freeze({ tenant: row.tenant, subject: row.subject, keep: row.keep })
     const kek = await keks.of(row, 'data')
-    const bytes = unwrapKey(kek.key, aadOf(kek, row.key_id, scope), row.wrapped)
+    const bytes = unwrapKey(kek.key, dataKeyAad(kek, row.key_id, scope), row.wrapped)
     if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
     const key = secretKey(bytes)
     if (!keyId(key).equals(row.key_id)) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
@@ -98,17 +109,12 @@ export function openDataKeys(settings: {
     return unwrap(row).catch((error: Error) => error)
   }
 
-  async function make(scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
-    const kek = await keks.active('data')
-    const made = scopes.map((scope) => {
-      const bytes = randomBytes(KEY_BYTES)
-      const copy = Buffer.from(bytes)
-      const key = secretKey(copy)
-      const id = keyId(key)
-      const wrapped = wrapKey(kek.key, aadOf(kek, id, scope), bytes)
-      bytes.fill(0)
-      return { wrapped, dataKey: Object.freeze({ id, key, scope: Object.freeze({ ...scope }) }) }
-    })
+  function make(scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
+    return keks.underActive('data', (kek) => makeUnder(kek, scopes))
+  }
+
+  async function makeUnder(kek: Kek, scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
+    const made = scopes.map((scope) => newDataKey(kek, scope))
     const stored = await pool.query<{ readonly key_id: Buffer }>({
       ...insertKeys,
       values: [

@@ -4,18 +4,21 @@ import { KEY_BYTES, keyId, secretKey, unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import { openCache, type Clock } from './cache.ts'
+import { openCache, usedFrom, type Clock } from './cache.ts'
 import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
 
 /** One version of a column's blind-index key. */
 export type IndexKey = { readonly version: number; readonly key: KeyObject }
 
-type Column = { readonly table: number; readonly column: number }
-type IndexRow = KekRow & { readonly version: number; readonly key_id: Buffer; readonly wrapped: Buffer; readonly state: string }
+/** A column with a blind index, by its numbers in tables.ts. */
+export type IndexedColumn = { readonly table: number; readonly column: number }
+type IndexRow = KekRow & { readonly version: number; readonly key_id: Buffer; readonly wrapped: Buffer; readonly wait: number }
+/** A version, and the time of our clock from which values are written with it. */
+type Version = { readonly key: IndexKey; readonly from: number }
 
 const select = {
   name: 'redoubt_keys_select_index',
-  text: `select i.version, i.key_id, i.wrapped, i.state, ${kekColumns} from keys.index_keys i
+  text: `select i.version, i.key_id, i.wrapped, greatest(0, extract(epoch from i.use_from - now()) * 1000)::float8 as wait, ${kekColumns} from keys.index_keys i
     join keys.key_encryption_keys k on k.id = i.kek_id where i.table_id = $1 and i.column_id = $2 order by i.version desc`,
 }
 const insert = {
@@ -24,11 +27,21 @@ const insert = {
     values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning version`,
 }
 
-function aadOf(kek: Kek, { table, column }: Column, version: number, id: Buffer): Buffer {
+/** What the wrapping of a blind-index key is bound to. */
+export function indexKeyAad(kek: Kek, { table, column }: IndexedColumn, version: number, id: Buffer): Buffer {
   return framed(['redoubt index key', kek.id, id, String(table), String(column), String(version)])
 }
 
-export type IndexKeys = { of(column: Column): Promise<readonly IndexKey[]>; clear(): void }
+/** A key of random bytes for a version of a column's index, and its wrapping. */
+export function newIndexKey(kek: Kek, column: IndexedColumn, version: number): { readonly id: Buffer; readonly wrapped: Buffer } {
+  const bytes = randomBytes(KEY_BYTES)
+  const id = keyId(secretKey(Buffer.from(bytes)))
+  const wrapped = wrapKey(kek.key, indexKeyAad(kek, column, version, id), bytes)
+  bytes.fill(0)
+  return { id, wrapped }
+}
+
+export type IndexKeys = { of(column: IndexedColumn): Promise<readonly IndexKey[]>; clear(): void }
 
 /** Keys of blind indexes: per column, never shared, so that equal values of two columns have unequal indexes. */
 export function openIndexKeys(settings: {
@@ -39,39 +52,45 @@ export function openIndexKeys(settings: {
   readonly uses: number
   readonly clock: Clock
 }): IndexKeys {
-  const { pool, keks, emit } = settings
+  const { pool, keks, emit, clock } = settings
 
-  async function unwrap(row: IndexRow, column: Column): Promise<IndexKey> {
+  async function unwrap(row: IndexRow, column: IndexedColumn): Promise<IndexKey> {
     const kek = await keks.of(row, 'index')
-    const bytes = unwrapKey(kek.key, aadOf(kek, column, row.version, row.key_id), row.wrapped)
+    const bytes = unwrapKey(kek.key, indexKeyAad(kek, column, row.version, row.key_id), row.wrapped)
     if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'an index key is not the one its row names' })
     const key = secretKey(bytes)
     if (!keyId(key).equals(row.key_id)) throw new Refusal('key_refused', { detail: 'an index key is not the one its row names' })
     return Object.freeze({ version: row.version, key })
   }
 
-  async function make(column: Column): Promise<void> {
-    const version = 1
-    const kek = await keks.active('index')
-    const bytes = randomBytes(KEY_BYTES)
-    const id = keyId(secretKey(Buffer.from(bytes)))
-    const wrapped = wrapKey(kek.key, aadOf(kek, column, version, id), bytes)
-    bytes.fill(0)
-    const made = await pool.query({ ...insert, values: [column.table, column.column, version, id, kek.id, wrapped] })
-    if (made.length > 0) emit({ type: 'key.created', key: id.toString('hex'), purpose: 'index' })
+  function make(column: IndexedColumn): Promise<void> {
+    return keks.underActive('index', async (kek) => {
+      const { id, wrapped } = newIndexKey(kek, column, 1)
+      const made = await pool.query({ ...insert, values: [column.table, column.column, 1, id, kek.id, wrapped] })
+      if (made.length > 0) emit({ type: 'key.created', key: id.toString('hex'), purpose: 'index' })
+    })
   }
 
-  async function load(column: Column): Promise<readonly IndexKey[]> {
+  async function load(column: IndexedColumn): Promise<readonly Version[]> {
     for (let attempt = 0; attempt < 2; attempt++) {
       const rows = await pool.query<IndexRow>({ ...select, values: [column.table, column.column] })
-      if (rows.some(({ state }) => state === 'active')) return Object.freeze(await Promise.all(rows.map((row) => unwrap(row, column))))
-      if (rows.length > 0) break
+      // Taken after the answer: our clock says that the time has come no sooner than the database's does.
+      const read = clock()
+      if (rows.length > 0) return Promise.all(rows.map(async (row, at) => ({ key: await unwrap(row, column), from: usedFrom(read, row.wait, at === rows.length - 1) })))
       await make(column)
     }
-    throw new Refusal('key_refused', { detail: 'no index key of this column is active' })
+    throw new Refusal('key_refused', { detail: 'the index key of this column could not be stored' })
   }
 
-  const cache = openCache<Column, readonly IndexKey[]>({
+  /** The one to write with in front: the newest whose time has come. */
+  function ordered(versions: readonly Version[]): readonly IndexKey[] {
+    const now = versions.length === 1 ? Infinity : clock()
+    const active = versions.find(({ from }) => from <= now)
+    if (active === undefined) throw new Refusal('key_refused', { detail: 'no index key of this column is in use yet' })
+    return Object.freeze([active.key, ...versions.filter((version) => version !== active).map(({ key }) => key)])
+  }
+
+  const cache = openCache<IndexedColumn, readonly Version[]>({
     name: ({ table, column }) => `${table}/${column}`,
     load: (columns) => Promise.all(columns.map((column) => load(column).catch((error: Error) => error))),
     lifetime: settings.lifetime,
@@ -82,9 +101,9 @@ export function openIndexKeys(settings: {
 
   return {
     async of(column) {
-      const [keys] = await cache.find([column])
-      if (keys === undefined) throw new Refusal('key_refused')
-      return keys
+      const [versions] = await cache.find([column])
+      if (versions === undefined) throw new Refusal('key_refused')
+      return ordered(versions)
     },
     clear: () => cache.clear(),
   }

@@ -51,8 +51,13 @@ export type KekSettings = {
 export type Keks = {
   /** Opens a stored key-encryption key and checks that it is for this purpose. @throws Refusal key_refused */
   of(row: KekRow, purpose: KekPurpose): Promise<Kek>
-  /** The one to wrap new keys under; made when the service has none yet. */
-  active(purpose: KekPurpose): Promise<Kek>
+  /**
+   * Does work that wraps keys under the active one, which is made when the service has none yet. Where the database says
+   * that it is not the active one any more (RD409 of keys.under_active_key), the work is done again under the new one.
+   */
+  underActive<T>(purpose: KekPurpose, work: (kek: Kek) => Promise<T>): Promise<T>
+  /** Makes the next version of a purpose the active one. @returns null where somebody else was faster */
+  rotate(purpose: KekPurpose): Promise<Kek | null>
   /** Opens every stored key-encryption key. @throws Refusal, with what to do */
   check(): Promise<void>
   clear(): void
@@ -62,6 +67,7 @@ const selectActive = {
   name: 'redoubt_keys_active_kek',
   text: `select ${kekColumns}, k.state as kek_state from keys.key_encryption_keys k order by k.version desc`,
 }
+const rotateKek = { name: 'redoubt_keys_rotate_kek', text: 'select keys.rotate_kek($1, $2, $3, $4, $5, $6) as done' }
 const insertKek = {
   name: 'redoubt_keys_insert_kek',
   text: `insert into keys.key_encryption_keys (id, purpose, version, provider, key_ref, wrapped)
@@ -160,10 +166,32 @@ export function openKeks(settings: KekSettings): Keks {
 
   return {
     of,
-    async active(purpose) {
-      const [kek] = await active.find([purpose])
-      if (kek === undefined) throw new Refusal('key_refused')
-      return kek
+    async underActive(purpose, work) {
+      for (let attempt = 1; ; attempt++) {
+        const [kek] = await active.find([purpose])
+        if (kek === undefined) throw new Refusal('key_refused')
+        try {
+          return await work(kek)
+        } catch (error) {
+          if (attempt === 3 || !(error instanceof Refusal && error.code === 'conflict')) throw error
+          active.drop(({ id }) => id.equals(kek.id))
+        }
+      }
+    },
+    async rotate(purpose) {
+      const present = (await stored()).find((row) => row.kek_purpose === purpose && row.kek_state === 'active')
+      if (present === undefined) throw new Refusal('key_refused', { detail: `no key-encryption key for ${purpose} is active` })
+      // Under a root that does not open the present one, nothing new is begun.
+      await of(present, purpose)
+      const version = present.kek_version + 1
+      const { key: bytes, wrapped } = await asked(service.generate(kekContext(realm, purpose, version)))
+      const key = secretKey(bytes)
+      const id = keyId(key)
+      const [answer] = await pool.query<{ readonly done: boolean }>({ ...rotateKek, values: [id, purpose, version, wrapped.provider, wrapped.keyRef, wrapped.blob] })
+      active.clear()
+      if (answer?.done !== true) return null
+      emit({ type: 'key.rotated', key: id.toString('hex'), purpose: `kek-${purpose}` })
+      return Object.freeze({ id, purpose, key })
     },
     async check() {
       await asked(service.check())

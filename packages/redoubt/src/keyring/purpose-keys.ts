@@ -4,7 +4,7 @@ import { unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import { openCache, type Clock } from './cache.ts'
+import { openCache, usedFrom, type Clock } from './cache.ts'
 import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
 
 /** What the service signs. One key pair each, so that a signature for one is never one for another. */
@@ -20,13 +20,16 @@ export type PurposeKey = {
   readonly verifiers: ReadonlyMap<string, KeyObject>
 }
 
-type PairRow = KekRow & { readonly kid: string; readonly wrapped: Buffer; readonly public_key: Buffer; readonly state: string }
-type Pair = { readonly kid: string; readonly privateKey: KeyObject; readonly publicKey: KeyObject }
+type PairRow = KekRow & { readonly kid: string; readonly wrapped: Buffer; readonly public_key: Buffer; readonly holds: string; readonly wait: number }
+/** A version; without a private half it only verifies. `from`: the time of our clock from which it signs. */
+type Pair = { readonly kid: string; readonly privateKey: KeyObject | null; readonly publicKey: KeyObject; readonly from: number }
+/** All versions, newest first, and what was made of them for each that has been the signing one. */
+type Versions = { readonly pairs: readonly Pair[]; readonly made: Map<string, PurposeKey> }
 
 const select = {
   name: 'redoubt_keys_select_purpose',
-  text: `select p.kid, p.wrapped, p.public_key, p.state, ${kekColumns} from keys.purpose_keys p
-    join keys.key_encryption_keys k on k.id = p.kek_id where p.purpose = $1 order by p.version desc`,
+  text: `select p.kid, p.wrapped, p.public_key, p.holds, greatest(0, extract(epoch from p.use_from - now()) * 1000)::float8 as wait, ${kekColumns}
+    from keys.purpose_keys p join keys.key_encryption_keys k on k.id = p.kek_id where p.purpose = $1 order by p.version desc`,
 }
 const insert = {
   name: 'redoubt_keys_insert_purpose',
@@ -40,8 +43,19 @@ export function kidOf(publicKey: KeyObject): string {
   return createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x })).digest('base64url')
 }
 
-function aadOf(kek: Kek, purpose: Purpose, kid: string): Buffer {
-  return framed(['redoubt purpose key', kek.id, purpose, kid])
+/** What the wrapping of a signing key is bound to; of a retired pair only the public half is wrapped. */
+export function purposeKeyAad(kek: Kek, purpose: Purpose, kid: string, holds: 'private' | 'public'): Buffer {
+  return framed([holds === 'private' ? 'redoubt purpose key' : 'redoubt public key', kek.id, purpose, kid])
+}
+
+/** A new pair: its name, its private half wrapped, its public half as SPKI DER. */
+export function newPurposeKey(kek: Kek, purpose: Purpose): { readonly kid: string; readonly wrapped: Buffer; readonly spki: Buffer } {
+  const { privateKey, publicKey } = generateKeyPairSync('ed25519')
+  const kid = kidOf(publicKey)
+  const der = privateKey.export({ format: 'der', type: 'pkcs8' })
+  const wrapped = wrapKey(kek.key, purposeKeyAad(kek, purpose, kid, 'private'), der)
+  der.fill(0)
+  return { kid, wrapped, spki: publicKey.export({ format: 'der', type: 'spki' }) }
 }
 
 export type PurposeKeys = { of(purpose: Purpose): Promise<PurposeKey>; clear(): void }
@@ -54,47 +68,59 @@ export function openPurposeKeys(settings: {
   readonly uses: number
   readonly clock: Clock
 }): PurposeKeys {
-  const { pool, keks, emit } = settings
+  const { pool, keks, emit, clock } = settings
 
-  /** The public key is derived from the unwrapped private one: a public key planted in the table verifies nothing. */
-  async function unwrap(row: PairRow, purpose: Purpose): Promise<Pair> {
+  /** The public key comes out of an authenticated wrapping: one planted in the table verifies nothing. */
+  async function unwrap(row: PairRow, purpose: Purpose): Promise<Omit<Pair, 'from'>> {
     const refusal = new Refusal('key_refused', { detail: 'a signing key is not the one its row names' })
+    const holds = row.holds === 'public' ? 'public' : 'private'
     const kek = await keks.of(row, 'purpose')
-    const der = unwrapKey(kek.key, aadOf(kek, purpose, row.kid), row.wrapped)
+    const der = unwrapKey(kek.key, purposeKeyAad(kek, purpose, row.kid, holds), row.wrapped)
     if (der === null) throw refusal
-    const privateKey = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+    const privateKey = holds === 'private' ? createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }) : null
+    const publicKey = privateKey === null ? createPublicKey({ key: der, format: 'der', type: 'spki' }) : createPublicKey(privateKey)
     der.fill(0)
-    const publicKey = createPublicKey(privateKey)
     const published = publicKey.export({ format: 'der', type: 'spki' })
-    if (privateKey.asymmetricKeyType !== 'ed25519' || kidOf(publicKey) !== row.kid || !published.equals(row.public_key)) throw refusal
+    if (publicKey.asymmetricKeyType !== 'ed25519' || kidOf(publicKey) !== row.kid || !published.equals(row.public_key)) throw refusal
     return { kid: row.kid, privateKey, publicKey }
   }
 
-  async function make(purpose: Purpose): Promise<void> {
-    const kek = await keks.active('purpose')
-    const { privateKey, publicKey } = generateKeyPairSync('ed25519')
-    const kid = kidOf(publicKey)
-    const der = privateKey.export({ format: 'der', type: 'pkcs8' })
-    const wrapped = wrapKey(kek.key, aadOf(kek, purpose, kid), der)
-    der.fill(0)
-    const made = await pool.query({ ...insert, values: [purpose, kid, 1, kek.id, wrapped, publicKey.export({ format: 'der', type: 'spki' })] })
-    if (made.length > 0) emit({ type: 'key.created', key: kid, purpose })
+  function make(purpose: Purpose): Promise<void> {
+    return keks.underActive('purpose', async (kek) => {
+      const { kid, wrapped, spki } = newPurposeKey(kek, purpose)
+      const made = await pool.query({ ...insert, values: [purpose, kid, 1, kek.id, wrapped, spki] })
+      if (made.length > 0) emit({ type: 'key.created', key: kid, purpose })
+    })
   }
 
-  async function load(purpose: Purpose): Promise<PurposeKey> {
+  async function load(purpose: Purpose): Promise<Versions> {
     for (let attempt = 0; attempt < 2; attempt++) {
       const rows = await pool.query<PairRow>({ ...select, values: [purpose] })
-      const active = rows.findIndex(({ state }) => state === 'active')
-      const pairs = await Promise.all(rows.map((row) => unwrap(row, purpose)))
-      const pair = pairs[active]
-      if (pair !== undefined) return Object.freeze({ ...pair, verifiers: new Map(pairs.map(({ kid, publicKey }) => [kid, publicKey])) })
-      if (rows.length > 0) break
+      // Taken after the answer: our clock says that the time has come no sooner than the database's does.
+      const read = clock()
+      if (rows.length > 0) {
+        const pairs = rows.map(async (row, at) => ({ ...(await unwrap(row, purpose)), from: usedFrom(read, row.wait, at === rows.length - 1) }))
+        return { pairs: await Promise.all(pairs), made: new Map() }
+      }
       await make(purpose)
     }
-    throw new Refusal('key_refused', { detail: `no signing key for ${purpose} is active` })
+    throw new Refusal('key_refused', { detail: `the signing key for ${purpose} could not be stored` })
   }
 
-  const cache = openCache<Purpose, PurposeKey>({
+  /** The pair that signs now: the newest that can and whose time has come. */
+  function current({ pairs, made }: Versions, purpose: Purpose): PurposeKey {
+    const now = clock()
+    const pair = pairs.find(({ privateKey, from }) => privateKey !== null && from <= now)
+    if (pair === undefined || pair.privateKey === null) throw new Refusal('key_refused', { detail: `no signing key for ${purpose} is in use` })
+    const known = made.get(pair.kid)
+    if (known !== undefined) return known
+    const { kid, privateKey, publicKey } = pair
+    const key = Object.freeze({ kid, privateKey, publicKey, verifiers: new Map(pairs.map((other) => [other.kid, other.publicKey])) })
+    made.set(kid, key)
+    return key
+  }
+
+  const cache = openCache<Purpose, Versions>({
     name: (purpose) => purpose,
     load: (purposes) => Promise.all(purposes.map((purpose) => load(purpose).catch((error: Error) => error))),
     lifetime: settings.lifetime,
@@ -105,9 +131,9 @@ export function openPurposeKeys(settings: {
 
   return {
     async of(purpose) {
-      const [key] = await cache.find([purpose])
-      if (key === undefined) throw new Refusal('key_refused')
-      return key
+      const [versions] = await cache.find([purpose])
+      if (versions === undefined) throw new Refusal('key_refused')
+      return current(versions, purpose)
     },
     clear: () => cache.clear(),
   }
