@@ -5,12 +5,11 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { claimEmail } from 'redoubt/tokens/accounts'
 import { passwordLength } from 'redoubt/tokens/password'
-import { refreshSession } from 'redoubt/tokens/refresh'
-import { canonicalEmail, checkPassword, openSession, signOut, type SignedIn } from 'redoubt/tokens/sessions'
+import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, realm, sql, type App } from './app.ts'
-import { birthDate, email, personName, phone, reference, rowId, utc, utcOf } from './fields.ts'
+import { realm, sql, type App } from './app.ts'
+import { birthDate, email, personName, phone, reference } from './fields.ts'
 import { profileFields } from './therapists.ts'
 
 const password = z.string().min(passwordLength.least).max(passwordLength.most)
@@ -23,13 +22,7 @@ const therapistBody = z.strictObject({
 const registerBody = z.discriminatedUnion('role', [patientBody, therapistBody])
 export type Registration = z.output<typeof registerBody>
 
-const signedIn = z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), refresh_token: z.string(), user_id: rowId, role: z.string() })
-
-function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z.input<typeof signedIn> {
-  return { access_token: token, token_type: 'Bearer', expires_in: expiresIn, refresh_token: refresh, user_id: actor, role }
-}
-
-export function authRoutes(app: App): readonly Route[] {
+export function registrationRoutes(app: App): readonly Route[] {
   return [
     route({
       method: 'POST', path: '/api/auth/register', tags: ['auth'],
@@ -44,44 +37,7 @@ export function authRoutes(app: App): readonly Route[] {
         return { status: 'accepted' as const }
       },
     }),
-    route({
-      method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in',
-      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most) }),
-      answer: signedIn,
-      refuses: ['sign_in_failed', 'busy'],
-      handle: async ({ visitor, body, headers }) => {
-        const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        const account = await checkPassword(app.identity, visitor, { indexes, password: body.password })
-        return signedInAnswer(await openSession(app.identity, visitor, account, { agent: headers['user-agent'] }))
-      },
-    }),
-    route({
-      method: 'POST', path: '/api/auth/refresh', tags: ['auth'],
-      summary: 'Exchange a refresh token for its successor and a new access token. A retry sends the same attempt (128 random bits) and gets the same successor, within 10 seconds and while that is unused; any other second use ends the session',
-      access: 'public', body: z.strictObject({ refresh_token: z.string().min(1).max(200), attempt: z.string().regex(/^[A-Za-z0-9_-]{22}$/).optional() }),
-      answer: signedIn,
-      refuses: ['caller_refused'],
-      handle: async ({ visitor, body, headers }) =>
-        signedInAnswer(await refreshSession(app.identity, visitor, { token: body.refresh_token, attempt: body.attempt, agent: headers['user-agent'] })),
-    }),
-    route({
-      method: 'POST', path: '/api/auth/logout', tags: ['auth'], summary: 'End this session, at once and everywhere',
-      access: ['patient', 'therapist', 'admin', 'auditor'], answer: null,
-      handle: ({ caller }) => signOut(app.identity, caller),
-    }),
-    route({
-      method: 'GET', path: '/api/auth/me', tags: ['auth'], summary: 'One’s own account',
-      access: ['patient', 'therapist', 'admin', 'auditor'],
-      answer: z.object({ id: rowId, email: z.string(), role: z.string(), created_at: utc }),
-      handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', (tx) => readAccount(app, tx, caller.actor)),
-    }),
   ]
-}
-
-async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {
-  const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc', 'role', 'created_at']).where('id', '=', id))
-  const row = found(await app.columns.open(tx, 'redoubt.users', rows))
-  return { ...row, created_at: utcOf(row.created_at) }
 }
 
 /**

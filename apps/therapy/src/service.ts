@@ -25,7 +25,7 @@ import { z } from 'zod'
 import { actions } from './actions.ts'
 import { realm, type App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
-import { authRoutes } from './auth.ts'
+import { registrationRoutes } from './auth.ts'
 import { consentRoutes } from './consents.ts'
 import type { Settings as Config } from './config.ts'
 import { conversationRoutes } from './conversations.ts'
@@ -34,6 +34,7 @@ import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
 import { relationshipRoutes } from './relationships.ts'
+import { signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
 import { definers, tables, type Therapy } from './tables.ts'
 import { therapistRoutes } from './therapists.ts'
@@ -86,7 +87,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
 /** Every route of the service: the one list that is served, documented and tested. */
 export function routesOf(app: App): readonly Route[] {
   return [
-    ...authRoutes(app), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
+    ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
   ]
 }

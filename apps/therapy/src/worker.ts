@@ -8,6 +8,7 @@ import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool } from 'redoubt/pg'
 import { Refusal } from 'redoubt/errors'
 import { forgetCodes } from 'redoubt/tokens/codes'
+import { forgetSessions } from 'redoubt/tokens/own-sessions'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
@@ -42,7 +43,7 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    const sweep = startSweep({ pool, emit, more: [forgetCodes] })
+    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions] })
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop())
   } catch (error) {
     await close()

@@ -18,6 +18,7 @@ const consent = String((await ada.send('POST', '/api/consents', { kind: 'video',
 // Another patient in the care of another therapist: signed in, and a stranger to all of the above.
 const otherTherapist = await clinic.therapist()
 const otherPatient = await clinic.patient()
+const session = clinic.service.app.tokens.verify(ada.token).session
 await clinic.care(otherPatient, otherTherapist)
 
 const absent = '0190a8f0-0000-7000-8000-0000000000ff'
@@ -27,7 +28,7 @@ const belongings: Readonly<Record<string, string>> = {
   '/api/relationships/{id}/accept': care, '/api/relationships/{id}/end': care, '/api/consents/{id}/withdraw': consent,
   '/api/appointments/{id}': appointment, '/api/appointments/{id}/complete': appointment, '/api/appointments/{id}/notes': appointment,
   '/api/notes/{id}/release': note, '/api/conversations/{id}/messages': care, '/api/messages/{id}/read': message,
-  '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
+  '/api/auth/sessions/{id}': session, '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
 }
 /** A body that would be right, for each route that takes one. */
 const bodies: Readonly<Record<string, unknown>> = {
@@ -56,8 +57,8 @@ const walked: readonly Walked[] = Object.entries(document.paths).flatMap(([path,
 const isPublic = (walk: Walked): boolean => !Array.isArray(walk.operation.security) || walk.operation.security.length === 0
 const publicRoutes = ['POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json']
 
-function target({ path, method }: Walked, id: string): string {
-  return path.replace('{id}', id) + (method === 'DELETE' ? '?version=1' : '')
+function target({ path, operation }: Walked, id: string): string {
+  return path.replace('{id}', id) + (operation.parameters?.some(({ name, required }) => name === 'version' && required === true) === true ? '?version=1' : '')
 }
 const bare = ({ status, body }: Answer): unknown => ({ status, ...body, request_id: '', instance: '' })
 

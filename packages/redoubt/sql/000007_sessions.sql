@@ -55,6 +55,13 @@ begin
   end if;
 end $$;
 
+-- The sweep sees and deletes sessions a week after they could last have lived; the record of sign-ins is the audit's.
+set local role {owner};
+grant select (id, absolute_expires_at), delete on redoubt.sessions to {worker};
+create policy worker_select on redoubt.sessions for select to {worker} using (absolute_expires_at < now() - interval '7 days');
+create policy worker_delete on redoubt.sessions for delete to {worker} using (absolute_expires_at < now() - interval '7 days');
+set local role {guard};
+
 -- One of the verified caller's own sessions; another person's is as absent as one that never was.
 create function guard.end_session(p_session uuid) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -65,7 +72,7 @@ begin
   return found;
 end $$;
 
--- All of the verified caller's sessions but the one that asks.
+-- All of the verified caller's sessions but the one that asks, which only logout_all ends too.
 create function guard.end_other_sessions(p_reason text) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -74,12 +81,12 @@ declare
   ended int;
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason
-    where s.user_id = who.actor and s.id <> who.session and s.revoked_at is null;
+    where s.user_id = who.actor and (s.id <> who.session or p_reason = 'logout_all') and s.revoked_at is null;
   get diagnostics ended = row_count;
   return ended;
 end $$;
 
--- All sessions of somebody: for an administrator, and for the work that has proved who it is for (system.reset-password).
+-- All sessions of somebody: for an administrator, and for the work that has proved by a code whom it is for.
 create function guard.end_sessions_of(p_user uuid, p_reason text) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -88,7 +95,7 @@ declare
   ended int;
 begin
   if not (who.role = 'admin' and p_reason in ('ended_by_admin', 'suspended', 'role_changed', 'factor_changed')
-       or who.role = 'system.reset-password' and p_reason = 'password_changed') then
+       or who.role in ('system.reset', 'system.email-undo') and p_reason = 'password_changed') then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason where s.user_id = p_user and s.revoked_at is null;

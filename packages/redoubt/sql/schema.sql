@@ -591,8 +591,14 @@ create policy guard_select on redoubt.sessions for select to {guard}
 create policy guard_update on redoubt.sessions for update to {guard}
   using (true)
   with check (true);
+create policy worker_delete on redoubt.sessions for delete to {worker}
+  using ((absolute_expires_at < (now() - '7 days'::interval)));
+create policy worker_select on redoubt.sessions for select to {worker}
+  using ((absolute_expires_at < (now() - '7 days'::interval)));
 grant select (id, user_id, tenant, realm, created_at, last_used_at, idle_expires_at, absolute_expires_at, revoked_at, revoke_reason, address_prefix, device) on redoubt.sessions to {app};
 grant insert, select, update on redoubt.sessions to {guard};
+grant delete on redoubt.sessions to {worker};
+grant select (id, absolute_expires_at) on redoubt.sessions to {worker};
 
 create table redoubt.users (
   id uuid not null,
@@ -836,7 +842,7 @@ declare
   ended int;
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason
-    where s.user_id = who.actor and s.id <> who.session and s.revoked_at is null;
+    where s.user_id = who.actor and (s.id <> who.session or p_reason = 'logout_all') and s.revoked_at is null;
   get diagnostics ended = row_count;
   return ended;
 end $function$;
@@ -881,7 +887,7 @@ declare
   ended int;
 begin
   if not (who.role = 'admin' and p_reason in ('ended_by_admin', 'suspended', 'role_changed', 'factor_changed')
-       or who.role = 'system.reset-password' and p_reason = 'password_changed') then
+       or who.role in ('system.reset', 'system.email-undo') and p_reason = 'password_changed') then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason where s.user_id = p_user and s.revoked_at is null;

@@ -15,6 +15,9 @@ export type Answer = { readonly status: number; readonly headers: Headers; reado
 export type Send = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
 export type Someone = { readonly id: string; readonly email: string; readonly password: string; readonly token: string; readonly send: Send }
 
+/** A process of the service. */
+export type Instance = { readonly service: Service; readonly address: string; send(token?: string): Send; stop(): Promise<void> }
+
 export type Clinic = {
   readonly database: TestDatabase
   readonly service: Service
@@ -22,6 +25,8 @@ export type Clinic = {
   readonly address: string
   /** Moves the service's clock; the database keeps its own. */
   travel(to: Date): void
+  /** Another instance of the same service, on the same database and keys; stopped at the end of the file at the latest. */
+  another(): Promise<Instance>
   /** A request without a token, or with the given one. */
   send(token?: string): Send
   patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
@@ -30,6 +35,18 @@ export type Clinic = {
   care(patient: Someone, therapist: Someone): Promise<string>
   /** A slot some hours from now (25 by default, so that it can be cancelled), booked when a patient is given. */
   slot(therapist: Someone, more?: { readonly hours?: number; readonly patient?: Someone }): Promise<string>
+}
+
+function sendTo(address: string): (token?: string) => Send {
+  return (token) => async (method, path, body, headers = {}) => {
+    const response = await fetch(address + path, {
+      method,
+      headers: { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+      ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    return { status: response.status, headers: response.headers, text, body: (text === '' ? {} : JSON.parse(text)) as Answer['body'] }
+  }
 }
 
 /**
@@ -46,29 +63,30 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
     given.emit?.(event)
   }
   let shift = 0
-  const service = await openService({
-    databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
-    production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit,
-  })
-  await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
-  const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
+  const instances: Instance[] = []
+  const start = async (): Promise<Instance> => {
+    const service = await openService({
+      databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
+      production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit,
+    })
+    await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
+    const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
+    let stopping: Promise<void> | undefined
+    const stop = async (): Promise<void> => {
+      service.server.closeAllConnections()
+      await new Promise((resolve) => service.server.close(resolve))
+      await service.close()
+    }
+    const instance: Instance = { service, address, send: sendTo(address), stop: () => (stopping ??= stop()) }
+    instances.push(instance)
+    return instance
+  }
+  const { service, address, send } = await start()
   after(async () => {
-    service.server.closeAllConnections()
-    await new Promise((resolve) => service.server.close(resolve))
-    await service.close()
+    for (const instance of instances) await instance.stop()
     await way.close()
     await rm(folder, { recursive: true, force: true })
   })
-
-  const send = (token?: string): Send => async (method, path, body, headers = {}) => {
-    const response = await fetch(address + path, {
-      method,
-      headers: { ...(token === undefined ? {} : { authorization: `Bearer ${token}` }), ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
-      ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
-    })
-    const text = await response.text()
-    return { status: response.status, headers: response.headers, text, body: (text === '' ? {} : JSON.parse(text)) as Answer['body'] }
-  }
 
   async function signedIn(email: string, password: string): Promise<Someone> {
     const { status, body } = await send()('POST', '/api/auth/login', { email, password })
@@ -82,6 +100,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
 
   return {
     database, service, events, address, send,
+    another: start,
     travel: (to) => {
       shift = to.getTime() - Date.now()
     },

@@ -60,7 +60,8 @@ export function lostAnswer(refusal: Refusal): Refusal {
  * The entry of a call that was refused or failed, in a transaction of its own and before the answer. A caller whom the
  * database does not accept cannot sign an entry; the gate then writes it in its own name.
  * @param subjects whose sealed columns had been opened when it failed: they were read, whatever came of it
- * @throws Refusal audit_unavailable when the entry cannot be written: then there is no other answer
+ * @throws Refusal audit_unavailable when the entry cannot be written: then there is no other answer; caller_refused when
+ *   that is why
  */
 export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, error: unknown, subjects: readonly string[]): Promise<void> {
   if (error instanceof Refusal && error.status < 500) {
@@ -82,6 +83,11 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
   } catch (cause) {
+    // Seen: a session that had ended asked for a row that is not there; no policy was asked, so "not found" came first.
+    if (!unknown && cause instanceof Refusal && cause.code === 'caller_refused') {
+      await recordFailure(gate, caller, plan, cause, subjects)
+      throw cause
+    }
     throw new Refusal('audit_unavailable', { cause })
   }
 }
