@@ -17,6 +17,7 @@ import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/chec
 import { openPool, type Pool } from 'redoubt/pg'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { openTokens, type Tokens } from 'redoubt/tokens'
+import { followKeys, tokenKeys } from 'redoubt/tokens/keys'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
 import { lifetimes } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
@@ -128,7 +129,9 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const columns = openColumns(tables, keyring)
     const db: App['db'] = { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit }
     const passwords = await openPasswords(settings.passwords)
-    const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring) })
+    const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring, 'token-sign') })
+    const following = followKeys({ tokens, keyring, purpose: 'token-sign' })
+    ends.push(() => following.stop())
     const app: App = {
       db, columns, passwords, tokens, emit, now,
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
@@ -147,13 +150,6 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     await close()
     throw error
   }
-}
-
-/** The newest pair signs; tokens of earlier ones stay valid until they expire. */
-async function tokenKeys(keyring: Keyring): Promise<Parameters<typeof openTokens>[0]['keys']> {
-  const { kid, privateKey, publicKey, verifiers } = await keyring.purposeKey('token-sign')
-  const older = [...verifiers].filter(([other]) => other !== kid).map(([other, key]) => ({ kid: other, publicKey: key }))
-  return [{ kid, publicKey, privateKey }, ...older]
 }
 
 /** The address of a person's request, sealed under that person's own key; the chain holds a commitment to it. */

@@ -41,7 +41,7 @@ run('therapy worker', async () => {
     const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
     ends.push(() => keyService.close(), () => keyring.close())
     await keyring.check()
-    const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: await keyring.purposeKey('audit-anchor') })
+    const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: () => keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
     const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions] })
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop())

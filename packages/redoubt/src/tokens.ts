@@ -27,6 +27,11 @@ export type Tokens = {
   issue(person: { readonly actor: string; readonly session: string; readonly role: string; readonly tenant: string }): { readonly token: string; readonly expiresIn: number }
   /** @throws Refusal unauthenticated, whatever is wrong: the sender learns no more than that */
   verify(token: string): Claims
+  /**
+   * Works with other keys from now on, without a restart (tokens/keys: `followKeys`). Tokens of a key that is not among
+   * them are refused at once.
+   */
+  use(keys: readonly TokenKey[]): void
   /** The JSON Web Key Set for /.well-known/jwks.json (RFC 7517, RFC 8037): public parts only. */
   jwks(): { readonly keys: readonly Readonly<Record<string, string>>[] }
 }
@@ -49,27 +54,14 @@ export function openTokens(options: {
   for (const [name, value] of [['issuer', issuer], ['audience', audience]] as const) {
     if (typeof value !== 'string' || value === '') throw new TypeError(`openTokens: ${name} is missing`)
   }
-  const byHeader = new Map<string, KeyObject>()
-  for (const key of keys) {
-    checkKey(key)
-    const header = headerOf(key.kid)
-    if (byHeader.has(header)) throw new TypeError('openTokens: two keys have one kid')
-    byHeader.set(header, key.publicKey)
-  }
-  if (byHeader.size === 0) throw new TypeError('openTokens: keys must have at least one key')
-  const signer = keys.find((key) => key.privateKey !== undefined)
-  const header = signer === undefined ? '' : headerOf(signer.kid)
-  const cache = tokenCache()
-  const published = keys.map(({ kid, publicKey }) => {
-    const { kty, crv, x } = publicKey.export({ format: 'jwk' })
-    return { kty: String(kty), crv: String(crv), x: String(x), kid, alg: algorithm, use: 'sig' }
-  })
+  let ring = ringOf(keys)
+  let cache = tokenCache()
 
   const verifyUnknown = (token: string): Claims => {
     const first = token.indexOf('.')
     const second = token.indexOf('.', first + 1)
     // The header as a whole is the name of the key: nothing in it is parsed, so nothing in it can say how to verify.
-    const key = byHeader.get(token.slice(0, Math.max(first, 0)))
+    const key = ring.byHeader.get(token.slice(0, Math.max(first, 0)))
     const signature = token.slice(second + 1)
     if (key === undefined || second < 0 || !signatureForm.test(signature)) throw refused()
     if (!verify(null, Buffer.from(token.slice(0, second), 'latin1'), key, Buffer.from(signature, 'base64url'))) throw refused()
@@ -78,6 +70,7 @@ export function openTokens(options: {
 
   return Object.freeze<Tokens>({
     issue(person) {
+      const { signer, header } = ring
       if (signer?.privateKey === undefined) throw new TypeError('issue: these tokens were opened without a private key')
       const iat = Math.floor(now() / 1000)
       const exp = iat + accessTokenSeconds
@@ -99,8 +92,38 @@ export function openTokens(options: {
       if (known === undefined) cache.set(token, claims)
       return claims
     },
-    jwks: () => ({ keys: published }),
+    use(next) {
+      ring = ringOf(next)
+      // What was verified before may have been signed by a key that is gone.
+      cache = tokenCache()
+    },
+    jwks: () => ({ keys: ring.published }),
   })
+}
+
+/** Keys by the header that names them, the first that signs, and the published set. */
+type Ring = {
+  readonly byHeader: ReadonlyMap<string, KeyObject>
+  readonly signer: TokenKey | undefined
+  readonly header: string
+  readonly published: readonly Readonly<Record<string, string>>[]
+}
+
+function ringOf(keys: readonly TokenKey[]): Ring {
+  const byHeader = new Map<string, KeyObject>()
+  for (const key of keys) {
+    checkKey(key)
+    const header = headerOf(key.kid)
+    if (byHeader.has(header)) throw new TypeError('openTokens: two keys have one kid')
+    byHeader.set(header, key.publicKey)
+  }
+  if (byHeader.size === 0) throw new TypeError('openTokens: keys must have at least one key')
+  const signer = keys.find((key) => key.privateKey !== undefined)
+  const published = keys.map(({ kid, publicKey }) => {
+    const { kty, crv, x } = publicKey.export({ format: 'jwk' })
+    return { kty: String(kty), crv: String(crv), x: String(x), kid, alg: algorithm, use: 'sig' }
+  })
+  return { byHeader, signer, header: signer === undefined ? '' : headerOf(signer.kid), published }
 }
 
 function refused(): Refusal {

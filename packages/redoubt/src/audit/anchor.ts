@@ -45,10 +45,13 @@ const tail = 65_536
  * Opens (and makes) the anchor file of a service. Works with a file that may only be appended to: what a kill -9 in the
  * middle of a write has left is ended by a newline and skipped, never removed.
  * @param settings.directory ANCHOR_DIR: on another machine than the database, or an append-only store mounted here
+ * @param settings.key asked for at each line, so that a rotation needs no restart
  * @param settings.now milliseconds since 1970, for `at`
  */
-export async function openAnchors(settings: { readonly directory: string; readonly service: string; readonly key: AnchorKey; readonly now?: () => number }): Promise<Anchors> {
-  const { directory, service, key, now = Date.now } = settings
+export async function openAnchors(settings: { readonly directory: string; readonly service: string; readonly key: AnchorKey | (() => Promise<AnchorKey>); readonly now?: () => number }): Promise<Anchors> {
+  const { directory, service, now = Date.now } = settings
+  const present = async (): Promise<AnchorKey> => (typeof settings.key === 'function' ? settings.key() : settings.key)
+  const key = await present()
   if (key.privateKey.asymmetricKeyType !== 'ed25519') throw new TypeError('openAnchors: key must be an Ed25519 key')
   if (!key.verifiers.has(key.kid)) throw new TypeError('openAnchors: key.verifiers must hold the public key of key.kid')
   const path = anchorPath(directory, service)
@@ -83,14 +86,15 @@ export async function openAnchors(settings: { readonly directory: string; readon
       }
       if (latest !== undefined || start === 0) break
     }
-    if (latest !== undefined && (latest.service !== service || !anchorHolds(latest, key.verifiers))) {
+    if (latest !== undefined && (latest.service !== service || !anchorHolds(latest, (await present()).verifiers))) {
       throw new Refusal('audit_interrupted', { detail: `the last line of ${path} is not signed by a key of this service` })
     }
     known = size
   }
 
   async function write(kind: Anchor['kind'], point: ChainPoint, after: bigint | null): Promise<Anchor> {
-    const anchor = signAnchor({ kind, service, ...point, after, previous: latestHash, at: new Date(now()).toISOString(), kid: key.kid }, key.privateKey)
+    const { kid, privateKey } = await present()
+    const anchor = signAnchor({ kind, service, ...point, after, previous: latestHash, at: new Date(now()).toISOString(), kid }, privateKey)
     const text = anchorText(anchor)
     const before = known
     known = -1

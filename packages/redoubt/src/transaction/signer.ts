@@ -13,6 +13,11 @@ export type Signer = {
 /** Hours a key is accepted, and hours after which it is replaced: the overlap outlives any transaction. */
 const lifeHours = 26
 const replaceAfter = 24 * 3_600_000
+/**
+ * Milliseconds between two looks at the time the key has left. An operator shortens it to have every process replace its
+ * key (`redoubt keys rotate caller`, guard.expire_caller_keys); what is given then must be a multiple of this.
+ */
+const lookEvery = 30_000
 const field = /^[A-Za-z0-9._:/-]{0,128}$/
 
 function fieldsOf(caller: Caller, action: string): readonly string[] {
@@ -79,19 +84,31 @@ export async function openSigner(keys: Pool, service: string, now: () => number 
 
   let current = await install()
   const used = [current.kid]
-  // A failed replacement is tried again every ten minutes; the old key holds for two more hours, then the gate refuses.
   let due = now() + replaceAfter
-  const timer = setInterval(() => {
-    if (now() < due) return
-    install().then(
-      (next) => {
-        current = next
-        used.push(next.kid)
-        due = now() + replaceAfter
-      },
-      () => undefined,
-    )
-  }, 600_000)
+  let looking = false
+
+  /** A key that is gone, in a restored database or by an operator's hand, has no time left. */
+  async function isDue(): Promise<boolean> {
+    if (now() >= due) return true
+    const [left] = await keys.query<{ readonly seconds: number | null }>({ name: 'redoubt_caller_key_seconds', text: 'select guard.caller_key_seconds($1) as seconds', values: [current.kid] })
+    return (left?.seconds ?? 0) < lifeHours * 3600 - replaceAfter / 1000
+  }
+
+  // What fails is tried again at the next look; a key that is a day old holds for two more hours, then the gate refuses.
+  async function look(): Promise<void> {
+    if (looking) return
+    looking = true
+    try {
+      if (!(await isDue())) return
+      current = await install()
+      used.push(current.kid)
+      due = now() + replaceAfter
+    } finally {
+      looking = false
+    }
+  }
+
+  const timer = setInterval(() => void look().catch(() => undefined), lookEvery)
   timer.unref()
 
   return {

@@ -64,6 +64,24 @@ test('a head that goes backwards, or another one of the same seq, is not anchore
   await anchors.close()
 })
 
+test('a key that rotates is taken up with the next line, and lines of both verify', async () => {
+  const directory = folder()
+  const next = anchorKey('anchor-2')
+  let present = { ...key, verifiers: new Map([...key.verifiers, ...next.verifiers]) }
+  const anchors = await openAnchors({ directory, service: 'demo', key: () => Promise.resolve(present) })
+  assert.equal((await anchors.append(point(1n))).kid, key.kid)
+  const { verifiers } = present
+  present = { ...next, verifiers }
+  assert.equal((await anchors.append(point(2n))).kid, 'anchor-2')
+  await anchors.close()
+  const again = await openAnchors({ directory, service: 'demo', key: present })
+  assert.equal((await again.last())?.seq, 2n)
+  await again.close()
+  const findings = collectFindings(100)
+  await checkAnchorFile(anchorPath(directory, 'demo'), 'demo', verifiers, findings)
+  assert.deepEqual(findings.problems, [])
+})
+
 test('a line torn by kill -9, wherever, is skipped and never removed', async () => {
   const directory = folder()
   const anchors = await openAnchors({ directory, service: 'demo', key })

@@ -46,8 +46,10 @@ test('the key of the signature is replaced each day and the old one stays until 
   t.mock.timers.tick(600_000)
   assert.equal(kidOf(signer), first, 'not before a day is over')
   shift = day
-  t.mock.timers.tick(600_000)
-  await until('the new key signs', () => kidOf(signer) !== first)
+  await until('the new key signs', () => {
+    t.mock.timers.tick(30_000)
+    return kidOf(signer) !== first
+  })
   assert.deepEqual(await kids(), [first, kidOf(signer)].sort())
   await signer.close()
   assert.deepEqual(await kids(), [])
@@ -77,8 +79,44 @@ test('a replacement that fails leaves the old key signing and is tried again', a
   await until('it was tried', () => asked > before)
   assert.equal(kidOf(signer), first)
   away = false
-  t.mock.timers.tick(600_000)
-  await until('the new key signs', () => kidOf(signer) !== first)
+  await until('the new key signs', () => {
+    t.mock.timers.tick(30_000)
+    return kidOf(signer) !== first
+  })
   await signer.close()
+  await keys.close()
+})
+
+test('rotate caller: each process replaces its key within half a minute, the old one is accepted meanwhile; a key that is gone is replaced too', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  const keys = keysPool()
+  const app = openPool({ url: database.url('app'), max: 1, emit: () => undefined })
+  const accepted = async (signer: Signer): Promise<boolean> => {
+    const connection = await app.connect()
+    const { failure } = await connection.send([
+      { text: 'begin', values: [] }, { text: `select set_config('redoubt.caller', $1, true)`, values: [signer.sign(caller, 'test.look')] },
+      { text: 'select (guard.caller()).role', values: [] }, { text: 'rollback', values: [] },
+    ])
+    if (failure !== undefined) await connection.send([{ text: 'rollback', values: [] }])
+    connection.release()
+    return failure === undefined
+  }
+  const signers = [await openSigner(keys, database.service), await openSigner(keys, database.service)]
+  const first = signers.map(kidOf)
+  for (const [seconds, stillAccepted] of [[120, true], [0, false]] as const) {
+    const before = signers.map(kidOf)
+    await keys.query({ text: 'select guard.expire_caller_keys($1)', values: [seconds] })
+    for (const signer of signers) assert.equal(await accepted(signer), stillAccepted)
+    await until('all have new keys', () => {
+      t.mock.timers.tick(30_000)
+      return signers.every((signer, at) => kidOf(signer) !== before[at])
+    })
+    for (const signer of signers) assert.ok(await accepted(signer))
+  }
+  assert.ok(!(await kids()).some((kid) => first.includes(kid)))
+  assert.equal((await database.admin(`select from redoubt.audit_logs where action = 'key.rotated' and metadata->>'kind' = 'caller'`)).length, 2)
+  await assert.rejects(app.query({ text: 'select guard.expire_caller_keys(0)', values: [] }))
+  for (const signer of signers) await signer.close()
+  await app.close()
   await keys.close()
 })
