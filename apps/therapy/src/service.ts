@@ -12,6 +12,7 @@ import { mount } from 'redoubt/http/mount'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
 import { keysExist, openKeyring, type Keyring } from 'redoubt/keyring'
+import { startKeyUsage } from 'redoubt/keyring/usage'
 import { openKeyService, type KeyServiceOptions } from 'redoubt/kms'
 import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
 import { openPool, type Pool } from 'redoubt/pg'
@@ -121,8 +122,9 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     if (findings.length > 0) throw new DatabaseRefused(findings)
     const keyService = await openKeyService(settings.kms, { ...settings.keyService, production, emit, create: !production, dataExists: () => keysExist(keysPool) })
     ends.push(() => keyService.close())
-    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
-    ends.push(() => keyring.close())
+    const usage = startKeyUsage({ pool: keysPool, emit })
+    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit, usage })
+    ends.push(() => usage.stop(), () => keyring.close())
     await keyring.check()
     const signer = await openSigner(keysPool, roles)
     ends.push(() => signer.close())
@@ -157,7 +159,7 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
   return async (caller, entryId) => {
     if (caller.actor === null || caller.address === null) return null
     const { clear, commitment } = commitPersonal(caller.address)
-    const row = await columns.seal({ sealedUnder: () => undefined }, 'redoubt.audit_logs', { id: entryId, actor_id: caller.actor, tenant_id: caller.tenant, personal: clear })
+    const row = await columns.seal({ sealedUnder: () => undefined, keyUser: { actor: caller.role, purpose: 'audit' } }, 'redoubt.audit_logs', { id: entryId, actor_id: caller.actor, tenant_id: caller.tenant, personal: clear })
     return { sealed: row.personal_enc, commitment }
   }
 }

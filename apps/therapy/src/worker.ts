@@ -2,6 +2,8 @@ import { openAnchors } from 'redoubt/audit/anchor'
 import { startSequencer } from 'redoubt/audit/sequencer'
 import { startSweep } from 'redoubt/idempotency'
 import { openKeyring } from 'redoubt/keyring'
+import { startKeyUsage } from 'redoubt/keyring/usage'
+import { startUsageWatch } from 'redoubt/keyring/usage-watch'
 import { openKeyService } from 'redoubt/kms'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
@@ -13,8 +15,8 @@ import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
-const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR and deletes expired
-idempotency keys and one-time codes, until SIGTERM or SIGINT
+const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, deletes expired
+idempotency keys and one-time codes and tells unusual use of keys, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
@@ -38,13 +40,15 @@ run('therapy worker', async () => {
     if (findings.length > 0) throw new DatabaseRefused(findings)
     await checkMigrations(pool)
     const keyService = await openKeyService(settings.KMS, { ...keyServiceOptions(process.env), production: settings.NODE_ENV === 'production', emit })
-    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit })
-    ends.push(() => keyService.close(), () => keyring.close())
+    const usage = startKeyUsage({ pool: keysPool, emit })
+    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit, usage })
+    ends.push(() => keyService.close(), () => usage.stop(), () => keyring.close())
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: () => keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
     const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions] })
-    ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop())
+    const watch = startUsageWatch({ pool, emit })
+    ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop(), () => watch.stop())
   } catch (error) {
     await close()
     throw error

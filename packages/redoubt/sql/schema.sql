@@ -25,6 +25,10 @@ grant usage on schema redoubt to {worker};
 
 create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text);
 
+-- sequences
+
+create sequence redoubt.key_calls_id_seq as bigint start 1 increment 1;
+
 -- tables
 
 create table guard.caller_keys (
@@ -463,6 +467,110 @@ create policy worker_select on redoubt.idempotency_keys for select to {worker}
 grant insert, select, update on redoubt.idempotency_keys to {app};
 grant delete on redoubt.idempotency_keys to {worker};
 grant select (id, expires_at) on redoubt.idempotency_keys to {worker};
+
+create table redoubt.key_calls (
+  id bigint generated always as identity not null,
+  at timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  operation text not null,
+  provider text not null,
+  outcome text not null,
+  milliseconds bigint not null,
+  times integer not null,
+  constraint key_calls_pkey PRIMARY KEY (id),
+  constraint key_calls_milliseconds_check CHECK ((milliseconds >= 0)),
+  constraint key_calls_operation_check CHECK ((operation = ANY (ARRAY['generate'::text, 'wrap'::text, 'unwrap'::text, 'rewrap'::text, 'check'::text]))),
+  constraint key_calls_times_check CHECK ((times > 0))
+);
+alter table redoubt.key_calls enable row level security;
+alter table redoubt.key_calls force row level security;
+alter table redoubt.key_calls owner to {owner};
+CREATE INDEX key_calls_by_time ON redoubt.key_calls USING btree (at);
+create policy auditor_select on redoubt.key_calls for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_calls for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_calls for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_calls for select to {guard}
+  using (true);
+grant select on redoubt.key_calls to {auditor};
+grant select on redoubt.key_calls to {backup};
+grant delete, insert, select on redoubt.key_calls to {guard};
+
+create table redoubt.key_usage (
+  hour timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  operation text not null,
+  key text not null,
+  uses bigint not null,
+  constraint key_usage_pkey PRIMARY KEY (hour, actor, purpose, data_class, operation, key),
+  constraint key_usage_operation_check CHECK ((operation = ANY (ARRAY['open'::text, 'unwrap'::text, 'wrap'::text]))),
+  constraint key_usage_uses_check CHECK ((uses > 0))
+);
+alter table redoubt.key_usage enable row level security;
+alter table redoubt.key_usage force row level security;
+alter table redoubt.key_usage owner to {owner};
+CREATE INDEX key_usage_by_key ON redoubt.key_usage USING btree (key, hour);
+create policy auditor_select on redoubt.key_usage for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_usage for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_usage for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_usage for select to {guard}
+  using (true);
+create policy guard_update on redoubt.key_usage for update to {guard}
+  using (true)
+  with check (true);
+grant select on redoubt.key_usage to {auditor};
+grant select on redoubt.key_usage to {backup};
+grant delete, insert, select on redoubt.key_usage to {guard};
+grant update (uses) on redoubt.key_usage to {guard};
+
+create table redoubt.key_usage_batches (
+  batch uuid not null,
+  at timestamp with time zone default now() not null,
+  constraint key_usage_batches_pkey PRIMARY KEY (batch)
+);
+alter table redoubt.key_usage_batches enable row level security;
+alter table redoubt.key_usage_batches force row level security;
+alter table redoubt.key_usage_batches owner to {owner};
+create policy guard_delete on redoubt.key_usage_batches for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_usage_batches for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_usage_batches for select to {guard}
+  using (true);
+grant delete, insert, select on redoubt.key_usage_batches to {guard};
+
+create table redoubt.key_use_unusual (
+  hour timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  uses bigint not null,
+  baseline bigint not null,
+  constraint key_use_unusual_pkey PRIMARY KEY (hour, actor, purpose, data_class)
+);
+alter table redoubt.key_use_unusual enable row level security;
+alter table redoubt.key_use_unusual force row level security;
+alter table redoubt.key_use_unusual owner to {owner};
+create policy auditor_select on redoubt.key_use_unusual for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_use_unusual for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_use_unusual for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_use_unusual for select to {guard}
+  using (true);
+grant select on redoubt.key_use_unusual to {auditor};
+grant select on redoubt.key_use_unusual to {backup};
+grant delete, insert, select on redoubt.key_use_unusual to {guard};
 
 create table redoubt.one_time_codes (
   id uuid not null,
@@ -989,6 +1097,41 @@ end $function$;
 alter function guard.expire_caller_keys(p_seconds integer) owner to {guard};
 grant execute on function guard.expire_caller_keys(p_seconds integer) to {keys};
 
+CREATE OR REPLACE FUNCTION guard.find_unusual_key_use(p_times numeric, p_least bigint)
+ RETURNS TABLE(hour timestamp with time zone, actor text, purpose text, data_class text, uses bigint, baseline bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  began timestamptz := (select min(u.hour) from redoubt.key_usage u);
+begin
+  if p_times is null or p_times < 1 or p_least is null or p_least < 1 then
+    raise exception using errcode = '22023', message = 'p_times and p_least must be 1 or more';
+  end if;
+  return query
+    with looked_at as (
+      select date_trunc('hour', transaction_timestamp(), 'UTC') - make_interval(hours => h) as hour from generate_series(0, 1) h
+    ), now_used as (
+      select u.hour, u.actor, u.purpose, u.data_class, sum(u.uses)::bigint as uses
+        from redoubt.key_usage u where u.operation = 'open' and u.hour in (select l.hour from looked_at l)
+        group by 1, 2, 3, 4
+    ), compared as (
+      select n.*, greatest(p_least, coalesce((
+          select ceil(sum(u.uses) / least(7, greatest(1, floor(extract(epoch from n.hour - began) / 86400)))) from redoubt.key_usage u
+            where u.operation = 'open' and u.actor = n.actor and u.purpose = n.purpose and u.data_class = n.data_class
+              and u.hour in (select n.hour - make_interval(days => d) from generate_series(1, 7) d)), 0))::bigint as baseline
+        from now_used n
+    )
+    insert into redoubt.key_use_unusual (hour, actor, purpose, data_class, uses, baseline)
+      select c.hour, c.actor, c.purpose, c.data_class, c.uses, c.baseline from compared c where c.uses > p_times * c.baseline
+      on conflict do nothing
+      returning hour, actor, purpose, data_class, uses, baseline;
+end $function$;
+alter function guard.find_unusual_key_use(p_times numeric, p_least bigint) owner to {guard};
+grant execute on function guard.find_unusual_key_use(p_times numeric, p_least bigint) to {worker};
+
 CREATE OR REPLACE FUNCTION guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[])
  RETURNS void
  LANGUAGE plpgsql
@@ -1019,6 +1162,34 @@ end $function$;
 alter function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) owner to {guard};
 grant execute on function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {app};
 grant execute on function guard.finish(p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.forget_key_usage(p_most integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  bound timestamptz := transaction_timestamp() - interval '400 days';
+  gone int;
+  part int;
+begin
+  if p_most is null or p_most not between 1 and 100000 then
+    raise exception using errcode = '22023', message = 'p_most must be 1 to 100000';
+  end if;
+  delete from redoubt.key_usage u where u.ctid = any (array(select o.ctid from redoubt.key_usage o where o.hour < bound limit p_most));
+  get diagnostics gone = row_count;
+  delete from redoubt.key_calls c where c.ctid = any (array(select o.ctid from redoubt.key_calls o where o.at < bound limit p_most));
+  get diagnostics part = row_count;
+  gone := gone + part;
+  delete from redoubt.key_usage_batches b where b.ctid = any (array(select o.ctid from redoubt.key_usage_batches o where o.at < transaction_timestamp() - interval '14 days' limit p_most));
+  get diagnostics part = row_count;
+  gone := gone + part;
+  delete from redoubt.key_use_unusual n where n.hour < bound;
+  return gone;
+end $function$;
+alter function guard.forget_key_usage(p_most integer) owner to {guard};
+grant execute on function guard.forget_key_usage(p_most integer) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.hold_keys(key_ids bytea[])
  RETURNS void
@@ -1167,6 +1338,33 @@ begin
 end $function$;
 alter function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) owner to {guard};
 grant execute on function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  -- A batch is kept while the database is away; a week is more than any process waits.
+  taken timestamptz := transaction_timestamp() - make_interval(secs => least(greatest(p_age_ms, 0), 604800000) / 1000.0);
+begin
+  insert into redoubt.key_usage_batches (batch) values (p_batch) on conflict do nothing;
+  if not found then
+    return;
+  end if;
+  insert into redoubt.key_usage as k (hour, actor, purpose, data_class, operation, key, uses)
+    select date_trunc('hour', taken, 'UTC'), left(u.actor, 100), left(coalesce(u.purpose, ''), 100), left(u.data_class, 100), u.operation, left(u.key, 200), sum(u.uses)::bigint
+      from jsonb_to_recordset(p_uses) as u (actor text, purpose text, data_class text, operation text, key text, uses bigint)
+      group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+    on conflict (hour, actor, purpose, data_class, operation, key) do update set uses = k.uses + excluded.uses;
+  insert into redoubt.key_calls (at, actor, purpose, data_class, operation, provider, outcome, milliseconds, times)
+    select taken - make_interval(secs => least(greatest(c.age, 0), 604800000) / 1000.0), left(c.actor, 100), left(coalesce(c.purpose, ''), 100),
+        left(c.data_class, 100), c.operation, left(c.provider, 100), left(c.outcome, 100), c.milliseconds, c.times
+      from jsonb_to_recordset(p_calls) as c (age bigint, actor text, purpose text, data_class text, operation text, provider text, outcome text, milliseconds bigint, times int);
+end $function$;
+alter function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) owner to {guard};
+grant execute on function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) to {keys};
 
 CREATE OR REPLACE FUNCTION guard.redeem_code(p_id uuid, p_purpose text)
  RETURNS uuid

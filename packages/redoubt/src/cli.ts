@@ -11,6 +11,7 @@ export const commands: readonly Command[] = [
   { name: 'db check', summary: 'does the database keep the guarantees?', run: async (...given) => (await import('./cli/db.ts')).check(...given) },
   { name: 'db roles', summary: 'the SQL that makes the roles of the app', run: async (...given) => (await import('./cli/db.ts')).roles(...given) },
   { name: 'keys', summary: 'back up the local root key', run: async (args) => (await import('./cli/keys.ts')).run(args) },
+  { name: 'keys usage', summary: 'who used which key, and how often', run: async (...given) => (await import('./cli/keys-usage.ts')).run(...given) },
   { name: 'migrate', summary: 'bring the database to the state of the SQL files', run: async (...given) => (await import('./cli/migrate.ts')).run(...given) },
   { name: 'tables', summary: 'what the app declares of its data', run: async (...given) => (await import('./cli/tables.ts')).run(...given) },
 ]

@@ -1,4 +1,5 @@
 import { Refusal } from './errors.ts'
+import type { KeyUser } from './context.ts'
 import type { DataKey, Keyring, KeyScope } from './keyring.ts'
 import type { Tx } from './pg.ts'
 import { blindIndex, keyIdOf, open, seal, type Place } from './seal.ts'
@@ -32,8 +33,10 @@ export type OpenedRow<R> = {
   [K in keyof R as K extends `${infer Name}_enc` ? Name : K]: K extends `${string}_enc` ? (null extends R[K] ? string | null : string) : R[K]
 }
 
-/** Where an opened subject is noted: a Tx, or what declared() makes for transaction.one. */
-export type Witness = Pick<Tx, 'opened'>
+/** Where an opened subject is noted, and for whom its key is used: a Tx, or what declared() makes for transaction.one. */
+export type Witness = Pick<Tx, 'opened'> & Partial<Pick<Tx, 'keyUser'>>
+/** The same for sealing. */
+export type Sealing = Pick<Tx, 'sealedUnder'> & Partial<Pick<Tx, 'keyUser'>>
 
 export type Columns<D extends Tables> = {
   /**
@@ -41,7 +44,7 @@ export type Columns<D extends Tables> = {
    * update give these and what changes.
    * @throws Refusal key_destroyed when the subject was erased
    */
-  seal<N extends TableName<D>, const R extends Partial<Clear<D, N>>>(tx: Pick<Tx, 'sealedUnder'>, table: N, row: R & Record<Exclude<keyof R, keyof Clear<D, N>>, never>): Promise<SealedRow<D, N, R>>
+  seal<N extends TableName<D>, const R extends Partial<Clear<D, N>>>(tx: Sealing, table: N, row: R & Record<Exclude<keyof R, keyof Clear<D, N>>, never>): Promise<SealedRow<D, N, R>>
   /**
    * Opens the sealed columns of rows and notes each subject on `witness`. The row id, the subject and the tenant must
    * have been selected. A nullable column whose key was destroyed reads as null.
@@ -56,8 +59,9 @@ export type Columns<D extends Tables> = {
 }
 
 /** For transaction.one: opening is allowed for the subjects the audit entry already names, and for nobody else. */
-export function declared(subjects: readonly string[]): Witness {
+export function declared(subjects: readonly string[], keyUser?: KeyUser): Witness {
   return {
+    ...(keyUser === undefined ? {} : { keyUser }),
     opened(subject) {
       if (!subjects.includes(subject)) throw new TypeError('columns: a row of a subject was opened that the deed did not name')
     },
@@ -104,13 +108,13 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
     return shapes.get(name) ?? shapeOf(tableOf(tables, name))
   }
 
-  async function sealRow(tx: Pick<Tx, 'sealedUnder'>, name: string, row: Row): Promise<Row> {
+  async function sealRow(tx: Sealing, name: string, row: Row): Promise<Row> {
     const of = shape(name)
     const place = placeOf(name, of, tables.service, row)
     const given = of.sealed.filter(([, clear]) => row[clear] !== undefined)
     const keeps = [...new Set(given.filter(([, clear]) => row[clear] !== null).map(([, , , keep]) => keep))]
     const scopes: readonly KeyScope[] = keeps.map((keep) => ({ tenant: place.tenant, subject: place.subject, keep }))
-    const keys = await keyring.keysFor(scopes)
+    const keys = await keyring.keysFor(scopes, tx.keyUser)
     const out: Record<string, unknown> = { ...row }
     for (const [column, clear, { id }, keep] of given) {
       delete out[clear]
@@ -128,7 +132,7 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
       const value = row[clear]
       if (value === null) out[column] = null
       if (typeof value !== 'string') continue
-      const [newest] = await keyring.indexKeys(of.table.id, id)
+      const [newest] = await keyring.indexKeys(of.table.id, id, tx.keyUser)
       if (newest === undefined) throw new Refusal('key_refused')
       out[column] = blindIndex(newest, { tenant: place.tenant, table: of.table.id, column: id }, value)
     }
@@ -159,7 +163,7 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
         ids.set(id.toString('hex'), id)
       }
     }
-    const keys = ids.size === 0 ? new Map<string, DataKey>() : await keyring.byId([...ids.values()])
+    const keys = ids.size === 0 ? new Map<string, DataKey>() : await keyring.byId([...ids.values()], witness.keyUser)
     const opened: Row[] = []
     for (const row of rows) {
       const out: Record<string, unknown> = { ...row }

@@ -51,3 +51,9 @@ export function systemCaller(name: string, tenant: string, visitor: Visitor): Sy
     address: visitor.address,
   }
 }
+
+/** For whom a key is used: the class of the actor (a role), never who it is, and the purpose of the action. */
+export type KeyUser = { readonly actor: string; readonly purpose: string | null }
+
+/** The process itself: its start, its health, what no request asked for. */
+export const ofTheService: KeyUser = Object.freeze({ actor: 'service', purpose: null })

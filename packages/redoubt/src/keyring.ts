@@ -1,4 +1,5 @@
 import { performance } from 'node:perf_hooks'
+import { ofTheService, type KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import type { Clock } from './keyring/cache.ts'
@@ -6,6 +7,7 @@ import { openDataKeys, type DataKey, type KeyScope } from './keyring/data-keys.t
 import { openIndexKeys, type IndexKey } from './keyring/index-keys.ts'
 import { openKeks, type KeysPool } from './keyring/keks.ts'
 import { openPurposeKeys, type Purpose, type PurposeKey } from './keyring/purpose-keys.ts'
+import type { KeyUsage } from './keyring/usage.ts'
 import type { KeyService } from './kms.ts'
 
 export type { DataKey, KeyScope } from './keyring/data-keys.ts'
@@ -15,16 +17,20 @@ export type { Purpose, PurposeKey } from './keyring/purpose-keys.ts'
 
 /** The only holder of opened keys. Everything it gives out is frozen and a KeyObject; rows are never believed. */
 export type Keyring = {
-  /** The key to seal this subject's data of this retention class with; made when there is none. @throws Refusal key_destroyed for an erased subject */
-  keyFor(scope: KeyScope): Promise<DataKey>
+  /**
+   * The key to seal this subject's data of this retention class with; made when there is none.
+   * @param by who uses it and for what, for the record; by default the process itself
+   * @throws Refusal key_destroyed for an erased subject
+   */
+  keyFor(scope: KeyScope, by?: KeyUser): Promise<DataKey>
   /** Several at once, in the order asked for: one statement for all that are not cached. */
-  keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
+  keysFor(scopes: readonly KeyScope[], by?: KeyUser): Promise<readonly DataKey[]>
   /** The keys that opened values name, by hex id. A destroyed one is absent from the map. */
-  byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  byId(ids: readonly Buffer[], by?: KeyUser): Promise<ReadonlyMap<string, DataKey>>
   /** Whether this retention class of this subject was erased: tells an erased value from one whose key id was tampered with. */
   erased(scope: KeyScope): Promise<boolean>
   /** Blind-index keys of a column: first the one that values are written with, then those that are only looked up. */
-  indexKeys(tableId: number, columnId: number): Promise<readonly IndexKey[]>
+  indexKeys(tableId: number, columnId: number, by?: KeyUser): Promise<readonly IndexKey[]>
   /** The signing key pair of a purpose: the newest that is in use, and what verifies. Asked for again by whoever keeps running. */
   purposeKey(purpose: Purpose): Promise<PurposeKey>
   /**
@@ -46,6 +52,8 @@ export type KeyringSettings = {
   /** Name of the service; bound to the wrapping of its key-encryption keys. */
   readonly realm: string
   readonly emit: Emit
+  /** Where it is noted who used which key (keyring/usage.ts: `startKeyUsage`); stopped by whoever started it. */
+  readonly usage: KeyUsage
   readonly lifetimes?: {
     /** Milliseconds an opened key-encryption key is used before it is opened again. Default and most: 60 minutes. */
     readonly keyEncryptionKey?: number
@@ -75,18 +83,18 @@ function bounded(name: string, value: number | undefined, most: number): number 
  * @throws TypeError when a setting is not usable
  */
 export function openKeyring(settings: KeyringSettings): Keyring {
-  const { pool, service, realm, emit, lifetimes = {}, clock = () => performance.now() } = settings
+  const { pool, service, realm, emit, usage, lifetimes = {}, clock = () => performance.now() } = settings
   if (realm === '') throw new TypeError('openKeyring: realm must not be empty')
   const lifetime = bounded('lifetimes.keyEncryptionKey', lifetimes.keyEncryptionKey, 60 * 60_000)
   const dataLifetime = bounded('lifetimes.dataKey', lifetimes.dataKey, 5 * 60_000)
   const uses = bounded('lifetimes.uses', lifetimes.uses, 2 ** 20)
   const entries = lifetimes.entries === undefined ? 10_000 : bounded('lifetimes.entries', lifetimes.entries, 1_000_000)
 
-  const keks = openKeks({ pool, service, realm, emit, lifetime, activeLifetime: dataLifetime, uses, clock })
-  const dataKeys = openDataKeys({ pool, keks, emit, lifetime: dataLifetime, uses, entries, clock })
+  const keks = openKeks({ pool, service, realm, emit, usage, lifetime, activeLifetime: dataLifetime, uses, clock })
+  const dataKeys = openDataKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, entries, clock })
   // By the shorter lifetime: it is how soon a process knows the versions that a rotation made.
-  const indexKeys = openIndexKeys({ pool, keks, emit, lifetime: dataLifetime, uses, clock })
-  const purposeKeys = openPurposeKeys({ pool, keks, emit, lifetime: dataLifetime, uses, clock })
+  const indexKeys = openIndexKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, clock })
+  const purposeKeys = openPurposeKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, clock })
   let closed = false
 
   function live(): void {
@@ -94,23 +102,23 @@ export function openKeyring(settings: KeyringSettings): Keyring {
   }
 
   return {
-    async keyFor(scope) {
+    async keyFor(scope, by = ofTheService) {
       live()
-      const [key] = await dataKeys.keysFor([scope])
+      const [key] = await dataKeys.keysFor([scope], by)
       if (key === undefined) throw new Refusal('key_refused')
       return key
     },
-    async keysFor(scopes) {
+    async keysFor(scopes, by = ofTheService) {
       live()
-      return dataKeys.keysFor(scopes)
+      return dataKeys.keysFor(scopes, by)
     },
-    async byId(ids) {
+    async byId(ids, by = ofTheService) {
       live()
-      return dataKeys.byId(ids)
+      return dataKeys.byId(ids, by)
     },
-    async indexKeys(tableId, columnId) {
+    async indexKeys(tableId, columnId, by = ofTheService) {
       live()
-      return indexKeys.of({ table: tableId, column: columnId })
+      return indexKeys.of({ table: tableId, column: columnId }, by)
     },
     async purposeKey(purpose) {
       live()

@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { CompiledQuery } from 'kysely'
-import type { Caller } from './context.ts'
+import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import { Batch, type Answer, type Statement, type Wire, type WireState } from './pg/batch.ts'
@@ -14,6 +14,8 @@ export type Compilable<R> = { compile(): CompiledQuery<R> }
 /** What a function inside a transaction can do. Only the gate makes one. */
 export type Tx = {
   readonly caller: Caller
+  /** For columns.ts: as whose use a key is counted. */
+  readonly keyUser: KeyUser
   /** Runs a query builder. Queries issued without awaiting in between share one round trip. */
   run<R>(query: Compilable<R>): Promise<readonly R[]>
   /** Runs a prepared or hand-written statement. */

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { openKeyring, type Keyring } from '../src/keyring.ts'
 import { moveKeks, type Moved } from '../src/keyring/move.ts'
+import { unrecorded } from '../src/keyring/usage.ts'
 import { openKeyService, type KeyService } from '../src/kms.ts'
 import { withPrevious } from '../src/kms/previous.ts'
 import { openPool } from '../src/pg.ts'
@@ -63,8 +64,8 @@ async function serviceOf(setting: string, previous?: string): Promise<CountedSer
   return counted(service)
 }
 
-const keyringOf = (service: KeyService): Keyring => openKeyring({ pool, service, realm: database.service, emit: () => undefined })
-const move = (from: KeyService, to: KeyService): Promise<Moved> => moveKeks({ pool, from, to, realm: database.service, emit: () => undefined })
+const keyringOf = (service: KeyService): Keyring => openKeyring({ pool, service, realm: database.service, emit: () => undefined, usage: unrecorded })
+const move = (from: KeyService, to: KeyService): Promise<Moved> => moveKeks({ pool, from, to, realm: database.service, emit: () => undefined, usage: unrecorded })
 const rows = () => pool.query<{ readonly purpose: string; readonly provider: string; readonly key_ref: string; readonly wrapped: Buffer }>({ text: 'select purpose, provider, key_ref, wrapped from keys.key_encryption_keys order by purpose', values: [] })
 
 const subject = randomUUID()

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Refusal } from '../src/errors.ts'
 import { openRetirement, type Retirement } from '../src/keyring/retire.ts'
 import { openRotation, type Rotation } from '../src/keyring/rotate.ts'
+import { unrecorded } from '../src/keyring/usage.ts'
 import { openPool } from '../src/pg.ts'
 import { blindIndex, keyIdOf, open, seal } from '../src/seal.ts'
 import { refusedWith } from './contracts/key-service.ts'
@@ -19,7 +20,7 @@ after(async () => {
   await world.close()
 })
 
-const base = { pool, service: world.service, realm: database.service, emit: world.events.push.bind(world.events) as (event: (typeof world.events)[number]) => void }
+const base = { pool, service: world.service, realm: database.service, usage: unrecorded, emit: world.events.push.bind(world.events) as (event: (typeof world.events)[number]) => void }
 const rotation = (overlap = 0): Rotation => openRotation({ ...base, overlap })
 const retirement = (overlap = 0): Retirement => openRetirement({ ...base, overlap })
 const scopeOf = (subject: string = randomUUID(), keep = 'care') => ({ tenant: 'realm', subject, keep })

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { open, seal } from '../src/seal.ts'
 import { keysExist, openKeyring } from '../src/keyring.ts'
+import { unrecorded } from '../src/keyring/usage.ts'
 import { refusedWith } from './contracts/key-service.ts'
 import { testDatabase } from './support/database.ts'
 import { keysWorld } from './support/keys.ts'
@@ -212,7 +213,7 @@ test('settings and scopes that make no sense name the argument', async () => {
   await assert.rejects(keyring.keyFor({ ...scopeOf(), tenant: '' }), /tenant/)
   await assert.rejects(keyring.keyFor({ ...scopeOf(), subject: 'me' }), /subject/)
   await assert.rejects(keyring.keyFor({ ...scopeOf(), keep: 'Care Record' }), /keep/)
-  const settings = { pool: { query: () => Promise.resolve([]) }, service: world.service, realm: 'r', emit: () => undefined }
+  const settings = { pool: { query: () => Promise.resolve([]) }, service: world.service, realm: 'r', emit: () => undefined, usage: unrecorded }
   assert.throws(() => openKeyring({ ...settings, realm: '' }), /realm/)
   assert.throws(() => openKeyring({ ...settings, lifetimes: { dataKey: 5 * minutes + 1 } }), /lifetimes.dataKey/)
   assert.throws(() => openKeyring({ ...settings, lifetimes: { uses: 2 ** 21 } }), /lifetimes.uses/)

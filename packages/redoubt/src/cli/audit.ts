@@ -7,6 +7,7 @@ import { anchorPath, openAnchors } from '../audit/anchor.ts'
 import { verifyAudit, type Verification } from '../audit/verify.ts'
 import { openKeyring, type Keyring } from '../keyring.ts'
 import { kidOf } from '../keyring/purpose-keys.ts'
+import { startKeyUsage } from '../keyring/usage.ts'
 import { openKeyService } from '../kms.ts'
 import { keyServiceOptions } from '../kms/environment.ts'
 import { openPool, type Pool } from '../pg.ts'
@@ -42,10 +43,12 @@ function serviceOf(io: Io, name: string, role: string, given: string | undefined
 async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) => Promise<T>): Promise<T> {
   return onPool(io, 'KEYS_DATABASE_URL', async (pool) => {
     const keyService = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
-    const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet })
+    const usageRecord = startKeyUsage({ pool, emit: quiet })
+    const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet, usage: usageRecord })
     try {
       return await work(keyring)
     } finally {
+      await usageRecord.stop()
       keyring.close()
       keyService.close()
     }

@@ -2,10 +2,12 @@ import { randomBytes } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { KEY_BYTES, keyId, secretKey, unwrapKey, wrapKey } from '../aead.ts'
 import { framed, isUuid, uuidBytes } from '../bytes.ts'
+import { ofTheService, type KeyUser } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { openCache, type Clock, type Loaded } from './cache.ts'
 import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
+import type { KeyUsage } from './usage.ts'
 
 /** Whose data, and which retention class of it: each has a key of its own, so that each can be erased alone. */
 export type KeyScope = { readonly tenant: string; readonly subject: string; readonly keep: string }
@@ -14,6 +16,8 @@ export type KeyScope = { readonly tenant: string; readonly subject: string; read
 export type DataKey = { readonly id: Buffer; readonly key: KeyObject; readonly scope: KeyScope }
 
 type KeyRow = KekRow & { readonly key_id: Buffer; readonly tenant: string; readonly subject: string; readonly keep: string; readonly wrapped: Buffer }
+type Wanted = { readonly scope: KeyScope; readonly by: KeyUser }
+type Named = { readonly id: Buffer; readonly by: KeyUser }
 type FoundRow = { readonly n: number; readonly erased: boolean } & (KeyRow | { readonly key_id: null })
 
 const keyColumns = `d.key_id, d.tenant, d.subject, d.keep, d.wrapped, ${kekColumns}`
@@ -75,8 +79,8 @@ export function newDataKey(kek: Kek, scope: KeyScope): { readonly wrapped: Buffe
 }
 
 export type DataKeys = {
-  keysFor(scopes: readonly KeyScope[]): Promise<readonly DataKey[]>
-  byId(ids: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>>
+  keysFor(scopes: readonly KeyScope[], by: KeyUser): Promise<readonly DataKey[]>
+  byId(ids: readonly Buffer[], by: KeyUser): Promise<ReadonlyMap<string, DataKey>>
   erased(scope: KeyScope): Promise<boolean>
   destroy(scope: KeyScope): Promise<void>
   clear(): void
@@ -87,17 +91,19 @@ export function openDataKeys(settings: {
   readonly pool: KeysPool
   readonly keks: Keks
   readonly emit: Emit
+  readonly usage: KeyUsage
   readonly lifetime: number
   readonly uses: number
   readonly entries: number
   readonly clock: Clock
 }): DataKeys {
-  const { pool, keks, emit, clock } = settings
+  const { pool, keks, emit, usage, clock } = settings
   const bounds = { lifetime: settings.lifetime, uses: settings.uses, entries: settings.entries, clock }
 
-  async function unwrap(row: KeyRow): Promise<DataKey> {
+  async function unwrap(row: KeyRow, by: KeyUser): Promise<DataKey> {
     const scope = Object.freeze({ tenant: row.tenant, subject: row.subject, keep: row.keep })
-    const kek = await keks.of(row, 'data')
+    const kek = await keks.of(row, 'data', by)
+    usage.used(kek.id, row.keep, 'unwrap', by)
     const bytes = unwrapKey(kek.key, dataKeyAad(kek, row.key_id, scope), row.wrapped)
     if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
     const key = secretKey(bytes)
@@ -105,15 +111,17 @@ export function openDataKeys(settings: {
     return Object.freeze({ id: row.key_id, key, scope })
   }
 
-  async function settle(row: KeyRow): Promise<DataKey | Error> {
-    return unwrap(row).catch((error: Error) => error)
+  async function settle(row: KeyRow, by: KeyUser): Promise<DataKey | Error> {
+    return unwrap(row, by).catch((error: Error) => error)
   }
 
-  function make(scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
-    return keks.underActive('data', (kek) => makeUnder(kek, scopes))
+  function make(wanted: readonly Wanted[]): Promise<readonly DataKey[]> {
+    return keks.underActive('data', (kek) => makeUnder(kek, wanted), wanted[0]?.by)
   }
 
-  async function makeUnder(kek: Kek, scopes: readonly KeyScope[]): Promise<readonly DataKey[]> {
+  async function makeUnder(kek: Kek, wanted: readonly Wanted[]): Promise<readonly DataKey[]> {
+    const scopes = wanted.map(({ scope }) => scope)
+    for (const { scope, by } of wanted) usage.used(kek.id, scope.keep, 'wrap', by)
     const made = scopes.map((scope) => newDataKey(kek, scope))
     const stored = await pool.query<{ readonly key_id: Buffer }>({
       ...insertKeys,
@@ -132,26 +140,27 @@ export function openDataKeys(settings: {
     return ours
   }
 
-  async function loadActive(scopes: readonly KeyScope[]): Promise<readonly Loaded<DataKey>[]> {
+  async function loadActive(wanted: readonly Wanted[]): Promise<readonly Loaded<DataKey>[]> {
     const found = new Map<string, DataKey | Error>()
     const since = clock()
     const epoch = byIdCache.epoch()
     // Another maker may be faster, or an eraser: what they left is read again, in a statement of its own.
     for (let attempt = 0; attempt < 4; attempt++) {
-      const open = scopes.filter((scope) => !found.has(nameOf(scope)))
+      const open = wanted.filter(({ scope }) => !found.has(nameOf(scope)))
       if (open.length === 0) break
       const rows = await pool.query<FoundRow>({
         ...findActive,
-        values: [open.map(({ tenant }) => tenant), open.map(({ subject }) => subject), open.map(({ keep }) => keep)],
+        values: [open.map(({ scope }) => scope.tenant), open.map(({ scope }) => scope.subject), open.map(({ scope }) => scope.keep)],
       })
-      const missing: KeyScope[] = []
+      const missing: Wanted[] = []
       await Promise.all(
         rows.map(async (row) => {
-          const scope = open[row.n - 1]
-          if (scope === undefined) return
-          if (row.erased) found.set(nameOf(scope), new Refusal('key_destroyed'))
-          else if (row.key_id === null) missing.push(scope)
-          else found.set(nameOf(scope), await settle(row))
+          const one = open[row.n - 1]
+          if (one === undefined) return
+          const name = nameOf(one.scope)
+          if (row.erased) found.set(name, new Refusal('key_destroyed'))
+          else if (row.key_id === null) missing.push(one)
+          else found.set(name, await settle(row, one.by))
         }),
       )
       if (missing.length === 0) continue
@@ -161,34 +170,43 @@ export function openDataKeys(settings: {
         if (!(error instanceof Refusal && error.code === 'key_destroyed')) throw error
       }
     }
-    return scopes.map((scope) => {
+    return wanted.map(({ scope, by }) => {
       const value = found.get(nameOf(scope))
-      if (value !== undefined && !(value instanceof Error)) byIdCache.put(value.id, value, since, epoch)
+      if (value !== undefined && !(value instanceof Error)) byIdCache.put({ id: value.id, by }, value, since, epoch)
       return value ?? new Refusal('conflict', { detail: 'the key of this data is being made and erased at once' })
     })
   }
 
-  const byIdCache = openCache<Buffer, DataKey>({
+  const byIdCache = openCache<Named, DataKey>({
     ...bounds,
-    name: (id) => id.toString('hex'),
-    async load(ids) {
-      const rows = await pool.query<KeyRow>({ ...findById, values: [ids] })
-      const opened = new Map(await Promise.all(rows.map(async (row) => [row.key_id.toString('hex'), await settle(row)] as const)))
-      return ids.map((id) => opened.get(id.toString('hex')))
+    name: ({ id }) => id.toString('hex'),
+    async load(named) {
+      const rows = await pool.query<KeyRow>({ ...findById, values: [named.map(({ id }) => id)] })
+      const askers = new Map(named.map(({ id, by }) => [id.toString('hex'), by]))
+      const opened = new Map(await Promise.all(rows.map(async (row) => {
+        const id = row.key_id.toString('hex')
+        return [id, await settle(row, askers.get(id) ?? ofTheService)] as const
+      })))
+      return named.map(({ id }) => opened.get(id.toString('hex')))
     },
   })
-  const activeCache = openCache<KeyScope, DataKey>({ ...bounds, name: nameOf, load: loadActive })
+  const activeCache = openCache<Wanted, DataKey>({ ...bounds, name: ({ scope }) => nameOf(scope), load: loadActive })
+
+  function handedOut(dataKey: DataKey, by: KeyUser): DataKey {
+    usage.used(dataKey.id, dataKey.scope.keep, 'open', by)
+    return dataKey
+  }
 
   return {
-    async keysFor(scopes) {
+    async keysFor(scopes, by) {
       scopes.forEach(checkScope)
-      const found = await activeCache.find(scopes)
-      return found.map((dataKey) => dataKey ?? refuse())
+      const found = await activeCache.find(scopes.map((scope) => ({ scope, by })))
+      return found.map((dataKey) => handedOut(dataKey ?? refuse(), by))
     },
-    async byId(ids) {
-      const found = await byIdCache.find(ids)
+    async byId(ids, by) {
+      const found = await byIdCache.find(ids.map((id) => ({ id, by })))
       const map = new Map<string, DataKey>()
-      for (const dataKey of found) if (dataKey !== undefined) map.set(dataKey.id.toString('hex'), dataKey)
+      for (const dataKey of found) if (dataKey !== undefined) map.set(dataKey.id.toString('hex'), handedOut(dataKey, by))
       return map
     },
     async erased(scope) {

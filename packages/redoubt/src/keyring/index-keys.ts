@@ -2,16 +2,19 @@ import { randomBytes } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { KEY_BYTES, keyId, secretKey, unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
+import type { KeyUser } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { openCache, usedFrom, type Clock } from './cache.ts'
 import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
+import type { KeyUsage } from './usage.ts'
 
 /** One version of a column's blind-index key. */
 export type IndexKey = { readonly version: number; readonly key: KeyObject }
 
 /** A column with a blind index, by its numbers in tables.ts. */
 export type IndexedColumn = { readonly table: number; readonly column: number }
+type Wanted = IndexedColumn & { readonly by: KeyUser }
 type IndexRow = KekRow & { readonly version: number; readonly key_id: Buffer; readonly wrapped: Buffer; readonly wait: number }
 /** A version, and the time of our clock from which values are written with it. */
 type Version = { readonly key: IndexKey; readonly from: number }
@@ -41,21 +44,23 @@ export function newIndexKey(kek: Kek, column: IndexedColumn, version: number): {
   return { id, wrapped }
 }
 
-export type IndexKeys = { of(column: IndexedColumn): Promise<readonly IndexKey[]>; clear(): void }
+export type IndexKeys = { of(column: IndexedColumn, by: KeyUser): Promise<readonly IndexKey[]>; clear(): void }
 
 /** Keys of blind indexes: per column, never shared, so that equal values of two columns have unequal indexes. */
 export function openIndexKeys(settings: {
   readonly pool: KeysPool
   readonly keks: Keks
   readonly emit: Emit
+  readonly usage: KeyUsage
   readonly lifetime: number
   readonly uses: number
   readonly clock: Clock
 }): IndexKeys {
-  const { pool, keks, emit, clock } = settings
+  const { pool, keks, emit, usage, clock } = settings
 
-  async function unwrap(row: IndexRow, column: IndexedColumn): Promise<IndexKey> {
-    const kek = await keks.of(row, 'index')
+  async function unwrap(row: IndexRow, column: Wanted): Promise<IndexKey> {
+    const kek = await keks.of(row, 'index', column.by)
+    usage.used(kek.id, 'index', 'unwrap', column.by)
     const bytes = unwrapKey(kek.key, indexKeyAad(kek, column, row.version, row.key_id), row.wrapped)
     if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'an index key is not the one its row names' })
     const key = secretKey(bytes)
@@ -63,15 +68,16 @@ export function openIndexKeys(settings: {
     return Object.freeze({ version: row.version, key })
   }
 
-  function make(column: IndexedColumn): Promise<void> {
+  function make(column: Wanted): Promise<void> {
     return keks.underActive('index', async (kek) => {
+      usage.used(kek.id, 'index', 'wrap', column.by)
       const { id, wrapped } = newIndexKey(kek, column, 1)
       const made = await pool.query({ ...insert, values: [column.table, column.column, 1, id, kek.id, wrapped] })
       if (made.length > 0) emit({ type: 'key.created', key: id.toString('hex'), purpose: 'index' })
-    })
+    }, column.by)
   }
 
-  async function load(column: IndexedColumn): Promise<readonly Version[]> {
+  async function load(column: Wanted): Promise<readonly Version[]> {
     for (let attempt = 0; attempt < 2; attempt++) {
       const rows = await pool.query<IndexRow>({ ...select, values: [column.table, column.column] })
       // Taken after the answer: our clock says that the time has come no sooner than the database's does.
@@ -90,7 +96,7 @@ export function openIndexKeys(settings: {
     return Object.freeze([active.key, ...versions.filter((version) => version !== active).map(({ key }) => key)])
   }
 
-  const cache = openCache<IndexedColumn, readonly Version[]>({
+  const cache = openCache<Wanted, readonly Version[]>({
     name: ({ table, column }) => `${table}/${column}`,
     load: (columns) => Promise.all(columns.map((column) => load(column).catch((error: Error) => error))),
     lifetime: settings.lifetime,
@@ -100,9 +106,10 @@ export function openIndexKeys(settings: {
   })
 
   return {
-    async of(column) {
-      const [versions] = await cache.find([column])
+    async of(column, by) {
+      const [versions] = await cache.find([{ ...column, by }])
       if (versions === undefined) throw new Refusal('key_refused')
+      usage.used(`index ${column.table}.${column.column}`, 'index', 'open', by)
       return ordered(versions)
     },
     clear: () => cache.clear(),

@@ -1,9 +1,12 @@
 import type { KeyObject } from 'node:crypto'
 import { keyId, secretKey } from '../aead.ts'
+import { ofTheService, type KeyUser } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { KeyContext, KeyService } from '../kms.ts'
 import { openCache, type Clock } from './cache.ts'
+import { recordedService } from './recorded.ts'
+import type { KeyUsage } from './usage.ts'
 
 /** The keyring's view of its pool (pg.ts: `openPool` with the keys role's url). */
 export type KeysPool = {
@@ -30,6 +33,13 @@ export type KekRow = {
 export const kekColumns =
   'k.id as kek_id, k.purpose as kek_purpose, k.version as kek_version, k.provider as kek_provider, k.key_ref as kek_ref, k.wrapped as kek_wrapped'
 
+/** For the record of who used which key: an operator's command. */
+export const operator: KeyUser = Object.freeze({ actor: 'operator', purpose: 'key rotation' })
+
+/** What is asked for, and by whom: by whoever asks first, where many ask for the same. */
+type Opening = { readonly row: KekRow; readonly by: KeyUser }
+type Wanted = { readonly purpose: KekPurpose; readonly by: KeyUser }
+
 /** What the wrapping of a key-encryption key is bound to. Derivable from its row: a move to another service needs it. */
 export function kekContext(realm: string, purpose: KekPurpose, version: number): KeyContext {
   return { realm, use: 'redoubt key-encryption key', purpose, version: String(version) }
@@ -40,6 +50,9 @@ export type KekSettings = {
   readonly service: KeyService
   readonly realm: string
   readonly emit: Emit
+  readonly usage: KeyUsage
+  /** Who asks where a call does not say. Default: the process itself. */
+  readonly by?: KeyUser
   /** Milliseconds an opened key-encryption key may be used. */
   readonly lifetime: number
   /** Milliseconds for which "the active one" is believed. */
@@ -49,13 +62,13 @@ export type KekSettings = {
 }
 
 export type Keks = {
-  /** Opens a stored key-encryption key and checks that it is for this purpose. @throws Refusal key_refused */
-  of(row: KekRow, purpose: KekPurpose): Promise<Kek>
+  /** Opens a stored key-encryption key and checks that it is for this purpose. @param by who needs it @throws Refusal key_refused */
+  of(row: KekRow, purpose: KekPurpose, by?: KeyUser): Promise<Kek>
   /**
    * Does work that wraps keys under the active one, which is made when the service has none yet. Where the database says
    * that it is not the active one any more (RD409 of keys.under_active_key), the work is done again under the new one.
    */
-  underActive<T>(purpose: KekPurpose, work: (kek: Kek) => Promise<T>): Promise<T>
+  underActive<T>(purpose: KekPurpose, work: (kek: Kek) => Promise<T>, by?: KeyUser): Promise<T>
   /** Makes the next version of a purpose the active one. @returns null where somebody else was faster */
   rotate(purpose: KekPurpose): Promise<Kek | null>
   /** Opens every stored key-encryption key. @throws Refusal, with what to do */
@@ -79,7 +92,8 @@ const insertKek = {
  * an administrator of the database alone can neither plant one nor pass one off as another.
  */
 export function openKeks(settings: KekSettings): Keks {
-  const { pool, service, realm, emit, clock } = settings
+  const { pool, service, realm, emit, usage, by: mine = ofTheService, clock } = settings
+  const askedBy = (by: KeyUser): KeyService => recordedService(service, usage, by)
 
   /** Asks the key service; whatever it throws becomes a Refusal and an event. */
   async function asked<T>(work: Promise<T>): Promise<T> {
@@ -92,31 +106,31 @@ export function openKeks(settings: KekSettings): Keks {
     }
   }
 
-  async function unwrap(row: KekRow): Promise<Kek> {
+  async function unwrap({ row, by }: Opening): Promise<Kek> {
     if (row.kek_wrapped === null) throw new Refusal('key_destroyed', { detail: 'this key-encryption key was destroyed' })
     const wrapped = { provider: row.kek_provider, keyRef: row.kek_ref, blob: row.kek_wrapped }
-    const key = secretKey(await asked(service.unwrap(wrapped, kekContext(realm, row.kek_purpose, row.kek_version))))
+    const key = secretKey(await asked(askedBy(by).unwrap(wrapped, kekContext(realm, row.kek_purpose, row.kek_version))))
     if (!keyId(key).equals(row.kek_id)) throw new Refusal('key_refused', { detail: 'a key-encryption key is not the one its row names' })
     return Object.freeze({ id: row.kek_id, purpose: row.kek_purpose, key })
   }
 
-  const opened = openCache<KekRow, Kek>({
-    name: (row) => row.kek_id.toString('hex'),
-    load: (rows) => Promise.all(rows.map((row) => unwrap(row).catch((error: Error) => error))),
+  const opened = openCache<Opening, Kek>({
+    name: ({ row }) => row.kek_id.toString('hex'),
+    load: (openings) => Promise.all(openings.map((opening) => unwrap(opening).catch((error: Error) => error))),
     lifetime: settings.lifetime,
     uses: settings.uses,
     entries: 64,
     clock,
   })
 
-  async function open(row: KekRow): Promise<Kek> {
-    const [kek] = await opened.find([row])
+  async function open(row: KekRow, by: KeyUser): Promise<Kek> {
+    const [kek] = await opened.find([{ row, by }])
     if (kek === undefined) throw new Refusal('key_refused')
     return kek
   }
 
-  async function of(row: KekRow, purpose: KekPurpose): Promise<Kek> {
-    const kek = await open(row)
+  async function of(row: KekRow, purpose: KekPurpose, by: KeyUser = mine): Promise<Kek> {
+    const kek = await open(row, by)
     if (kek.purpose !== purpose) throw new Refusal('key_refused', { detail: 'a key is wrapped under a key-encryption key of another purpose' })
     return kek
   }
@@ -125,11 +139,11 @@ export function openKeks(settings: KekSettings): Keks {
     return pool.query({ ...selectActive, values: [] })
   }
 
-  async function make(purpose: KekPurpose): Promise<void> {
+  async function make(purpose: KekPurpose, by: KeyUser): Promise<void> {
     const version = 1
     const since = clock()
     const epoch = opened.epoch()
-    const { key: bytes, wrapped } = await asked(service.generate(kekContext(realm, purpose, version)))
+    const { key: bytes, wrapped } = await asked(askedBy(by).generate(kekContext(realm, purpose, version)))
     const key = secretKey(bytes)
     const id = keyId(key)
     const made = await pool.query({ ...insertKek, values: [id, purpose, version, wrapped.provider, wrapped.keyRef, wrapped.blob] })
@@ -137,27 +151,27 @@ export function openKeks(settings: KekSettings): Keks {
     emit({ type: 'key.created', key: id.toString('hex'), purpose: `kek-${purpose}` })
     const row = { kek_id: id, kek_purpose: purpose, kek_version: version, kek_provider: wrapped.provider, kek_ref: wrapped.keyRef, kek_wrapped: wrapped.blob }
     // Opened already: reading it back costs no second call of the key service.
-    opened.put(row, Object.freeze({ id, purpose, key }), since, epoch)
+    opened.put({ row, by }, Object.freeze({ id, purpose, key }), since, epoch)
   }
 
-  async function findActive(purpose: KekPurpose): Promise<Kek> {
+  async function findActive({ purpose, by }: Wanted): Promise<Kek> {
     for (let attempt = 0; attempt < 2; attempt++) {
       const rows = await stored()
       const row = rows.find((other) => other.kek_purpose === purpose && other.kek_state === 'active')
-      if (row !== undefined) return of(row, purpose)
+      if (row !== undefined) return of(row, purpose, by)
       // Retired is not absent: a silent new key would hide that somebody took the active one away.
       if (rows.some((other) => other.kek_purpose === purpose)) throw new Refusal('key_refused', { detail: `no key-encryption key for ${purpose} is active` })
       // Under a root that opens none of the stored keys, nothing new is begun.
       const witness = rows.find((other) => other.kek_wrapped !== null)
-      if (witness !== undefined) await open(witness)
-      await make(purpose)
+      if (witness !== undefined) await open(witness, by)
+      await make(purpose, by)
     }
     throw new Refusal('key_refused', { detail: `the key-encryption key for ${purpose} could not be stored` })
   }
 
-  const active = openCache<KekPurpose, Kek>({
-    name: (purpose) => purpose,
-    load: (purposes) => Promise.all(purposes.map((purpose) => findActive(purpose).catch((error: Error) => error))),
+  const active = openCache<Wanted, Kek>({
+    name: ({ purpose }) => purpose,
+    load: (wanted) => Promise.all(wanted.map((one) => findActive(one).catch((error: Error) => error))),
     lifetime: settings.activeLifetime,
     uses: settings.uses,
     entries: 8,
@@ -166,9 +180,9 @@ export function openKeks(settings: KekSettings): Keks {
 
   return {
     of,
-    async underActive(purpose, work) {
+    async underActive(purpose, work, by = mine) {
       for (let attempt = 1; ; attempt++) {
-        const [kek] = await active.find([purpose])
+        const [kek] = await active.find([{ purpose, by }])
         if (kek === undefined) throw new Refusal('key_refused')
         try {
           return await work(kek)
@@ -184,7 +198,7 @@ export function openKeks(settings: KekSettings): Keks {
       // Under a root that does not open the present one, nothing new is begun.
       await of(present, purpose)
       const version = present.kek_version + 1
-      const { key: bytes, wrapped } = await asked(service.generate(kekContext(realm, purpose, version)))
+      const { key: bytes, wrapped } = await asked(askedBy(mine).generate(kekContext(realm, purpose, version)))
       const key = secretKey(bytes)
       const id = keyId(key)
       const [answer] = await pool.query<{ readonly done: boolean }>({ ...rotateKek, values: [id, purpose, version, wrapped.provider, wrapped.keyRef, wrapped.blob] })
@@ -194,7 +208,7 @@ export function openKeks(settings: KekSettings): Keks {
       return Object.freeze({ id, purpose, key })
     },
     async check() {
-      await asked(service.check())
+      await asked(askedBy(mine).check())
       for (const row of await stored()) if (row.kek_wrapped !== null) await of(row, row.kek_purpose)
     },
     clear() {

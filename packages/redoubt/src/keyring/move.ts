@@ -1,8 +1,11 @@
 import { keyId, secretKey } from '../aead.ts'
+import type { KeyUser } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { KeyService, WrappedKey } from '../kms.ts'
 import { kekColumns, kekContext, type KekRow, type KeysPool } from './keks.ts'
+import { recordedService } from './recorded.ts'
+import type { KeyUsage } from './usage.ts'
 
 /** How the key-encryption keys ended: each in exactly one of them. */
 export type Moved = {
@@ -22,7 +25,10 @@ export type MoveSettings = {
   readonly to: KeyService
   readonly realm: string
   readonly emit: Emit
+  readonly usage: KeyUsage
 }
+
+const mover: KeyUser = { actor: 'operator', purpose: 'key move' }
 
 const selectAll = { name: 'redoubt_keys_move_all', text: `select ${kekColumns} from keys.key_encryption_keys k order by k.purpose, k.version` }
 const selectOne = { name: 'redoubt_keys_move_one', text: `select ${kekColumns} from keys.key_encryption_keys k where k.id = $1` }
@@ -101,7 +107,9 @@ async function moveOne(settings: MoveSettings, first: KekRow): Promise<keyof Mov
  * @throws Refusal when one of the services refuses; rows moved so far stay moved
  */
 export async function moveKeks(settings: MoveSettings): Promise<Moved> {
+  const to = recordedService(settings.to, settings.usage, mover)
+  const from = settings.from === settings.to ? to : recordedService(settings.from, settings.usage, mover)
   const count = { moved: 0, already: 0, destroyed: 0 }
-  for (const row of await settings.pool.query<KekRow>({ ...selectAll, values: [] })) count[await moveOne(settings, row)]++
+  for (const row of await settings.pool.query<KekRow>({ ...selectAll, values: [] })) count[await moveOne({ ...settings, from, to }, row)]++
   return count
 }

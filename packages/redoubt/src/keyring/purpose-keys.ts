@@ -2,10 +2,12 @@ import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync } fr
 import type { KeyObject } from 'node:crypto'
 import { unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
+import { ofTheService } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { openCache, usedFrom, type Clock } from './cache.ts'
 import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './keks.ts'
+import type { KeyUsage } from './usage.ts'
 
 /** What the service signs. One key pair each, so that a signature for one is never one for another. */
 export type Purpose = 'token-sign' | 'audit-anchor' | 'erasure-ledger' | 'backup-manifest'
@@ -64,17 +66,19 @@ export function openPurposeKeys(settings: {
   readonly pool: KeysPool
   readonly keks: Keks
   readonly emit: Emit
+  readonly usage: KeyUsage
   readonly lifetime: number
   readonly uses: number
   readonly clock: Clock
 }): PurposeKeys {
-  const { pool, keks, emit, clock } = settings
+  const { pool, keks, emit, usage, clock } = settings
 
   /** The public key comes out of an authenticated wrapping: one planted in the table verifies nothing. */
   async function unwrap(row: PairRow, purpose: Purpose): Promise<Omit<Pair, 'from'>> {
     const refusal = new Refusal('key_refused', { detail: 'a signing key is not the one its row names' })
     const holds = row.holds === 'public' ? 'public' : 'private'
     const kek = await keks.of(row, 'purpose')
+    usage.used(kek.id, purpose, 'unwrap', ofTheService)
     const der = unwrapKey(kek.key, purposeKeyAad(kek, purpose, row.kid, holds), row.wrapped)
     if (der === null) throw refusal
     const privateKey = holds === 'private' ? createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }) : null
@@ -87,6 +91,7 @@ export function openPurposeKeys(settings: {
 
   function make(purpose: Purpose): Promise<void> {
     return keks.underActive('purpose', async (kek) => {
+      usage.used(kek.id, purpose, 'wrap', ofTheService)
       const { kid, wrapped, spki } = newPurposeKey(kek, purpose)
       const made = await pool.query({ ...insert, values: [purpose, kid, 1, kek.id, wrapped, spki] })
       if (made.length > 0) emit({ type: 'key.created', key: kid, purpose })
@@ -133,7 +138,9 @@ export function openPurposeKeys(settings: {
     async of(purpose) {
       const [versions] = await cache.find([purpose])
       if (versions === undefined) throw new Refusal('key_refused')
-      return current(versions, purpose)
+      const key = current(versions, purpose)
+      usage.used(key.kid, purpose, 'open', ofTheService)
+      return key
     },
     clear: () => cache.clear(),
   }

@@ -3,9 +3,10 @@ import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { KeyService } from '../kms.ts'
 import type { IndexedColumn } from './index-keys.ts'
-import { openKeks, type KekPurpose, type KeysPool } from './keks.ts'
+import { openKeks, operator, type KekPurpose, type KeysPool } from './keks.ts'
 import { purposeKeyAad, type Purpose } from './purpose-keys.ts'
 import { noticedAfter } from './rotate.ts'
+import type { KeyUsage } from './usage.ts'
 
 export type RetirementSettings = {
   /** A pool of the keys role. */
@@ -13,6 +14,7 @@ export type RetirementSettings = {
   readonly service: KeyService
   readonly realm: string
   readonly emit: Emit
+  readonly usage: KeyUsage
   /** Milliseconds in which all running processes know of a new version: as for the rotation. Default: noticedAfter */
   readonly overlap?: number
 }
@@ -90,9 +92,9 @@ async function settled(pool: KeysPool): Promise<void> {
 
 /** Takes old versions away, one level at a time, and refuses what is still needed. */
 export function openRetirement(settings: RetirementSettings): Retirement {
-  const { pool, service, realm, emit, overlap = noticedAfter } = settings
+  const { pool, service, realm, emit, usage, overlap = noticedAfter } = settings
   const seconds = Math.ceil(overlap / 1000)
-  const keks = openKeks({ pool, service, realm, emit, lifetime: 60 * 60_000, activeLifetime: 1, uses: 2 ** 20, clock: () => performance.now() })
+  const keks = openKeks({ pool, service, realm, emit, usage, by: operator, lifetime: 60 * 60_000, activeLifetime: 1, uses: 2 ** 20, clock: () => performance.now() })
 
   async function retireBatch(ids: readonly Buffer[], usedOf: (ids: readonly Buffer[]) => Promise<readonly Buffer[]>): Promise<RetiredDataKeys> {
     const closed = (await pool.query<{ readonly id: Buffer }>({ text: 'select keys.begin_retiring($1, $2) as id', values: [ids, seconds] })).map(({ id }) => id)

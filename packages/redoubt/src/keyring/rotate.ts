@@ -3,9 +3,10 @@ import type { Emit } from '../events.ts'
 import type { KeyService } from '../kms.ts'
 import { newDataKey } from './data-keys.ts'
 import { newIndexKey, type IndexedColumn } from './index-keys.ts'
-import { kekColumns, openKeks, type Kek, type KekPurpose, type KekRow, type KeysPool } from './keks.ts'
+import { kekColumns, openKeks, operator, type Kek, type KekPurpose, type KekRow, type KeysPool } from './keks.ts'
 import { newPurposeKey, type Purpose } from './purpose-keys.ts'
 import { rewrapAll } from './rewrap.ts'
+import type { KeyUsage } from './usage.ts'
 
 /**
  * Milliseconds after which every process knows of a rotation: five minutes for which what was read is believed
@@ -19,6 +20,7 @@ export type RotationSettings = {
   readonly service: KeyService
   readonly realm: string
   readonly emit: Emit
+  readonly usage: KeyUsage
   /** Milliseconds in which all running processes know of a new version. Default: noticedAfter; less where their lifetimes are less. */
   readonly overlap?: number
 }
@@ -78,11 +80,11 @@ function faster(): Refusal {
  * interrupted at any point leaves keys that open everything, and is finished by doing it again.
  */
 export function openRotation(settings: RotationSettings): Rotation {
-  const { pool, service, realm, emit, overlap = noticedAfter } = settings
+  const { pool, service, realm, emit, usage, overlap = noticedAfter } = settings
   if (!Number.isInteger(overlap) || overlap < 0) throw new TypeError('openRotation: overlap must be a whole number of milliseconds')
   const seconds = Math.ceil(overlap / 1000)
   const forever = { lifetime: 60 * 60_000, activeLifetime: 1, uses: 2 ** 20, clock: () => performance.now() }
-  const keks = openKeks({ pool, service, realm, emit, ...forever })
+  const keks = openKeks({ pool, service, realm, emit, usage, by: operator, ...forever })
 
   async function versionsOf(purpose: KekPurpose): Promise<readonly (KekRow & { readonly kek_state: string })[]> {
     return pool.query<KekRow & { readonly kek_state: string }>({ ...kekRows, values: [purpose] })

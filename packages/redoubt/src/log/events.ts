@@ -31,6 +31,8 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'audit.lagging': 'warn',
   'audit.failed': 'error',
   'key.service_failed': 'error',
+  'key.usage_failed': 'error',
+  'security.key_use_unusual': 'warn',
   'health.failed': 'error',
   'idempotency.sweep_failed': 'error',
 }

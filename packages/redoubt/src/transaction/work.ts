@@ -84,6 +84,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
 
   const tx: Tx = {
     caller,
+    keyUser: { actor: caller.role, purpose: plan.entry.purpose },
     query,
     run: <R>(compilable: Compilable<R>) => {
       const { sql, parameters } = compilable.compile()

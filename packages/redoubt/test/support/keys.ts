@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { keyId, secretKey } from '../../src/aead.ts'
 import type { Event } from '../../src/events.ts'
 import { openKeyring, type DataKey, type Keyring, type KeyringSettings, type KeyScope } from '../../src/keyring.ts'
+import { unrecorded } from '../../src/keyring/usage.ts'
 import { openKeyService, type KeyService } from '../../src/kms.ts'
 import { openPool } from '../../src/pg.ts'
 import type { TestDatabase } from './database.ts'
@@ -78,6 +79,7 @@ export async function keysWorld(database: TestDatabase): Promise<KeysWorld> {
         service,
         realm: database.service,
         emit: (event) => events.push(event),
+        usage: unrecorded,
         ...more,
       })
     },
