@@ -106,7 +106,7 @@ test('what could not be written is kept and written later, once, also when only 
         if (fate === 'refused') throw new Error('no connection')
         const rows = await pool.query(statement)
         if (fate === 'answer lost') throw new Error('connection lost')
-        return rows as never
+        return rows
       },
     },
   })

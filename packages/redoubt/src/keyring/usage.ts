@@ -68,9 +68,9 @@ function openCounters(most: number) {
   function laneOf(by: KeyUser, dataClass: string): Lane {
     const purpose = by.purpose ?? ''
     let purposes = actors.get(by.actor)
-    if (purposes === undefined) actors.set(by.actor, (purposes = new Map()))
+    if (purposes === undefined) actors.set(by.actor, (purposes = new Map<string, Map<string, Lane>>()))
     let classes = purposes.get(purpose)
-    if (classes === undefined) purposes.set(purpose, (classes = new Map()))
+    if (classes === undefined) purposes.set(purpose, (classes = new Map<string, Lane>()))
     let lane = classes.get(dataClass)
     if (lane === undefined) classes.set(dataClass, (lane = { open: new Map(), unwrap: new Map(), wrap: new Map() }))
     return lane
