@@ -10,6 +10,7 @@ export const refusals = {
   code_refused: { status: 401, title: 'This code is wrong, used, or too old' },
   forbidden: { status: 403, title: 'This caller may not do this' },
   origin_refused: { status: 403, title: 'Requests from this origin are not accepted' },
+  csrf_refused: { status: 403, title: 'The request does not prove that it comes from a page of this service' },
   not_found: { status: 404, title: 'No such thing, or not visible to this caller' },
   method_not_allowed: { status: 405, title: 'This path does not support the method' },
   conflict: { status: 409, title: 'The present state does not allow this' },

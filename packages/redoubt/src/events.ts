@@ -1,5 +1,8 @@
 import type { RefusalCode } from './errors.ts'
 
+/** The controls of the edge that can be rolled out in steps. */
+export type ControlName = 'csrf' | 'fetch-metadata' | 'origin' | 'csp' | 'https' | 'limits'
+
 /**
  * Everything noteworthy, in one union. Log, metrics and incidents are fed from it after the answer.
  * No member may carry a value that came from outside: ids, names of things, counts and durations only.
@@ -15,6 +18,8 @@ export type Event =
   | { readonly type: 'auth.code_issued'; readonly requestId: string; readonly actor: string; readonly purpose: string }
   | { readonly type: 'auth.otp_failed'; readonly requestId: string; readonly purpose: string; readonly reason: 'unknown' | 'wrong' | 'tampered' }
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }
+  | { readonly type: 'security.control_triggered'; readonly requestId: string; readonly control: ControlName; readonly mode: 'report' | 'enforce'; readonly rule: string }
+  | { readonly type: 'security.csp_violation'; readonly requestId: string; readonly directive: string; readonly blocked: string; readonly disposition: string }
   | { readonly type: 'security.statement_refused'; readonly requestId: string; readonly action: string; readonly command: string }
   | { readonly type: 'security.injection_suspected'; readonly requestId: string; readonly action: string; readonly sqlState: string }
   | { readonly type: 'security.audit_chain_broken'; readonly problem: string; readonly seq?: string }

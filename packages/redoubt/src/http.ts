@@ -2,6 +2,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import { bodyLimit, defaultBodyLimit } from './http/body.ts'
+import type { ControlMode, Controls } from './http/controls.ts'
 import { cors } from './http/cors.ts'
 import { fieldLines, mostFieldLines } from './http/field-lines.ts'
 import { securityHeaders } from './http/headers.ts'
@@ -17,8 +18,12 @@ import { newId } from './bytes.ts'
 export type PerimeterOptions = {
   /** Addresses or CIDR ranges whose X-Forwarded-* are believed; empty: nobody's. */
   readonly trustedProxies: readonly string[]
-  readonly https: 'off' | 'enforce'
+  readonly https: ControlMode
+  /** Hosts whose pages people ask for by name: their GET and HEAD are sent from HTTP to HTTPS; all others get 421. */
+  readonly pageHosts?: readonly string[]
   readonly hsts?: Hsts
+  /** Modes of the other controls, for a rollout in steps; default: all enforced. */
+  readonly controls?: Controls
   /** Exact origins browsers may call from, the service's own included. */
   readonly origins: readonly string[]
   readonly credentials?: boolean
@@ -34,16 +39,16 @@ export type PerimeterOptions = {
  * @throws TypeError for an option that is unsafe, unknown or would do nothing
  */
 export function perimeter(options: PerimeterOptions): readonly Step[] {
-  onlyKnown('perimeter', options, ['trustedProxies', 'https', 'hsts', 'origins', 'credentials', 'maxBody', 'permissions', 'emit'])
+  onlyKnown('perimeter', options, ['trustedProxies', 'https', 'pageHosts', 'hsts', 'controls', 'origins', 'credentials', 'maxBody', 'permissions', 'emit'])
   const { emit, hsts, permissions } = options
   if (typeof emit !== 'function') throw new TypeError('perimeter: emit must be a function')
-  if (hsts !== undefined && options.https !== 'enforce') throw new TypeError("perimeter: hsts does nothing useful unless https is 'enforce'")
+  if (hsts !== undefined && options.https === 'off') throw new TypeError("perimeter: hsts does nothing useful while https is 'off'")
   return Object.freeze([
     requestId(openProxies(options.trustedProxies), emit),
     securityHeaders({ ...(hsts === undefined ? undefined : { hsts }), ...(permissions === undefined ? undefined : { permissions }) }),
     fieldLines(emit),
-    https(options.https, emit),
-    cors(options.origins, options.credentials ?? false, emit),
+    https(options.https, emit, options.pageHosts),
+    cors(options.origins, options.credentials ?? false, emit, options.controls),
     bodyLimit(options.maxBody ?? defaultBodyLimit, emit),
   ])
 }

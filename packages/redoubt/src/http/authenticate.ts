@@ -2,9 +2,20 @@ import type { IncomingMessage } from 'node:http'
 import type { Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Tokens } from '../tokens.ts'
+import type { SessionCookies } from './cookies.ts'
+
+/** How a caller came. Only the edge knows it; CSRF is asked of those whose browser sends the proof by itself. */
+export type Via = 'bearer' | 'cookie'
+export type Known = { readonly caller: Person; readonly via: Via }
 
 /** Turns a request into its caller, or refuses with `unauthenticated`. */
-export type Authenticate = (req: IncomingMessage, visitor: Visitor) => Person | Promise<Person>
+export type Authenticate = {
+  (req: IncomingMessage, visitor: Visitor): Known | Promise<Known>
+  /** Left out by one that takes no cookies; `mount` refuses one that does without `csrf`. */
+  readonly ways?: readonly Via[]
+  /** Whether the request carries what this one reads; for `anyOf`. */
+  present?(req: IncomingMessage): boolean
+}
 
 const scheme = /^bearer +([A-Za-z0-9_.-]+)$/i
 
@@ -15,20 +26,58 @@ const scheme = /^bearer +([A-Za-z0-9_.-]+)$/i
  */
 export function bearer(tokens: Tokens): Authenticate {
   if (typeof tokens?.verify !== 'function') throw new TypeError('bearer: tokens must come from openTokens')
-  return (req, visitor) => {
+  const read = (req: IncomingMessage, visitor: Visitor): Known => {
     const header = req.headers.authorization
     if (header === undefined) throw new Refusal('unauthenticated')
     const token = scheme.exec(header)?.[1]
     if (token === undefined) throw new Refusal('unauthenticated')
-    const claims = tokens.verify(token)
-    return {
-      kind: 'user',
-      actor: claims.actor,
-      role: claims.role,
-      tenant: claims.tenant,
-      session: claims.session,
-      requestId: visitor.requestId,
-      address: visitor.address,
-    }
+    return { caller: callerOf(tokens, token, visitor), via: 'bearer' }
+  }
+  return Object.assign(read, { ways: ['bearer'] as const, present: (req: IncomingMessage) => req.headers.authorization !== undefined })
+}
+
+/**
+ * Callers by the access cookie of a browser's session. `mount` asks CSRF of them, by default and on every unsafe method.
+ * @param cookies of sessionCookies
+ */
+export function cookie(tokens: Tokens, cookies: SessionCookies): Authenticate {
+  if (typeof tokens?.verify !== 'function') throw new TypeError('cookie: tokens must come from openTokens')
+  if (typeof cookies?.read !== 'function') throw new TypeError('cookie: cookies must come from sessionCookies')
+  const read = (req: IncomingMessage, visitor: Visitor): Known => {
+    const { access } = cookies.read(req.headers)
+    if (access === undefined || access === '') throw new Refusal('unauthenticated')
+    return { caller: callerOf(tokens, access, visitor), via: 'cookie' }
+  }
+  return Object.assign(read, { ways: ['cookie'] as const, present: (req: IncomingMessage) => cookies.read(req.headers).access !== undefined })
+}
+
+/**
+ * The first of several whose credential the request carries decides alone: a wrong token in Authorization is refused,
+ * and not made good by a cookie beside it.
+ * @throws TypeError when one of them cannot tell whether its credential is there
+ */
+export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[]]): Authenticate {
+  if (authenticates.length === 0 || authenticates.some(({ present }) => present === undefined)) throw new TypeError('anyOf: takes what bearer, cookie and their like make')
+  const read = (req: IncomingMessage, visitor: Visitor): Known | Promise<Known> => {
+    const which = authenticates.find(({ present }) => present?.(req))
+    if (which === undefined) throw new Refusal('unauthenticated')
+    return which(req, visitor)
+  }
+  return Object.assign(read, {
+    ways: authenticates.flatMap(({ ways }) => ways ?? []),
+    present: (req: IncomingMessage) => authenticates.some(({ present }) => present?.(req)),
+  })
+}
+
+function callerOf(tokens: Tokens, token: string, visitor: Visitor): Person {
+  const claims = tokens.verify(token)
+  return {
+    kind: 'user',
+    actor: claims.actor,
+    role: claims.role,
+    tenant: claims.tenant,
+    session: claims.session,
+    requestId: visitor.requestId,
+    address: visitor.address,
   }
 }

@@ -8,6 +8,8 @@ import type { Step } from './visit.ts'
 /** domain.md: JSON body cap. */
 export const defaultBodyLimit = 100 * 1024
 
+export const formType = 'application/x-www-form-urlencoded'
+const form = /^application\/x-www-form-urlencoded(?:;\s*charset="?utf-8"?)?$/i
 const json = /^application\/json(?:;\s*charset="?utf-8"?)?$/i
 
 /**
@@ -36,10 +38,10 @@ export function announcesBody(req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0')
 }
 
-/** @throws Refusal unsupported_media_type unless the body is of this type */
-export function checkContentType(req: IncomingMessage, type = 'application/json'): void {
+/** @throws Refusal unsupported_media_type unless the body is of one of these types */
+export function checkContentType(req: IncomingMessage, types: readonly string[] = ['application/json']): void {
   const given = req.headers['content-type']
-  const fits = given !== undefined && (type === 'application/json' ? json.test(given) : given === type)
+  const fits = given !== undefined && types.some((type) => (type === 'application/json' ? json.test(given) : type === formType ? form.test(given) : given === type))
   if (!fits) throw new Refusal('unsupported_media_type')
 }
 

@@ -1,11 +1,14 @@
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import { openControls } from './controls.ts'
+import type { Controls } from './controls.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'
+import { visitOf } from './visit.ts'
 import type { Step } from './visit.ts'
 
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
-const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match'
+const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match, X-CSRF-Token'
 const exposed = 'X-Request-Id, Retry-After, Location, ETag'
 const preflightSeconds = '600'
 
@@ -15,12 +18,13 @@ const preflightSeconds = '600'
  * public origin belongs on the list, since browsers send Origin with same-origin POSTs too.
  * @param origins serialised origins, such as https://app.example.com
  * @param credentials whether browsers may send cookies
+ * @param controls the mode of `origin`; default: enforced
  * @throws TypeError for `*`, `null`, a path, a pattern, or credentials with an empty list
  */
-export function cors(origins: readonly string[], credentials: boolean, emit: Emit): Step {
+export function cors(origins: readonly string[], credentials: boolean, emit: Emit, controls: Controls = openControls({}, { emit })): Step {
   if (!Array.isArray(origins)) throw new TypeError('origins must be a list of exact origins')
   for (const origin of origins) {
-    if (typeof origin !== 'string' || !isOrigin(origin)) {
+    if (!isOrigin(origin)) {
       throw new TypeError('origins: each must be an exact http(s) origin without path; * and null are not possible')
     }
   }
@@ -30,7 +34,11 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
     res.setHeader('Vary', 'Origin')
     const origin = req.headers.origin
     if (origin === undefined) return next()
-    if (!allowed.has(origin)) return answerProblem(req, res, new Refusal('origin_refused'), emit)
+    if (!allowed.has(origin)) {
+      // Where it only reports, the page still cannot read the answer: there are no Access-Control headers for it.
+      if (!controls.refuses('origin', visitOf(req)?.visitor.requestId ?? '', 'unlisted')) return next()
+      return answerProblem(req, res, new Refusal('origin_refused'), emit)
+    }
     res.setHeader('Access-Control-Allow-Origin', origin)
     if (credentials) res.setHeader('Access-Control-Allow-Credentials', 'true')
     if (req.method === 'OPTIONS' && req.headers['access-control-request-method'] !== undefined) {
@@ -45,8 +53,9 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
   }
 }
 
-function isOrigin(text: string): boolean {
-  if (!URL.canParse(text)) return false
+/** An origin exactly as browsers send it (RFC 6454 §6.2). */
+export function isOrigin(text: unknown): text is string {
+  if (typeof text !== 'string' || !URL.canParse(text)) return false
   const url = new URL(text)
   return (url.protocol === 'https:' || url.protocol === 'http:') && url.origin === text && !text.includes('*')
 }

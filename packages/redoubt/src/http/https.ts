@@ -1,19 +1,36 @@
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import type { ControlMode } from './controls.ts'
+import { isOwnPath } from './html.ts'
 import { answerProblem } from './problem.ts'
+import { sendEmpty } from './send.ts'
 import { visitOf } from './visit.ts'
 import type { Step } from './visit.ts'
 
 /**
  * Refuses plain HTTP with 421. An API host does not redirect: the token has already crossed the wire in clear,
- * and a redirect would hide that from the client's author.
- * @throws TypeError when the mode is unknown
+ * and a redirect would hide that from the client's author. A person who typed the name of a page's host is sent to
+ * HTTPS, for GET and HEAD alone: a form or a password must not be sent twice, once in clear.
+ * @param pageHosts exact values of Host; the redirect goes to the name on this list, never to what was sent
+ * @throws TypeError when the mode is unknown, or pageHosts would do nothing or are no hosts
  */
-export function https(mode: 'off' | 'enforce', emit: Emit): Step {
-  if (mode !== 'off' && mode !== 'enforce') throw new TypeError("https must be 'off' or 'enforce'")
+export function https(mode: ControlMode, emit: Emit, pageHosts: readonly string[] = []): Step {
+  if (!['off', 'report', 'enforce'].includes(mode)) throw new TypeError("https must be 'off', 'report' or 'enforce'")
+  if (pageHosts.length > 0 && mode !== 'enforce') throw new TypeError("pageHosts does nothing unless https is 'enforce'")
+  for (const host of pageHosts) if (!/^[a-z0-9.-]+$/.test(host)) throw new TypeError('pageHosts: each must be a host name in small letters, without port')
   if (mode === 'off') return (_req, _res, next) => next()
+  const hosts = new Set(pageHosts)
   return (req, res, next) => {
-    if (visitOf(req)?.secure === true) return next()
+    const visit = visitOf(req)
+    if (visit?.secure === true) return next()
+    emit({ type: 'security.control_triggered', requestId: visit?.visitor.requestId ?? '', control: 'https', mode, rule: 'plain' })
+    if (mode === 'report') return next()
+    const host = req.headers.host?.toLowerCase().replace(/:80$/, '') ?? ''
+    const target = req.url ?? ''
+    if ((req.method === 'GET' || req.method === 'HEAD') && hosts.has(host) && isOwnPath(target)) {
+      res.setHeader('Location', `https://${host}${target}`)
+      return sendEmpty(res, 308)
+    }
     answerProblem(req, res, new Refusal('https_required'), emit)
   }
 }

@@ -2,26 +2,28 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import type { Authenticate } from './authenticate.ts'
-import { announcesBody, checkContentType, defaultBodyLimit, readBody } from './body.ts'
-import { parseJson } from './json.ts'
+import type { Authenticate, Known } from './authenticate.ts'
+import { defaultBodyLimit } from './body.ts'
+import { answer } from './answer.ts'
+import type { Csrf } from './csrf.ts'
+import { readForm, readIdempotencyKey, readInput, readParams, readQuery } from './input.ts'
 import { openApi } from './openapi.ts'
 import type { ApiInfo } from './openapi.ts'
 import { onlyKnown, whole } from './options.ts'
-import { fieldProblems, parse } from './parse.ts'
-import { decodeSegment, parseQuery, pathTree, splitTarget } from './path.ts'
+import { openPages } from './pages.ts'
+import type { Pages, PagesOptions } from './pages.ts'
+import { pathTree, splitTarget } from './path.ts'
 import { answerProblem } from './problem.ts'
-import { isReply, limitOf } from './route.ts'
 import type { Route } from './route.ts'
-import { sendEmpty, sendJson } from './send.ts'
+import { sendJson } from './send.ts'
 import { visitOf } from './visit.ts'
 import type { Step, Visit } from './visit.ts'
 
-/** A further check after authentication and before the body: CSRF, limits by caller. Throws a Refusal. */
+/** A further check after authentication and before the body, such as limits by caller. Throws a Refusal. */
 export type Check = (
   req: IncomingMessage,
   res: ServerResponse,
-  about: { readonly visitor: Visitor; readonly caller: Person | null; readonly route: Route },
+  about: { readonly visitor: Visitor; readonly caller: Person | null; readonly via: Known['via'] | undefined; readonly route: Route },
 ) => void | Promise<void>
 
 export type MountOptions = {
@@ -34,12 +36,15 @@ export type MountOptions = {
   /** Milliseconds for a whole body, default 10,000. */
   readonly bodyTimeout?: number
   readonly checks?: readonly Check[]
+  /** Asked of every caller by cookie; required where `authenticate` takes cookies, or a page is mounted. */
+  readonly csrf?: Csrf
+  /** Required where a page is mounted. */
+  readonly pages?: PagesOptions
   /** Served to everybody as JSON, by default at /openapi.json; left out: not served. */
   readonly openapi?: ApiInfo & { readonly path?: string }
 }
 
 type Leaf = { readonly byMethod: Map<string, Route>; allow: string; document: string | undefined }
-type Limits = { readonly limit: number; readonly timeout: number }
 
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
@@ -49,16 +54,18 @@ type Limits = { readonly limit: number; readonly timeout: number }
  * @throws TypeError when two routes are the same, a role is unknown, or an option would do nothing
  */
 export function mount(routes: readonly Route[], options: MountOptions): Step {
-  onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'openapi'])
-  const { authenticate, emit, checks = [] } = options
+  onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'csrf', 'pages', 'openapi'])
+  const { authenticate, emit, csrf, checks = [] } = options
   for (const [name, value] of [['authenticate', authenticate], ['emit', emit]] as const) {
     if (typeof value !== 'function') throw new TypeError(`mount: ${name} must be a function`)
   }
+  if (csrf === undefined && authenticate.ways?.includes('cookie') === true) throw new TypeError('mount: callers by cookie need csrf')
   const limits = {
     limit: whole('mount: limit', options.limit ?? defaultBodyLimit, 1, 64 * 1024 * 1024),
     timeout: whole('mount: bodyTimeout', options.bodyTimeout ?? 10_000, 10, 600_000),
   }
   const tree = plant(routes, options)
+  const pages = pagesOf(routes, options)
   const run = async (req: IncomingMessage, res: ServerResponse, visit: Visit): Promise<void> => {
     const target = splitTarget(originalTarget(req))
     const found = tree.match(target.path)
@@ -72,34 +79,77 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       throw new Refusal('method_not_allowed')
     }
     visit.route = route.path
+    visit.kind = route.kind
     const { visitor } = visit
-    let caller: Person | null = null
+    let known: Known | undefined
     if (route.access !== 'public') {
-      const known = authenticate(req, visitor)
-      caller = known instanceof Promise ? await known : known
-      visit.actor = caller.actor
-      if (!route.access.includes(caller.role)) {
-        emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor: caller.actor })
+      const wait = authenticate(req, visitor)
+      known = wait instanceof Promise ? await wait : wait
+      const { actor, role } = known.caller
+      visit.actor = actor
+      if (!route.access.includes(role)) {
+        emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })
         throw new Refusal('forbidden')
       }
     }
+    const caller = known?.caller ?? null
+    const session = known?.via === 'cookie' ? known.caller.session : undefined
+    if (session !== undefined && csrf === undefined) throw new TypeError('mount: a caller came by cookie, and there is no csrf to ask')
+    if (csrf !== undefined && route.method !== 'GET' && (session !== undefined || route.kind === 'page')) csrf.fromOurPage(req.headers, visitor.requestId)
+    else if (session !== undefined) csrf?.notEmbedded(req.headers, visitor.requestId)
     for (const check of checks) {
-      const wait = check(req, res, { visitor, caller, route })
+      const wait = check(req, res, { visitor, caller, via: known?.via, route })
       if (wait instanceof Promise) await wait
     }
+    const proof = csrf === undefined || session === undefined || route.method === 'GET' ? undefined : { csrf, session }
+    if (proof !== undefined && route.form === undefined) await proof.csrf.check(proof.session, tokenHeader(req), visitor.requestId)
     const params = readParams(route, found.values)
     const query = readQuery(route, target.query)
+    if (route.kind === 'page') {
+      let form: unknown
+      if (route.form !== undefined) {
+        const sent = await readForm(route, req, limits)
+        await proof?.csrf.check(proof.session, tokenHeader(req) ?? sent.token, visitor.requestId)
+        form = sent.parse()
+      } else await readInput(route, req, limits)
+      const token = csrf === undefined || session === undefined ? '' : await csrf.token(session)
+      const made = (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers: req.headers })
+      await answer(route, res, await made, pages?.fields(route) ?? [])
+      return
+    }
     const key = readIdempotencyKey(route, req)
-    const body = route.body === undefined && route.raw === undefined ? noBody(req) : await readInput(route, req, limits)
+    const reading = readInput(route, req, limits)
+    const body = reading === undefined ? undefined : await reading
     const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
     const made = route.handle({ caller, visitor, params, query, body, repeatable, headers: req.headers })
-    answer(route, res, made instanceof Promise ? await made : made)
+    const sending = answer(route, res, made instanceof Promise ? await made : made, [])
+    if (sending !== undefined) await sending
   }
   return (req, res) => {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
-    run(req, res, visit).catch((error: unknown) => answerProblem(req, res, error, emit))
+    run(req, res, visit).catch((error: unknown) => {
+      if (visit.kind === 'page' && pages !== undefined) pages.refuse(req, res, error)
+      else answerProblem(req, res, error, emit)
+    })
   }
+}
+
+/** One header, once; a form's own field is the other way. */
+function tokenHeader(req: IncomingMessage): string | undefined {
+  const given = req.headers['x-csrf-token']
+  return typeof given === 'string' ? given : undefined
+}
+
+function pagesOf(routes: readonly Route[], options: MountOptions): Pages | undefined {
+  const { csrf, pages, emit } = options
+  const first = routes.find(({ kind }) => kind === 'page')
+  if (first === undefined) {
+    if (pages !== undefined) throw new TypeError('mount: pages does nothing while no route is a page')
+    return undefined
+  }
+  if (pages === undefined || csrf === undefined) throw new TypeError(`mount: ${first.path} is a page, so pages and csrf are required`)
+  return openPages(pages, routes, emit)
 }
 
 function plant(routes: readonly Route[], options: MountOptions): ReturnType<typeof pathTree<Leaf>> {
@@ -127,55 +177,4 @@ function plant(routes: readonly Route[], options: MountOptions): ReturnType<type
 /** Under app.use('/api', …) Express cuts the prefix off url; routes are declared by the full path. */
 function originalTarget(req: IncomingMessage & { readonly originalUrl?: unknown }): string {
   return typeof req.originalUrl === 'string' ? req.originalUrl : (req.url ?? '')
-}
-
-function readParams(route: Route, values: readonly string[]): unknown {
-  if (route.params === undefined) return {}
-  const given: Record<string, string> = {}
-  for (const [i, name] of route.names.entries()) given[name] = decodeSegment(values[i] ?? '')
-  return parse(route.params, given, 'malformed_request')
-}
-
-function readQuery(route: Route, text: string): unknown {
-  if (route.query === undefined && text === '') return {}
-  const given = parseQuery(text)
-  if (route.query !== undefined) return parse(route.query, given, 'invalid_input')
-  const fields = Object.keys(given).slice(0, 32).map((key) => ({ field: /^[A-Za-z_][A-Za-z0-9_-]{0,63}$/.test(key) ? key : '?', rule: 'unknown' }))
-  throw new Refusal('invalid_input', { fields })
-}
-
-function readIdempotencyKey(route: Route, req: IncomingMessage): string | undefined {
-  if (route.idempotent === undefined) return undefined
-  const key = req.headers['idempotency-key']
-  if (key === undefined && route.idempotent === true) return undefined
-  if (typeof key === 'string' && /^[\x21-\x2b\x2d-\x7e]{8,128}$/.test(key)) return key
-  throw new Refusal('malformed_request', { fields: [{ field: 'idempotency-key', rule: key === undefined ? 'required' : 'form' }] })
-}
-
-function noBody(req: IncomingMessage): undefined {
-  if (announcesBody(req)) throw new Refusal('malformed_request', { fields: [{ field: 'body', rule: 'unexpected' }] })
-}
-
-async function readInput(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> {
-  checkContentType(req, route.raw?.type)
-  const bytes = await readBody(req, limitOf(route, limits.limit), limits.timeout)
-  return route.body === undefined ? bytes : parse(route.body, parseJson(bytes), 'invalid_input')
-}
-
-function answer(route: Route, res: ServerResponse, made: unknown): void {
-  const given = isReply(made) ? made : undefined
-  const status = given?.status ?? route.status
-  const value = given === undefined ? made : given.value
-  let text: string | undefined
-  if (route.answer !== null) {
-    const shaped = route.answer.safeParse(value)
-    if (!shaped.success) {
-      const broken = fieldProblems(shaped.error.issues, value).map(({ field, rule }) => `${field} ${rule}`).join(', ')
-      throw new TypeError(`${route.method} ${route.path}: the answer does not fit its schema: ${broken}`)
-    }
-    text = JSON.stringify(shaped.data)
-  }
-  if (given !== undefined) for (const [name, header] of Object.entries(given.headers)) res.setHeader(name, header)
-  if (text === undefined) sendEmpty(res, status)
-  else sendJson(res, status, text)
 }

@@ -2,6 +2,7 @@ import { refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'
 import { onlyKnown } from './options.ts'
 import { problemType } from './problem.ts'
+import { typesOf } from './route.ts'
 import type { Route } from './route.ts'
 import type { JsonSchema } from './shape.ts'
 
@@ -22,7 +23,7 @@ export function openApi(routes: readonly Route[], info: ApiInfo): JsonSchema {
   onlyKnown('openApi', info, ['title', 'version', 'description', 'servers'])
   const named: Record<string, unknown> = { Problem: problemSchema() }
   const paths: Record<string, Record<string, unknown>> = {}
-  for (const route of routes) (paths[route.path] ??= {})[route.method.toLowerCase()] = operation(route, named)
+  for (const route of routes.filter(({ kind }) => kind === 'api' || kind === 'download')) (paths[route.path] ??= {})[route.method.toLowerCase()] = operation(route, named)
   return {
     openapi: '3.1.1',
     info: { title: info.title, version: info.version, ...(info.description === undefined ? undefined : { description: info.description }) },
@@ -55,7 +56,7 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
     ...(parameters.length === 0 ? undefined : { parameters }),
     ...(body === undefined && route.raw === undefined
       ? undefined
-      : { requestBody: { required: true, content: { [route.raw?.type ?? 'application/json']: { schema: body === undefined ? {} : place(body) } } } }),
+      : { requestBody: { required: true, content: Object.fromEntries(bodyTypes(route).map((type) => [type, { schema: body === undefined ? {} : place(body) }])) } }),
     responses: {
       [String(route.status)]: {
         description: refusalFree(route.status),
@@ -67,10 +68,14 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
   }
 }
 
+function bodyTypes(route: Route): readonly string[] {
+  return route.raw === undefined ? ['application/json'] : typesOf(route.raw)
+}
+
 /** Every refusal the edge can give on this route, and those it declares itself. */
 function codesOf(route: Route): readonly RefusalCode[] {
   const codes: RefusalCode[] = ['malformed_request', 'origin_refused', 'body_too_large', 'https_required', 'unsupported_media_type', 'internal', 'busy', 'stopping']
-  if (route.access !== 'public') codes.push('unauthenticated', 'caller_refused', 'forbidden', 'audit_unavailable', 'database_unavailable')
+  if (route.access !== 'public') codes.push('unauthenticated', 'caller_refused', 'forbidden', 'csrf_refused', 'audit_unavailable', 'database_unavailable')
   if (route.names.length > 0) codes.push('not_found')
   // Any query is refused where none is declared, so invalid_input belongs to every route.
   codes.push('invalid_input')

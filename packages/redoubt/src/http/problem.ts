@@ -33,11 +33,12 @@ export function problemText(refusal: Refusal, requestId: string): string {
 }
 
 /**
- * The one place where an error becomes an answer. A Refusal keeps its code; anything else is `internal`, and the
- * error itself goes to the event `http.failed` only. After the head is out, the connection is cut: a body that
+ * What an error is to the outside, noted for `http.answered`: a Refusal keeps its code; anything else is `internal`, and
+ * the error itself goes to the event `http.failed` only. After the head is out, the connection is cut: a body that
  * stops short must not look complete.
+ * @returns undefined when there is nothing left to answer
  */
-export function answerProblem(req: IncomingMessage, res: ServerResponse, error: unknown, emit: Emit): void {
+export function noteProblem(req: IncomingMessage, res: ServerResponse, error: unknown, emit: Emit): { readonly refusal: Refusal; readonly requestId: string } | undefined {
   const refusal = error instanceof Refusal ? error : new Refusal('internal')
   const visit = visitOf(req)
   const requestId = visit?.visitor.requestId ?? newId()
@@ -45,16 +46,24 @@ export function answerProblem(req: IncomingMessage, res: ServerResponse, error: 
   if (refusal.status >= 500) emit({ type: 'http.failed', requestId, error })
   if (res.headersSent) {
     res.destroy()
-    return
+    return undefined
   }
   for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) res.removeHeader(name)
   res.removeHeader('X-Powered-By')
   res.setHeader('Cache-Control', 'no-store')
+  if (refusal.retryAfter !== undefined) res.setHeader('Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))
+  return { refusal, requestId }
+}
+
+/** The one place where an error becomes an answer of an API; pages have their own (pages.ts), for the same errors. */
+export function answerProblem(req: IncomingMessage, res: ServerResponse, error: unknown, emit: Emit): void {
+  const noted = noteProblem(req, res, error, emit)
+  if (noted === undefined) return
+  const { refusal, requestId } = noted
   if (refusal.status === 401) {
     // RFC 6750 §3: the error attribute only where a token was presented.
     res.setHeader('WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
   }
-  if (refusal.retryAfter !== undefined) res.setHeader('Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))
   const text = problemText(refusal, requestId)
   if (refusal.status === 413 || refusal.status === 408) return sendAndClose(req, res, refusal.status, text)
   sendJson(res, refusal.status, text, 'application/problem+json')

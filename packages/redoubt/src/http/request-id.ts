@@ -2,7 +2,7 @@ import { newId } from '../bytes.ts'
 import type { Emit } from '../events.ts'
 import type { Proxies } from './proxies.ts'
 import { setVisit } from './visit.ts'
-import type { Step } from './visit.ts'
+import type { Step, Visit } from './visit.ts'
 
 const wellFormed = /^[A-Za-z0-9_-]{8,64}$/
 
@@ -17,10 +17,11 @@ export function requestId(proxies: Proxies, emit: Emit): Step {
     const incoming = req.headers['x-request-id']
     const kept = typeof incoming === 'string' && wellFormed.test(incoming) && proxies.trusts(req)
     const id = kept ? incoming : newId()
-    const visit = {
+    const visit: Visit = {
       visitor: { requestId: id, address: proxies.address(req) },
       secure: proxies.secure(req),
       route: 'unmatched',
+      kind: 'api',
       code: undefined,
       actor: undefined,
     }

@@ -7,12 +7,18 @@ import type { Repeatable } from '../idempotency.ts'
 import { defaultBodyLimit } from './body.ts'
 import { onlyKnown, whole } from './options.ts'
 import { parameterName, pathSegments } from './path.ts'
+import type { Sources } from './headers.ts'
 import { answerShape, strictShape } from './shape.ts'
 import type { JsonSchema } from './shape.ts'
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
 export type Access = 'public' | readonly [string, ...string[]]
-type Nothing = z.ZodObject<Record<never, never>, z.core.$strict>
+/** What a route answers with: JSON, a page, a file to save, or a file a page is made of. Each has headers of its own. */
+export type Kind = 'api' | 'page' | 'download' | 'asset'
+export type Nothing = z.ZodObject<Record<never, never>, z.core.$strict>
+
+/** The bytes of a body as sent: at most so many, of one of these types exactly. */
+export type Raw = { readonly limit: number; readonly type: string | readonly [string, ...string[]] }
 
 /** A value a handler may hand over: lists and objects may be readonly. */
 export type Given<T> = T extends readonly (infer U)[] ? readonly Given<U>[] : T extends object ? { readonly [K in keyof T]: Given<T[K]> } : T
@@ -31,16 +37,23 @@ export type Input<C extends Access, P extends z.ZodType, Q extends z.ZodType, B>
 
 const replies = new WeakSet<object>()
 /** An answer with its own status or headers; made by `reply`. */
-export type Reply<T> = { readonly value: T; readonly status: number | undefined; readonly headers: Readonly<Record<string, string>> }
+export type Reply<T> = {
+  readonly value: T
+  readonly status: number | undefined
+  readonly headers: Readonly<Record<string, string>>
+  /** Lines of Set-Cookie. */
+  readonly cookies: readonly string[]
+}
+type More = { readonly status?: number; readonly headers?: Readonly<Record<string, string>>; readonly cookies?: readonly string[] }
 
 /**
- * An answer with another status than the route's, or with headers such as Location or ETag.
+ * An answer with another status than the route's, with headers such as Location or ETag, or with the cookies of sessionCookies.
  * @param value the answer; null for an answer without body
  * @throws TypeError unless the status is 200 to 299
  */
-export function reply<T>(value: T, more: { readonly status?: number; readonly headers?: Readonly<Record<string, string>> } = {}): Reply<T> {
+export function reply<T>(value: T, more: More = {}): Reply<T> {
   if (more.status !== undefined) whole('reply: status', more.status, 200, 299)
-  const made = { value, status: more.status, headers: more.headers ?? {} }
+  const made = { value, status: more.status, headers: more.headers ?? {}, cookies: more.cookies ?? [] }
   replies.add(made)
   return made
 }
@@ -55,7 +68,7 @@ export type Definition<
   P extends z.ZodObject,
   Q extends z.ZodObject,
   B extends z.ZodType,
-  W extends { readonly limit: number; readonly type: string } | undefined,
+  W extends Raw | undefined,
   A extends z.ZodType | null,
 > = {
   readonly method: Method
@@ -81,6 +94,7 @@ type Answer<A extends z.ZodType | null> = Value<A> | Reply<Value<A>>
 
 /** A route as data, checked when it was built. */
 export type Route = {
+  readonly kind: Kind
   readonly method: Method
   /** With its parameters in braces. */
   readonly path: string
@@ -91,7 +105,11 @@ export type Route = {
   readonly params: z.ZodObject | undefined
   readonly query: z.ZodObject | undefined
   readonly body: z.ZodType | undefined
-  readonly raw: { readonly limit: number; readonly type: string } | undefined
+  readonly raw: Raw | undefined
+  /** The fields of a page's form. */
+  readonly form: z.ZodObject | undefined
+  /** What a page may load from beside its own origin. */
+  readonly sources: Sources | undefined
   readonly answer: z.ZodType | null
   readonly status: number
   readonly limit: number | undefined
@@ -120,7 +138,7 @@ export function route<
   P extends z.ZodObject = Nothing,
   Q extends z.ZodObject = Nothing,
   B extends z.ZodType = z.ZodUndefined,
-  W extends { readonly limit: number; readonly type: string } | undefined = undefined,
+  W extends Raw | undefined = undefined,
 >(definition: Definition<C, P, Q, B, W, A>): Route {
   const name = `route ${String(definition?.method)} ${String(definition?.path)}`
   onlyKnown(name, definition, keys)
@@ -129,9 +147,7 @@ export function route<
   const segments = pathSegments(definition.path)
   const names = segments.map(parameterName).filter((found) => found !== undefined)
   if (typeof definition.summary !== 'string' || definition.summary === '') throw new TypeError(`${name}: summary is missing`)
-  if (access !== 'public' && !(Array.isArray(access) && access.length > 0 && access.every((role) => typeof role === 'string' && role !== 'public'))) {
-    throw new TypeError(`${name}: access must be 'public' or the roles that may call it`)
-  }
+  checkAccess(name, access)
   if (typeof definition.handle !== 'function') throw new TypeError(`${name}: handle is missing`)
   if (answer === undefined) throw new TypeError(`${name}: answer must be a schema, or null for no body`)
   if (names.length > 0 || params !== undefined) {
@@ -144,7 +160,7 @@ export function route<
   if (body !== undefined && raw !== undefined) throw new TypeError(`${name}: either body or raw`)
   if (raw !== undefined) {
     whole(`${name}: raw.limit`, raw.limit, 1, 64 * 1024 * 1024)
-    if (typeof raw.type !== 'string' || raw.type === '') throw new TypeError(`${name}: raw.type is missing`)
+    if (typesOf(raw).some((type) => typeof type !== 'string' || type === '')) throw new TypeError(`${name}: raw.type is missing`)
   }
   if (definition.limit !== undefined) {
     if (body === undefined) throw new TypeError(`${name}: limit does nothing without body`)
@@ -157,6 +173,7 @@ export function route<
   for (const code of definition.refuses ?? []) if (!Object.hasOwn(refusals, code)) throw new TypeError(`${name}: there is no refusal ${code}`)
 
   return Object.freeze({
+    kind: 'api' as const,
     method,
     path: `/${segments.join('/')}`,
     segments,
@@ -167,6 +184,8 @@ export function route<
     query,
     body,
     raw,
+    form: undefined,
+    sources: undefined,
     answer,
     status,
     limit: definition.limit,
@@ -182,6 +201,21 @@ export function route<
     // The schemas above are what makes the input of this type; mount passes nothing that they have not parsed.
     handle: definition.handle as unknown as Route['handle'],
   })
+}
+
+/**
+ * Default deny: nothing is served that does not say who may call it.
+ * @throws TypeError unless access is 'public' or a list of roles
+ */
+export function checkAccess(name: string, access: unknown): void {
+  if (access !== 'public' && !(Array.isArray(access) && access.length > 0 && access.every((role) => typeof role === 'string' && role !== 'public'))) {
+    throw new TypeError(`${name}: access must be 'public' or the roles that may call it`)
+  }
+}
+
+/** The media types a raw body may have. */
+export function typesOf(raw: Raw): readonly string[] {
+  return typeof raw.type === 'string' ? [raw.type] : raw.type
 }
 
 /** The body limit of a route: its own, or the one mount was given. */

@@ -1,16 +1,19 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Visitor } from '../context.ts'
 import type { RefusalCode } from '../errors.ts'
+import type { Kind } from './route.ts'
 
 /** One step of the perimeter. Mounts on Express 5, on NestJS and on bare node:http. */
 export type Step = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
 
-/** What the edge knows of a request; the last three are filled as the request goes on, for `http.answered`. */
+/** What the edge knows of a request; the last four are filled as the request goes on, for `http.answered`. */
 export type Visit = {
   readonly visitor: Visitor
   /** Over TLS, by the socket or by the word of a trusted proxy. */
   readonly secure: boolean
   route: string
+  /** The kind of the matched route: how an error is told. */
+  kind: Kind
   code: RefusalCode | undefined
   actor: string | undefined
 }

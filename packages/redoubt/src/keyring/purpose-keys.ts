@@ -1,4 +1,4 @@
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto'
+import { createHash, createPrivateKey, createPublicKey, createSecretKey, generateKeyPairSync, hkdfSync } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
@@ -10,7 +10,7 @@ import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './k
 import type { KeyUsage } from './usage.ts'
 
 /** What the service signs. One key pair each, so that a signature for one is never one for another. */
-export type Purpose = 'token-sign' | 'audit-anchor' | 'erasure-ledger' | 'backup-manifest'
+export type Purpose = 'csrf' | 'token-sign' | 'audit-anchor' | 'erasure-ledger' | 'backup-manifest'
 
 /** The Ed25519 key pair of a purpose, and the public keys of all its versions. */
 export type PurposeKey = {
@@ -20,6 +20,8 @@ export type PurposeKey = {
   readonly publicKey: KeyObject
   /** By kid: this version and those that only verify by now. All authenticated, none merely read from a table. */
   readonly verifiers: ReadonlyMap<string, KeyObject>
+  /** HMAC-SHA-256 keys derived from the private keys, the active version's first: what one instance signed, every other one verifies. */
+  readonly secrets: readonly KeyObject[]
 }
 
 type PairRow = KekRow & { readonly kid: string; readonly wrapped: Buffer; readonly public_key: Buffer; readonly holds: string; readonly wait: number }
@@ -43,6 +45,15 @@ const insert = {
 export function kidOf(publicKey: KeyObject): string {
   const { x } = publicKey.export({ format: 'jwk' })
   return createHash('sha256').update(JSON.stringify({ crv: 'Ed25519', kty: 'OKP', x })).digest('base64url')
+}
+
+/** RFC 5869 over the private key: a purpose that needs a shared secret needs no second kind of row for it. */
+function secretOf(purpose: Purpose, privateKey: KeyObject): KeyObject {
+  const der = privateKey.export({ format: 'der', type: 'pkcs8' })
+  const bytes = Buffer.from(hkdfSync('sha256', der, '', `redoubt ${purpose} secret`, 32))
+  const secret = createSecretKey(bytes)
+  for (const used of [der, bytes]) used.fill(0)
+  return secret
 }
 
 /** What the wrapping of a signing key is bound to; of a retired pair only the public half is wrapped. */
@@ -120,7 +131,10 @@ export function openPurposeKeys(settings: {
     const known = made.get(pair.kid)
     if (known !== undefined) return known
     const { kid, privateKey, publicKey } = pair
-    const key = Object.freeze({ kid, privateKey, publicKey, verifiers: new Map(pairs.map((other) => [other.kid, other.publicKey])) })
+    // A version that is to sign later verifies already: another instance's clock may be ahead.
+    const halves = [privateKey, ...pairs.flatMap((other) => (other.privateKey === null || other === pair ? [] : [other.privateKey]))]
+    const secrets = halves.map((half) => secretOf(purpose, half))
+    const key = Object.freeze({ kid, privateKey, publicKey, verifiers: new Map(pairs.map((other) => [other.kid, other.publicKey])), secrets })
     made.set(kid, key)
     return key
   }

@@ -21,6 +21,8 @@ const families: Readonly<Record<Family, Category>> = {
 const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'http.failed': 'error',
   'security.unauthorized_access': 'warn',
+  'security.control_triggered': 'warn',
+  'security.csp_violation': 'warn',
   'security.statement_refused': 'warn',
   'security.injection_suspected': 'warn',
   'security.audit_chain_broken': 'fatal',

@@ -1,0 +1,61 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { refusals } from '../errors.ts'
+import type { RefusalCode } from '../errors.ts'
+import type { Emit } from '../events.ts'
+import { answerPage } from './answer.ts'
+import { pageHeaders } from './headers.ts'
+import type { Fields, PageHeaders } from './headers.ts'
+import { html, isOwnPath } from './html.ts'
+import type { Html } from './html.ts'
+import { onlyKnown } from './options.ts'
+import { redirect } from './page.ts'
+import { answerProblem, noteProblem } from './problem.ts'
+import type { Route } from './route.ts'
+
+/** What a page may say of a refusal: its code, its title, and the request id to quote. */
+export type Refused = { readonly code: RefusalCode; readonly status: number; readonly title: string; readonly requestId: string }
+
+export type PagesOptions = {
+  readonly headers: PageHeaders
+  /** Whoever is not signed in, or no longer, is sent to this path. Left out: told by `refused`. */
+  readonly signIn?: string
+  /** The page of a refusal; default a plain one. */
+  readonly refused?: (about: Refused) => Html
+}
+
+export type Pages = {
+  /** The headers of a page's route. */
+  fields(route: Route): Fields
+  /** Answers an error on a page's route: to the sign-in, or as a page with the status of the refusal. */
+  refuse(req: IncomingMessage, res: ServerResponse, error: unknown): void
+}
+
+/**
+ * How pages are answered: their headers, computed once per route, and their refusals.
+ * @throws TypeError for an option that is out of form
+ */
+export function openPages(options: PagesOptions, routes: readonly Route[], emit: Emit): Pages {
+  onlyKnown('pages', options, ['headers', 'signIn', 'refused'])
+  const { signIn, refused = plainly } = options
+  if (signIn !== undefined && !isOwnPath(signIn)) throw new TypeError('pages: signIn must be a path of this service')
+  const fieldsFor = pageHeaders(options.headers)
+  const known = new Map(routes.filter(({ kind }) => kind === 'page').map((route) => [route, fieldsFor(route.sources)]))
+  const usual = fieldsFor()
+  return Object.freeze<Pages>({
+    fields: (route) => known.get(route) ?? usual,
+    refuse(req, res, error) {
+      const noted = noteProblem(req, res, error, emit)
+      if (noted === undefined) return
+      const { refusal, requestId } = noted
+      const { code, status } = refusal
+      // These two close the connection, which answerProblem knows how to do; nobody reads a page then.
+      if (status === 413 || status === 408) return answerProblem(req, res, refusal, () => undefined)
+      if (signIn !== undefined && (code === 'unauthenticated' || code === 'caller_refused')) return answerPage(res, redirect(signIn), usual)
+      answerPage(res, refused({ code, status, title: refusals[code].title, requestId }), usual, status)
+    },
+  })
+}
+
+function plainly({ title, requestId }: Refused): Html {
+  return html`<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>${title}</title></head><body><main><h1>${title}</h1><p>Request ${requestId}</p></main></body></html>`
+}
