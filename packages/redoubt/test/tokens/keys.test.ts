@@ -8,7 +8,7 @@ import { followKeys, tokenKeys } from '../../src/tokens/keys.ts'
 
 function keyOf(kid: string, known: readonly PurposeKey[] = []): PurposeKey {
   const pair = generateKeyPairSync('ed25519')
-  return { kid, ...pair, verifiers: new Map([...known.map((other) => [other.kid, other.publicKey] as const), [kid, pair.publicKey]]) }
+  return { kid, ...pair, secrets: [], verifiers: new Map([...known.map((other) => [other.kid, other.publicKey] as const), [kid, pair.publicKey]]) }
 }
 
 async function turns(): Promise<void> {
