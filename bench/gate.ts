@@ -73,7 +73,7 @@ async function measure(title: string, database: BenchDatabase, me: Person, patie
   async function fourTrips(statements: number): Promise<void> {
     const client = await conventional.connect()
     await client.query('begin')
-    await client.query({ name: 'caller', text: `select set_config('redoubt.caller', $1, true)`, values: [signer.sign(me, 'patient.listed')] })
+    await client.query({ name: 'caller', text: `select set_config('redoubt.caller', $1, true)`, values: [signer.sign(me, 'patient.listed', null)] })
     for (let i = 0; i < statements; i += 1) await client.query(statement())
     await client.query('commit')
     client.release()

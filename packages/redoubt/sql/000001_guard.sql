@@ -25,7 +25,7 @@ create policy guard_insert on guard.caller_keys for insert to {guard} with check
 create policy guard_update on guard.caller_keys for update to {guard} using (false) with check (false);
 create policy guard_delete on guard.caller_keys for delete to {guard} using (true);
 
-create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text);
+create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text, entry uuid);
 
 set local role {owner};
 create schema if not exists redoubt;
@@ -81,24 +81,23 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   claim text := pg_catalog.current_setting('redoubt.caller', true);
-  part text[] := pg_catalog.string_to_array(claim, '|');
+  part text[] := pg_catalog.string_to_array(claim, '|', '');
   who guard.verified;
 begin
   who := (
-    select row(s.user_id, part[5], part[6], s.id, part[8], part[9])::guard.verified
+    select row(s.user_id, part[5], part[6], s.id, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
     from guard.caller_keys k
-    left join redoubt.sessions s on s.id = nullif(part[7], '')::pg_catalog.uuid
+    -- A person without a live session of their own is nobody.
+    left join redoubt.sessions s on s.id = part[7]::pg_catalog.uuid
+      and s.user_id = part[4]::pg_catalog.uuid and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+      -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
+      and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
     where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
-      and part[11] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad
-        || pg_catalog.substring(pg_catalog.textsend(claim), 1, greatest(pg_catalog.octet_length(claim) - 65, 0)))), 'hex')
+      and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
       -- Against the transaction's own start: a long transaction keeps the caller it began with.
-      and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[10]::pg_catalog.int8) <= 10000
-      -- A system caller has no session and is no person; a person without a live session of their own is nobody.
-      and case when part[7] = '' then part[4] = '' and pg_catalog.starts_with(part[5], 'system.')
-        else s.user_id::text = part[4] and s.absolute_expires_at > pg_catalog.transaction_timestamp()
-          -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
-          and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
-      end
+      and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
+      -- A system caller has no session and is no person.
+      and (s.id is not null or (part[7] is null and part[4] is null and pg_catalog.starts_with(part[5], 'system.')))
   );
   if who.role is null then
     raise exception using errcode = 'RD401', message = 'caller refused';

@@ -65,13 +65,15 @@ create policy app_delete on redoubt.audit_logs for delete to {app} using (false)
 
 set local role {guard};
 
--- The gate's last statement before COMMIT. Actor, tenant, action, request, time and transaction are stamped from the
--- verified caller, never taken from arguments. One entry per transaction: SQL injected into it that writes one of its own
--- (a reading that never was, in somebody's "who read my data") makes the gate's fail, and with it everything.
+-- The gate's last statement before COMMIT. Actor, tenant, action, request, time, transaction and the entry's own id are
+-- stamped from the verified caller, never taken from arguments. A signature carries one id, so it is good for one entry:
+-- SQL injected into the transaction that writes one of its own (a reading that never was, in somebody's "who read my
+-- data") makes the gate's fail, and with it everything. A look into audit_logs for an entry of this transaction cost more
+-- than the entry: its plan was made while the table was small, and read all of it later.
 -- synchronous_commit is set again here because the caller's SQL may have turned it off (a read whose entry dies with the
 -- machine would be a read without a trace).
 create function guard.finish(
-  p_id uuid, p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb,
+  p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb,
   p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days int, p_subjects uuid[]
 ) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -83,20 +85,24 @@ begin
      or p_retain_days not between 0 and 36500 then
     raise exception using errcode = '22023', message = 'outcome, commitment or retention out of form';
   end if;
-  if exists (select from redoubt.audit_logs l where l.xid = pg_catalog.pg_current_xact_id_if_assigned()) then
-    raise exception using errcode = 'RD403', message = 'this transaction has its entry already';
+  if who.entry is null then
+    raise exception using errcode = 'RD403', message = 'this caller was not signed for an entry';
   end if;
   perform pg_catalog.set_config('synchronous_commit', 'on', true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
-    values (p_id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
+    values (who.entry, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
       case when who.actor is null then 'system' else 'user' end, who.actor, who.role, who.tenant, who.action,
       p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
-      p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days));
+      p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days))
+    on conflict (id) do nothing;
+  if not found then
+    raise exception using errcode = 'RD403', message = 'this signature has left its entry already';
+  end if;
   if pg_catalog.cardinality(p_subjects) > 0 then
-    insert into redoubt.audit_subjects (subject_id, entry_id) select s, p_id from pg_catalog.unnest(p_subjects) s;
+    insert into redoubt.audit_subjects (subject_id, entry_id) select s, who.entry from pg_catalog.unnest(p_subjects) s;
   end if;
 end $$;
 
-revoke all on function guard.finish(uuid, text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) from public;
-grant execute on function guard.finish(uuid, text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) to {app}, {worker};
+revoke all on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) from public;
+grant execute on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[]) to {app}, {worker};

@@ -74,7 +74,7 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
     if (odd !== undefined) throw odd
     const personal = plan.audited ? await personalOf(gate, caller, plan.entry.id) : null
     const connection = await gate.pool.connect()
-    const batch: Statement<unknown>[] = [enterStatement(gate, caller, { action: plan.entry.action, audited: plan.audited }), statement]
+    const batch: Statement<unknown>[] = [enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }), statement]
     if (plan.audited) batch.push(finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement)
     else batch.push(resetStatement)
     const outcome = await connection.send(batch)

@@ -79,7 +79,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
       metadata: unknown && caller.actor !== null ? { ...plan.entry.metadata, claimed_actor: caller.actor } : plan.entry.metadata,
     }
     const connection = await gate.pool.connect()
-    const { failure } = await connection.send([enterStatement(gate, writer, { action: entry.action, audited: true }), finishStatement(entry)])
+    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }), finishStatement(entry)])
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
   } catch (cause) {

@@ -5,8 +5,11 @@ import type { Pool } from '../pg.ts'
 
 /** Signs callers for one database; the key lives in this process and, as padded blocks, in guard.caller_keys. */
 export type Signer = {
-  /** The value of the `redoubt.caller` setting. Called when the statement is sent: it holds for ten seconds. */
-  sign(caller: Caller, action: string): string
+  /**
+   * The value of the `redoubt.caller` setting. Called when the statement is sent: it holds for ten seconds.
+   * @param entry id of the one audit entry that may be written under this signature; null where none may
+   */
+  sign(caller: Caller, action: string, entry: string | null): string
   close(): Promise<void>
 }
 
@@ -38,9 +41,9 @@ export function checkCaller(caller: Caller, action: string): void {
  * The text that is signed: no field can contain the bar, so no two callers give the same text.
  * @throws TypeError as checkCaller
  */
-export function callerText(kid: string, audience: string, caller: Caller, action: string, now: number): string {
+export function callerText(kid: string, audience: string, caller: Caller, action: string, entry: string | null, now: number): string {
   checkCaller(caller, action)
-  return `v1|${kid}|${audience}|${fieldsOf(caller, action).join('|')}|${now}`
+  return `v1|${kid}|${audience}|${fieldsOf(caller, action).join('|')}|${entry ?? ''}|${now}`
 }
 
 /** The two padded blocks of RFC 2104, from which the database computes the same HMAC with sha256() alone. */
@@ -112,8 +115,8 @@ export async function openSigner(keys: Pool, service: string, now: () => number 
   timer.unref()
 
   return {
-    sign(caller, action) {
-      const text = callerText(current.kid, audience, caller, action, now())
+    sign(caller, action, entry) {
+      const text = callerText(current.kid, audience, caller, action, entry, now())
       return `${text}|${createHmac('sha256', current.key).update(text).digest('hex')}`
     },
     async close() {

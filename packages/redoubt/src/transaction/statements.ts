@@ -41,19 +41,19 @@ const enter =
  * A call without an entry is verified here, because its statements may meet no policy that asks: without it a revoked
  * session went on reading public rows. Where there is an entry, guard.finish() verifies.
  */
-export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, entry: { readonly action: string; readonly audited: boolean }): Statement {
+export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, entry: { readonly id: string; readonly action: string; readonly audited: boolean }): Statement {
   return {
     ...(entry.audited ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, (guard.caller()).role` }),
-    values: [gate.signer.sign(caller, entry.action), String(gate.pool.statementTimeout)],
+    values: [gate.signer.sign(caller, entry.action, entry.audited ? entry.id : null), String(gate.pool.statementTimeout)],
   }
 }
 
 export function finishStatement(entry: Entry): Statement {
   return {
     name: 'redoubt_finish',
-    text: 'select guard.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)',
+    text: 'select guard.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
     values: [
-      entry.id, entry.resource?.type ?? null, entry.resource?.id ?? null, entry.purpose, entry.outcome, JSON.stringify(entry.metadata),
+      entry.resource?.type ?? null, entry.resource?.id ?? null, entry.purpose, entry.outcome, JSON.stringify(entry.metadata),
       entry.personal?.sealed ?? null, entry.personal?.commitment ?? null, entry.keep, entry.days, entry.subjects,
     ],
   }

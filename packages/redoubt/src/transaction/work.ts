@@ -42,7 +42,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     if (connection === undefined) {
       connection = await gate.pool.connect()
       // Signed here, after the wait for a connection: the signature holds for seconds.
-      lead = [beginStatement, enterStatement(gate, caller, { action: plan.entry.action, audited: plan.audited })]
+      lead = [beginStatement, enterStatement(gate, caller, { ...plan.entry, audited: plan.audited })]
     }
     const outcome = await connection.send([...lead, ...statements])
     return { outcome, answers: outcome.answers.slice(lead.length) }

@@ -80,7 +80,7 @@ async function callAll(client: pg.Client, caller: Caller | null, target: Callabl
   const answers: unknown[] = []
   for (const values of argumentsOf(target)) {
     await client.query('begin')
-    if (caller !== null) await client.query(`select set_config('redoubt.caller', $1, true)`, [claimOf(key, database, caller)])
+    if (caller !== null) await client.query(`select set_config('redoubt.caller', $1, true)`, [claimOf(key, database, caller, { entry: randomUUID() })])
     const list = target.types.map((type, i) => `$${i + 1}::${type}`).join(', ')
     answers.push(await client.query<Record<string, unknown>>({ text: `select * from ${target.name}(${list}) as answer`, values: [...values] }).then(({ rows }) => rows, () => 'refused'))
     await client.query('commit')

@@ -150,7 +150,7 @@ suite('a dumped caller key', () => {
     assert.ok(dumped !== undefined && dumped.hours <= 26, 'a dump is worth a day and two hours at most')
     const sha256 = (...parts: readonly (Buffer | string)[]): Buffer => createHash('sha256').update(Buffer.concat(parts.map((part) => Buffer.from(part as string)))).digest()
     const forged = (): string => {
-      const text = callerText(dumped.kid, `${database.service}/${database.name}`, alicesAccount, 'test.read', Date.now())
+      const text = callerText(dumped.kid, `${database.service}/${database.name}`, alicesAccount, 'test.read', null, Date.now())
       return `${text}|${sha256(dumped.outer_pad, sha256(dumped.inner_pad, text)).toString('hex')}`
     }
     assert.equal(await believed(database, forged()), `patient ${alicesAccount.actor}`, 'the attack itself is right')
@@ -163,7 +163,7 @@ suite('a dumped caller key', () => {
     // A restore begins without keys, and a process that starts on it works.
     await database.admin('delete from guard.caller_keys')
     const again = await openTestGate(database)
-    assert.equal(await believed(database, again.signer.sign(alicesAccount, 'test.read')), `patient ${alicesAccount.actor}`)
+    assert.equal(await believed(database, again.signer.sign(alicesAccount, 'test.read', null)), `patient ${alicesAccount.actor}`)
     assert.equal(await believed(database, forged()), 'RD401')
     await again.close()
   })

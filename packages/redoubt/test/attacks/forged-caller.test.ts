@@ -22,10 +22,10 @@ const opened = await openTestGate(database)
 after(() => opened.close())
 
 /** A signed claim with the fields as given, whatever they are. */
-const crafted = (fields: Partial<Record<'version' | 'kid' | 'audience' | 'actor' | 'role' | 'tenant' | 'session' | 'action' | 'request' | 'at', string>>): string => {
+const crafted = (fields: Partial<Record<'version' | 'kid' | 'audience' | 'actor' | 'role' | 'tenant' | 'session' | 'action' | 'request' | 'entry' | 'at', string>>): string => {
   const all = {
     version: 'v1', kid: key.kid, audience: `${database.service}/${database.name}`, actor: alice.actor, role: alice.role, tenant: alice.tenant,
-    session: alice.session, action: 'test.read', request: alice.requestId, at: String(Date.now()), ...fields,
+    session: alice.session, action: 'test.read', request: alice.requestId, entry: '', at: String(Date.now()), ...fields,
   }
   return signText(key, Object.values(all).join('|'))
 }
@@ -147,7 +147,7 @@ test('a system caller that is a person too, or a person without a session', asyn
 })
 
 test('a bar in a field, so that it reads as two', () => {
-  const with_ = (more: Partial<Caller>, action = 'a'): (() => string) => () => callerText('kid', 'a/b', { ...alice, ...more } as Caller, action, 1)
+  const with_ = (more: Partial<Caller>, action = 'a'): (() => string) => () => callerText('kid', 'a/b', { ...alice, ...more } as Caller, action, null, 1)
   for (const build of [with_({ requestId: `x|${mallory.actor}` }), with_({ role: 'patient|x' }), with_({ tenant: 'a|b' }), with_({}, 'read|admin'), with_({ requestId: 'a\nb' })]) {
     assert.throws(build, TypeError)
   }
@@ -164,7 +164,7 @@ test('a session revoked while a transaction runs: its next statement is refused'
 })
 
 test('set_config of a forged claim, injected into the transaction of another caller', async () => {
-  const forged = signText({ kid: key.kid, secret: randomBytes(32) }, callerText(key.kid, `${database.service}/${database.name}`, alice, 'test.read', Date.now()))
+  const forged = signText({ kid: key.kid, secret: randomBytes(32) }, callerText(key.kid, `${database.service}/${database.name}`, alice, 'test.read', null, Date.now()))
   const inject = (sql: string) => transaction(opened.gate, mallory, 'test.read', (tx) => tx.query({ text: sql, values: [] }))
   const set = `set_config('redoubt.caller', '${forged}', true)`
   for (const sql of [

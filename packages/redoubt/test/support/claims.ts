@@ -22,8 +22,8 @@ export function signText({ secret }: KnownKey, text: string): string {
 }
 
 /** A claim as the gate signs it, or with what `more` changes before it is signed. */
-export function claimOf(key: KnownKey, database: TestDatabase, caller: Caller, more: { readonly now?: number; readonly audience?: string; readonly action?: string } = {}): string {
-  return signText(key, callerText(key.kid, more.audience ?? `${database.service}/${database.name}`, caller, more.action ?? 'test.read', more.now ?? Date.now()))
+export function claimOf(key: KnownKey, database: TestDatabase, caller: Caller, more: { readonly now?: number; readonly audience?: string; readonly action?: string; readonly entry?: string } = {}): string {
+  return signText(key, callerText(key.kid, more.audience ?? `${database.service}/${database.name}`, caller, more.action ?? 'test.read', more.entry ?? null, more.now ?? Date.now()))
 }
 
 /** Runs `work` on a plain connection of its own: SQL as an attacker types it, with the driver's own protocol choice. */

@@ -10,7 +10,7 @@ import { testDatabase } from '../support/database.ts'
 const database = await testDatabase({ origins: ['redoubt'] })
 const day = 24 * 3_600_000
 const caller = systemCaller('probe', 'test', { requestId: 'probe', address: null })
-const kidOf = (signer: Signer): string => signer.sign(caller, 'test.look').split('|')[1] ?? ''
+const kidOf = (signer: Signer): string => signer.sign(caller, 'test.look', null).split('|')[1] ?? ''
 const refused = (code: string) => (error: unknown): boolean => error instanceof Refusal && error.code === code
 
 function keysPool(): Pool {
