@@ -236,8 +236,9 @@ create trigger name_fixed before update of display_name on therapy.therapist_pro
 -- verification alone and is not readable through the app's role.
 grant select (user_id, display_name, specialisation, bio, verification, verified_at, price_minor, currency, time_zone, created_at, version),
   insert, update (display_name, specialisation, bio, price_minor, currency, time_zone, version) on therapy.therapist_profiles to {app};
+-- Asks who it is also where anybody may look: a session that has ended is nobody.
 create policy app_select on therapy.therapist_profiles for select to {app}
-  using (verification = 'verified' or user_id = (select guard.actor()));
+  using ((select guard.role()) is not null and (verification = 'verified' or user_id = (select guard.actor())));
 create policy app_insert on therapy.therapist_profiles for insert to {app}
   with check ((select guard.role()) = 'system.register' and verification = 'pending' and verified_by is null);
 create policy app_update on therapy.therapist_profiles for update to {app}

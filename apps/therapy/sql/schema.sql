@@ -374,7 +374,7 @@ create policy app_delete on therapy.therapist_profiles for delete to {app}
 create policy app_insert on therapy.therapist_profiles for insert to {app}
   with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (verification = 'pending'::text) AND (verified_by IS NULL)));
 create policy app_select on therapy.therapist_profiles for select to {app}
-  using (((verification = 'verified'::text) OR (user_id = ( SELECT guard.actor() AS actor))));
+  using (((( SELECT guard.role() AS role) IS NOT NULL) AND ((verification = 'verified'::text) OR (user_id = ( SELECT guard.actor() AS actor)))));
 create policy app_update on therapy.therapist_profiles for update to {app}
   using ((user_id = ( SELECT guard.actor() AS actor)))
   with check ((user_id = ( SELECT guard.actor() AS actor)));

@@ -1,3 +1,4 @@
+import { declared } from 'redoubt/columns'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
@@ -48,8 +49,10 @@ export function patientRoutes(app: App): readonly Route[] {
     route({
       method: 'GET', path: '/api/patients/{id}', tags: ['patients'], summary: 'One patient',
       access: ['patient', 'therapist'], params: idParams, answer: patientAnswer,
-      handle: ({ caller, params }) =>
-        transaction(app.db, caller, { action: 'patient.viewed', resource: { type: 'patient', id: params.id } }, (tx) => readPatient(app, tx, params.id)),
+      handle: async ({ caller, params: { id } }) => {
+        const row = await transaction.found(app.db, caller, { action: 'patient.viewed', resource: { type: 'patient', id }, subjects: [id] }, patientById(id))
+        return found(await app.columns.open(declared([id]), 'therapy.patients', [row]))
+      },
     }),
     route({
       method: 'PUT', path: '/api/patients/{id}', tags: ['patients'], summary: 'Replace one’s own identity and contact data',
@@ -60,14 +63,14 @@ export function patientRoutes(app: App): readonly Route[] {
   ]
 }
 
+const patientById = (id: string) =>
+  sql.selectFrom('therapy.patients')
+    .select(['id', 'therapist_id', 'first_name_enc', 'last_name_enc', 'dob_enc', 'phone_enc', 'address_enc', 'emergency_contact_enc', 'insurance_no_enc', 'version'])
+    .where('id', '=', id)
+
 /** @throws Refusal not_found when there is none in the caller's sight */
 export async function readPatient(app: App, tx: Tx, id: string): Promise<z.output<typeof patientAnswer>> {
-  const rows = await tx.run(
-    sql.selectFrom('therapy.patients')
-      .select(['id', 'therapist_id', 'first_name_enc', 'last_name_enc', 'dob_enc', 'phone_enc', 'address_enc', 'emergency_contact_enc', 'insurance_no_enc', 'version'])
-      .where('id', '=', id),
-  )
-  return found(await app.columns.open(tx, 'therapy.patients', rows))
+  return found(await app.columns.open(tx, 'therapy.patients', await tx.run(patientById(id))))
 }
 
 /** @throws Refusal not_found, version_conflict */

@@ -135,6 +135,12 @@ create function guard.drop_caller_key(p_kid text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$ begin delete from guard.caller_keys k where k.kid = p_kid; end $$;
 
+-- For transaction.found: a row that is not there, or not in the caller's sight, fails the call and its entry with it.
+create function guard.absent() returns boolean
+language plpgsql parallel safe set search_path = pg_catalog, pg_temp
+as $$ begin raise exception using errcode = 'RD404', message = 'not_found'; end $$;
+
 revoke all on all functions in schema guard from public;
 grant execute on function guard.caller(), guard.actor(), guard.role(), guard.tenant() to {app}, {worker}, {ingest}, {auditor};
+grant execute on function guard.absent() to {app};
 grant execute on function guard.install_caller_key(text, bytea, bytea, int), guard.drop_caller_key(text) to {keys};

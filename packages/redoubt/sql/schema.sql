@@ -634,6 +634,15 @@ grant update (status, role, version) on redoubt.users to {guard};
 
 -- functions
 
+CREATE OR REPLACE FUNCTION guard.absent()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin raise exception using errcode = 'RD404', message = 'not_found'; end $function$;
+alter function guard.absent() owner to {guard};
+grant execute on function guard.absent() to {app};
+
 CREATE OR REPLACE FUNCTION guard.actor()
  RETURNS uuid
  LANGUAGE plpgsql

@@ -1,8 +1,10 @@
 import { newId } from './bytes.ts'
 import type { Caller } from './context.ts'
-import type { Statement, Tx } from './pg.ts'
+import { Refusal } from './errors.ts'
+import type { Compilable, Statement, Tx } from './pg.ts'
 import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
+import { mustBeFound, preparedStatement } from './transaction/prepared.ts'
 import { durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
 import { openWork } from './transaction/work.ts'
@@ -62,6 +64,9 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
   }
 }
 
+/** A SELECT writes nothing unless a function in it does, and those verify by themselves. */
+const reading = /^\s*select\b/i
+
 /**
  * One statement as `caller` in one round trip: caller, statement and audit entry in one implicit transaction.
  * Data subjects whose sealed columns will be opened are named in the deed beforehand.
@@ -69,19 +74,24 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
  */
 async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, statement: Statement<R>): Promise<readonly R[]> {
   const plan = planOf(gate, caller, deed)
+  const { action } = plan.entry
   try {
-    const odd = refuseStatement(gate, caller, plan.entry.action, statement.text)
+    const odd = refuseStatement(gate, caller, action, statement.text)
     if (odd !== undefined) throw odd
     const personal = plan.audited ? await personalOf(gate, caller, plan.entry.id) : null
+    // A person's reading without an entry is verified by the policy of each row that comes, and once more is half the
+    // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of.
+    const byRows = !plan.audited && caller.kind === 'user' && reading.test(statement.text)
+    const enter = enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, !plan.audited && !byRows)
     const connection = await gate.pool.connect()
-    const batch: Statement<unknown>[] = [enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }), statement]
-    if (plan.audited) batch.push(finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement)
-    else batch.push(resetStatement)
-    const outcome = await connection.send(batch)
+    const outcome = await connection.send(plan.audited ? [enter, statement, finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement] : [enter, statement, resetStatement])
     const answer = outcome.answers[1]
     const poison = poisonOf(outcome, answer === undefined ? [] : [answer])
+    let refusal = refusalFor(gate, caller, action, outcome, poison)
+    if (byRows && refusal === undefined && answer?.rows.length === 0) {
+      refusal = (await connection.send([enterStatement(gate, caller, { ...plan.entry, audited: false }), resetStatement])).failure?.refusal
+    }
     connection.release(poison)
-    const refusal = refusalFor(gate, caller, plan.entry.action, outcome, poison)
     if (refusal !== undefined) throw lostAnswer(refusal)
     return (answer?.rows ?? []) as unknown as readonly R[]
   } catch (error) {
@@ -90,4 +100,17 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
   }
 }
 
+/**
+ * The row that a query must give, in one round trip: where there is none the call is refused inside the same
+ * transaction, so that no entry says that somebody's data was read who was not seen.
+ * @param deed names the data subjects whose sealed columns will be opened
+ * @throws Refusal not_found where the caller sees no such row; else as transaction does
+ */
+async function found<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, query: Compilable<R>): Promise<R> {
+  const [row] = await one(gate, caller, deed, mustBeFound(preparedStatement(query)))
+  if (row === undefined) throw new Refusal('not_found')
+  return row
+}
+
 transaction.one = one
+transaction.found = found

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import { CompiledQuery } from 'kysely'
 import { systemCaller } from '../src/context.ts'
 import { Refusal } from '../src/errors.ts'
+import type { Compilable } from '../src/pg.ts'
 import { transaction } from '../src/transaction.ts'
 import { makeAccount } from './support/accounts.ts'
 import { testDatabase } from './support/database.ts'
@@ -14,6 +16,7 @@ await database.admin('create schema notes; grant usage on schema notes to redoub
 after(() => opened.close())
 
 const refusal = (code: string) => (error: unknown): boolean => error instanceof Refusal && error.code === code
+const compiled = (text: string, values: readonly unknown[]): Compilable<unknown> => ({ compile: () => CompiledQuery.raw(text, [...values]) })
 const insert = (id: number) => ({ text: 'insert into notes.notes (id, owner) values ($1, guard.actor())', values: [id] })
 
 async function entriesOf(requestId: string): Promise<readonly string[]> {
@@ -165,12 +168,27 @@ test('bigint, date, bytea, arrays and null come back as what tables.ts says', as
   assert.deepEqual(row, { big: 9007199254740993n, day: '2026-03-29', bytes: Buffer.from([0, 255]), list: ['a', null], bigs: [1n, 2n], nothing: null, at: new Date('2026-01-01T00:00:00Z') })
 })
 
-test('attack: a revoked session gets nothing from an action without an entry, also where no policy asks', async () => {
+test('attack: a revoked session gets nothing from an action without an entry, also where nothing is to be seen', async () => {
   const gone = await makeAccount(database, 'gone')
   await database.admin('update redoubt.sessions set revoked_at = now() where id = $1', [gone.session])
   const harmless = { text: 'select 1 as one', values: [] }
-  await assert.rejects(transaction.one(opened.gate, gone, 'test.look', harmless), refusal('caller_refused'))
+  for (const text of ['select id from redoubt.users', 'select id from redoubt.users where false', 'select id from redoubt.idempotency_keys', 'select 1 where false', 'with one as (select 1) select * from one', 'values (1)']) {
+    await assert.rejects(transaction.one(opened.gate, gone, 'test.look', { text, values: [] }), refusal('caller_refused'), text)
+  }
   await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query(harmless)), refusal('caller_refused'))
+})
+
+test('a row that must be found gives itself and its entry in one trip; one that is not there is refused and names nobody', async () => {
+  const query = (id: string): Compilable<unknown> => compiled('select id, role from redoubt.users where id = $1 -- by id', [id])
+  const deed = (id: string) => ({ action: 'test.read', resource: { type: 'user', id }, subjects: [id] }) as const
+  const seen = { ...anna, requestId: 'found-1' }
+  assert.deepEqual(await transaction.found(opened.gate, seen, deed(anna.actor), query(anna.actor)), { id: anna.actor, role: 'patient' })
+  const other = crypto.randomUUID()
+  const unseen = { ...anna, requestId: 'found-2' }
+  await assert.rejects(transaction.found(opened.gate, unseen, deed(other), query(other)), refusal('not_found'))
+  const entries = await database.admin(`select l.outcome, s.subject_id from redoubt.audit_logs l left join redoubt.audit_subjects s on s.entry_id = l.id where l.request_id like 'found-_' order by l.request_id`)
+  assert.deepEqual(entries, [{ outcome: 'done', subject_id: anna.actor }, { outcome: 'refused:not_found', subject_id: null }])
+  await assert.rejects(transaction.found(opened.gate, seen, deed(other), compiled('delete from redoubt.users', [])), TypeError)
 })
 
 test('a refused call names the subjects whose columns had been opened before it was refused', async () => {

@@ -23,6 +23,12 @@ export const catalogueQueries = {
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm')`,
 
+  policies: `
+    select n.nspname || '.' || c.relname as "table", p.polname as name,
+      coalesce(pg_catalog.pg_get_expr(p.polqual, p.polrelid), '') as seen, coalesce(pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), '') as written
+    from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = any($1) and p.polroles && array[0::pg_catalog.oid, (select oid from pg_catalog.pg_roles where rolname = session_user)]`,
+
   role: `
     select 'runtime role ' || r.rolname || ' ' || f.fault as what, f.todo
     from pg_catalog.pg_roles r

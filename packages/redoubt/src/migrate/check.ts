@@ -6,6 +6,7 @@ import { catalogueQueries } from './catalogue.ts'
 export type Finding = { readonly what: string; readonly todo: string }
 
 type ColumnRow = { readonly table_name: string; readonly column_name: string; readonly type: string; readonly nullable: boolean; readonly generated: boolean }
+type PolicyRow = { readonly table: string; readonly name: string; readonly seen: string; readonly written: string }
 type TableRow = { readonly name: string; readonly kind: string; readonly enabled: boolean; readonly forced: boolean; readonly commands: string; readonly invoker: boolean; readonly owned_by_runtime: boolean }
 
 /** The definer functions of the kernel; an app adds its own. Any other one is a finding. */
@@ -67,6 +68,18 @@ function tableFindings(tables: Tables, rows: readonly TableRow[]): readonly Find
 }
 
 /**
+ * A policy that asks nobody is open to sessions that have ended: a reading without an audit entry is verified by the
+ * policies it meets and by nothing else (transaction.one).
+ */
+function policyFindings(rows: readonly PolicyRow[], verifiers: ReadonlySet<string>): readonly Finding[] {
+  const asks = (expression: string): boolean =>
+    expression === '' || expression === 'false' || [...expression.matchAll(/([a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*)\(/g)].some(([, name = '']) => verifiers.has(name))
+  return rows
+    .filter(({ seen, written }) => !asks(seen) || !asks(written))
+    .map(({ table, name }) => ({ what: `policy ${name} of ${table} does not ask who is calling`, todo: 'let it call guard.actor(), guard.role() or a function that does' }))
+}
+
+/**
  * Whom the server took this login for. Another role's passes the other questions where it may do less, and serves
  * nobody then; or it may do more than was meant for this door.
  */
@@ -90,6 +103,8 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
     findings.push(...(await ask<Finding>(query)))
   }
   const known = new Set([...kernelDefiners, ...definers])
+  const policies = await ask<PolicyRow>(catalogueQueries.policies)
+  findings.push(...policyFindings(policies.filter(({ table }) => table in tables.tables), known))
   for (const row of await ask<{ readonly name: string; readonly owner: string; readonly pinned: boolean; readonly for_app: boolean }>(catalogueQueries.definers)) {
     if (row.for_app && !known.has(row.name)) findings.push({ what: `definer function ${row.name} is not on the list`, todo: 'name it in the app’s definers after review, or drop it' })
     if (row.owner !== `${tables.service}_guard`) findings.push({ what: `definer function ${row.name} belongs to ${row.owner}`, todo: 'give it to the guard role' })

@@ -38,12 +38,18 @@ const enter =
 /**
  * The first statement of every transaction: the signed caller and the settings that decide over safety, all local, all
  * in one call; the caller is a bind parameter always. Every other setting is given back by resetStatement.
- * A call without an entry is verified here, because its statements may meet no policy that asks: without it a revoked
- * session went on reading public rows. Where there is an entry, guard.finish() verifies.
+ * A call without an entry is verified here, because its statements may reach no row whose policy asks: without it a
+ * revoked session was told that nothing is there, instead of that it has ended. Where there is an entry, guard.finish()
+ * verifies; a SELECT of transaction.one that brings rows has been verified by their policy.
  */
-export function enterStatement(gate: { readonly signer: Signer; readonly pool: Pool }, caller: Caller, entry: { readonly id: string; readonly action: string; readonly audited: boolean }): Statement {
+export function enterStatement(
+  gate: { readonly signer: Signer; readonly pool: Pool },
+  caller: Caller,
+  entry: { readonly id: string; readonly action: string; readonly audited: boolean },
+  verified: boolean = !entry.audited,
+): Statement {
   return {
-    ...(entry.audited ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, (guard.caller()).role` }),
+    ...(!verified ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, (guard.caller()).role` }),
     values: [gate.signer.sign(caller, entry.action, entry.audited ? entry.id : null), String(gate.pool.statementTimeout)],
   }
 }

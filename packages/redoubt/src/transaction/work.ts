@@ -1,23 +1,10 @@
 import type { Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
-import type { Answer, Compilable, Connection, Outcome, Statement, Tx } from '../pg.ts'
+import type { Answer, Connection, Outcome, Statement, Tx } from '../pg.ts'
 import { lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
+import { preparedStatement } from './prepared.ts'
 import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement } from './statements.ts'
-
-/** Texts of query builders seen so far: a policy's sub-plans cost more to plan than to run, so each text is prepared once. */
-const names = new Map<string, string>()
-/** Lists of varying length give ever new texts; a connection must not keep them all. */
-const mostNames = 250
-
-function preparedName(text: string): string | undefined {
-  let name = names.get(text)
-  if (name === undefined && names.size < mostNames) {
-    name = `redoubt_q${names.size}`
-    names.set(text, name)
-  }
-  return name
-}
 
 type Waiting = { readonly statement: Statement<unknown>; resolve(rows: readonly Record<string, unknown>[]): void; reject(error: unknown): void }
 
@@ -86,11 +73,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     caller,
     keyUser: { actor: caller.role, purpose: plan.entry.purpose },
     query,
-    run: <R>(compilable: Compilable<R>) => {
-      const { sql, parameters } = compilable.compile()
-      const name = preparedName(sql)
-      return query<R>(name === undefined ? { text: sql, values: parameters } : { name, text: sql, values: parameters })
-    },
+    run: (compilable) => query(preparedStatement(compilable)),
     about: (type, id) => {
       resource = { type, id }
     },
