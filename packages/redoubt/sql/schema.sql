@@ -25,6 +25,10 @@ grant usage on schema redoubt to {worker};
 
 create type guard.verified as (actor uuid, role text, tenant text, session uuid, action text, request text, entry uuid);
 
+-- sequences
+
+create sequence redoubt.key_calls_id_seq as bigint start 1 increment 1;
+
 -- tables
 
 create table guard.caller_keys (
@@ -66,7 +70,7 @@ create table keys.data_keys (
   constraint data_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
   constraint data_keys_keep_check CHECK ((keep ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
   constraint data_keys_key_id_check CHECK ((octet_length(key_id) = 16)),
-  constraint data_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
+  constraint data_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text, 'retiring'::text]))),
   constraint data_keys_tenant_check CHECK (((length(tenant) >= 1) AND (length(tenant) <= 200))),
   constraint data_keys_version_check CHECK ((version > 0)),
   constraint data_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
@@ -77,6 +81,7 @@ alter table keys.data_keys owner to {owner};
 CREATE INDEX data_keys_by_kek ON keys.data_keys USING btree (kek_id);
 CREATE UNIQUE INDEX data_keys_one_active ON keys.data_keys USING btree (tenant, subject, keep) WHERE (state = 'active'::text);
 CREATE TRIGGER refuse_erased BEFORE INSERT ON keys.data_keys FOR EACH ROW EXECUTE FUNCTION guard.refuse_erased();
+CREATE TRIGGER under_active_key BEFORE INSERT OR UPDATE OF kek_id ON keys.data_keys FOR EACH ROW EXECUTE FUNCTION keys.under_active_key();
 create policy guard_select on keys.data_keys for select to {guard}
   using (true);
 create policy guard_update on keys.data_keys for update to {guard}
@@ -91,7 +96,7 @@ create policy keys_select on keys.data_keys for select to {keys}
 create policy keys_update on keys.data_keys for update to {keys}
   using (true)
   with check (true);
-grant select (key_id) on keys.data_keys to {guard};
+grant select (key_id, state) on keys.data_keys to {guard};
 grant update (state) on keys.data_keys to {guard};
 grant delete, insert, select on keys.data_keys to {keys};
 grant update (kek_id, wrapped, state) on keys.data_keys to {keys};
@@ -131,14 +136,13 @@ create table keys.index_keys (
   key_id bytea not null,
   kek_id bytea not null,
   wrapped bytea not null,
-  state text default 'active'::text not null,
+  use_from timestamp with time zone default now() not null,
   created_at timestamp with time zone default now() not null,
   constraint index_keys_pkey PRIMARY KEY (table_id, column_id, version),
   constraint index_keys_key_id_key UNIQUE (key_id),
   constraint index_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
   constraint index_keys_column_id_check CHECK (((column_id >= 1) AND (column_id <= 65535))),
   constraint index_keys_key_id_check CHECK ((octet_length(key_id) = 16)),
-  constraint index_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
   constraint index_keys_table_id_check CHECK (((table_id >= 1) AND (table_id <= 65535))),
   constraint index_keys_version_check CHECK (((version >= 1) AND (version <= 255))),
   constraint index_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
@@ -147,7 +151,7 @@ alter table keys.index_keys enable row level security;
 alter table keys.index_keys force row level security;
 alter table keys.index_keys owner to {owner};
 CREATE INDEX index_keys_by_kek ON keys.index_keys USING btree (kek_id);
-CREATE UNIQUE INDEX index_keys_one_active ON keys.index_keys USING btree (table_id, column_id) WHERE (state = 'active'::text);
+CREATE TRIGGER under_active_key BEFORE INSERT OR UPDATE OF kek_id ON keys.index_keys FOR EACH ROW EXECUTE FUNCTION keys.under_active_key();
 create policy keys_delete on keys.index_keys for delete to {keys}
   using (true);
 create policy keys_insert on keys.index_keys for insert to {keys}
@@ -158,7 +162,7 @@ create policy keys_update on keys.index_keys for update to {keys}
   using (true)
   with check (true);
 grant delete, insert, select on keys.index_keys to {keys};
-grant update (kek_id, wrapped, state) on keys.index_keys to {keys};
+grant update (kek_id, wrapped) on keys.index_keys to {keys};
 
 create table keys.key_encryption_keys (
   id bytea not null,
@@ -203,15 +207,16 @@ create table keys.purpose_keys (
   kek_id bytea not null,
   wrapped bytea not null,
   public_key bytea not null,
-  state text default 'active'::text not null,
+  holds text default 'private'::text not null,
+  use_from timestamp with time zone default now() not null,
   created_at timestamp with time zone default now() not null,
   constraint purpose_keys_pkey PRIMARY KEY (purpose, kid),
   constraint purpose_keys_purpose_version_key UNIQUE (purpose, version),
   constraint purpose_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
+  constraint purpose_keys_holds_check CHECK ((holds = ANY (ARRAY['private'::text, 'public'::text]))),
   constraint purpose_keys_kid_check CHECK ((kid ~ '^[A-Za-z0-9_-]{43}$'::text)),
   constraint purpose_keys_public_key_check CHECK (((octet_length(public_key) >= 32) AND (octet_length(public_key) <= 512))),
   constraint purpose_keys_purpose_check CHECK ((purpose ~ '^[a-z][a-z-]{1,40}$'::text)),
-  constraint purpose_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text]))),
   constraint purpose_keys_version_check CHECK ((version > 0)),
   constraint purpose_keys_wrapped_check CHECK (((octet_length(wrapped) >= 61) AND (octet_length(wrapped) <= 512)))
 );
@@ -219,7 +224,7 @@ alter table keys.purpose_keys enable row level security;
 alter table keys.purpose_keys force row level security;
 alter table keys.purpose_keys owner to {owner};
 CREATE INDEX purpose_keys_by_kek ON keys.purpose_keys USING btree (kek_id);
-CREATE UNIQUE INDEX purpose_keys_one_active ON keys.purpose_keys USING btree (purpose) WHERE (state = 'active'::text);
+CREATE TRIGGER under_active_key BEFORE INSERT OR UPDATE OF kek_id ON keys.purpose_keys FOR EACH ROW EXECUTE FUNCTION keys.under_active_key();
 create policy keys_delete on keys.purpose_keys for delete to {keys}
   using (true);
 create policy keys_insert on keys.purpose_keys for insert to {keys}
@@ -230,7 +235,7 @@ create policy keys_update on keys.purpose_keys for update to {keys}
   using (true)
   with check (true);
 grant delete, insert, select on keys.purpose_keys to {keys};
-grant update (kek_id, wrapped, state) on keys.purpose_keys to {keys};
+grant update (kek_id, wrapped, holds) on keys.purpose_keys to {keys};
 
 create table redoubt.audit_anchors (
   seq bigint not null,
@@ -463,6 +468,110 @@ grant insert, select, update on redoubt.idempotency_keys to {app};
 grant delete on redoubt.idempotency_keys to {worker};
 grant select (id, expires_at) on redoubt.idempotency_keys to {worker};
 
+create table redoubt.key_calls (
+  id bigint generated always as identity not null,
+  at timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  operation text not null,
+  provider text not null,
+  outcome text not null,
+  milliseconds bigint not null,
+  times integer not null,
+  constraint key_calls_pkey PRIMARY KEY (id),
+  constraint key_calls_milliseconds_check CHECK ((milliseconds >= 0)),
+  constraint key_calls_operation_check CHECK ((operation = ANY (ARRAY['generate'::text, 'wrap'::text, 'unwrap'::text, 'rewrap'::text, 'check'::text]))),
+  constraint key_calls_times_check CHECK ((times > 0))
+);
+alter table redoubt.key_calls enable row level security;
+alter table redoubt.key_calls force row level security;
+alter table redoubt.key_calls owner to {owner};
+CREATE INDEX key_calls_by_time ON redoubt.key_calls USING btree (at);
+create policy auditor_select on redoubt.key_calls for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_calls for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_calls for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_calls for select to {guard}
+  using (true);
+grant select on redoubt.key_calls to {auditor};
+grant select on redoubt.key_calls to {backup};
+grant delete, insert, select on redoubt.key_calls to {guard};
+
+create table redoubt.key_usage (
+  hour timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  operation text not null,
+  key text not null,
+  uses bigint not null,
+  constraint key_usage_pkey PRIMARY KEY (hour, actor, purpose, data_class, operation, key),
+  constraint key_usage_operation_check CHECK ((operation = ANY (ARRAY['open'::text, 'unwrap'::text, 'wrap'::text]))),
+  constraint key_usage_uses_check CHECK ((uses > 0))
+);
+alter table redoubt.key_usage enable row level security;
+alter table redoubt.key_usage force row level security;
+alter table redoubt.key_usage owner to {owner};
+CREATE INDEX key_usage_by_key ON redoubt.key_usage USING btree (key, hour);
+create policy auditor_select on redoubt.key_usage for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_usage for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_usage for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_usage for select to {guard}
+  using (true);
+create policy guard_update on redoubt.key_usage for update to {guard}
+  using (true)
+  with check (true);
+grant select on redoubt.key_usage to {auditor};
+grant select on redoubt.key_usage to {backup};
+grant delete, insert, select on redoubt.key_usage to {guard};
+grant update (uses) on redoubt.key_usage to {guard};
+
+create table redoubt.key_usage_batches (
+  batch uuid not null,
+  at timestamp with time zone default now() not null,
+  constraint key_usage_batches_pkey PRIMARY KEY (batch)
+);
+alter table redoubt.key_usage_batches enable row level security;
+alter table redoubt.key_usage_batches force row level security;
+alter table redoubt.key_usage_batches owner to {owner};
+create policy guard_delete on redoubt.key_usage_batches for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_usage_batches for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_usage_batches for select to {guard}
+  using (true);
+grant delete, insert, select on redoubt.key_usage_batches to {guard};
+
+create table redoubt.key_use_unusual (
+  hour timestamp with time zone not null,
+  actor text not null,
+  purpose text not null,
+  data_class text not null,
+  uses bigint not null,
+  baseline bigint not null,
+  constraint key_use_unusual_pkey PRIMARY KEY (hour, actor, purpose, data_class)
+);
+alter table redoubt.key_use_unusual enable row level security;
+alter table redoubt.key_use_unusual force row level security;
+alter table redoubt.key_use_unusual owner to {owner};
+create policy auditor_select on redoubt.key_use_unusual for select to {auditor}, {backup}
+  using (true);
+create policy guard_delete on redoubt.key_use_unusual for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.key_use_unusual for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.key_use_unusual for select to {guard}
+  using (true);
+grant select on redoubt.key_use_unusual to {auditor};
+grant select on redoubt.key_use_unusual to {backup};
+grant delete, insert, select on redoubt.key_use_unusual to {guard};
+
 create table redoubt.one_time_codes (
   id uuid not null,
   user_id uuid not null,
@@ -590,8 +699,14 @@ create policy guard_select on redoubt.sessions for select to {guard}
 create policy guard_update on redoubt.sessions for update to {guard}
   using (true)
   with check (true);
+create policy worker_delete on redoubt.sessions for delete to {worker}
+  using ((absolute_expires_at < (now() - '7 days'::interval)));
+create policy worker_select on redoubt.sessions for select to {worker}
+  using ((absolute_expires_at < (now() - '7 days'::interval)));
 grant select (id, user_id, tenant, realm, created_at, last_used_at, idle_expires_at, absolute_expires_at, revoked_at, revoke_reason, address_prefix, device) on redoubt.sessions to {app};
 grant insert, select, update on redoubt.sessions to {guard};
+grant delete on redoubt.sessions to {worker};
+grant select (id, absolute_expires_at) on redoubt.sessions to {worker};
 
 create table redoubt.users (
   id uuid not null,
@@ -723,6 +838,24 @@ grant execute on function guard.caller() to {auditor};
 grant execute on function guard.caller() to {ingest};
 grant execute on function guard.caller() to {worker};
 
+CREATE OR REPLACE FUNCTION guard.caller_key_seconds(p_kid text)
+ RETURNS double precision
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ select extract(epoch from k.not_after - pg_catalog.now())::float8 from guard.caller_keys k where k.kid = p_kid $function$;
+alter function guard.caller_key_seconds(p_kid text) owner to {guard};
+grant execute on function guard.caller_key_seconds(p_kid text) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.caller_keys_summary()
+ RETURNS TABLE(live integer, first_ends timestamp with time zone, last_ends timestamp with time zone)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ select pg_catalog.count(*)::int, pg_catalog.min(k.not_after), pg_catalog.max(k.not_after) from guard.caller_keys k where k.not_after > pg_catalog.now() $function$;
+alter function guard.caller_keys_summary() owner to {guard};
+grant execute on function guard.caller_keys_summary() to {keys};
+
 CREATE OR REPLACE FUNCTION guard.claim_audit(by_holder uuid, seconds integer)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -748,6 +881,29 @@ begin
 end $function$;
 alter function guard.claim_audit(by_holder uuid, seconds integer) owner to {guard};
 grant execute on function guard.claim_audit(by_holder uuid, seconds integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.claim_email(p_email_bidx bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  -- Verified before anything is looked at: for anybody else this would be an oracle of who has an account.
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'system.register' and who.actor is null or pg_catalog.cardinality(p_email_bidx) not between 1 and 4 then
+    raise exception using errcode = 'RD403', message = 'not for this caller';
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
+    (select pg_catalog.min(pg_catalog.encode(b, 'hex')) from pg_catalog.unnest(p_email_bidx) b), 7304));
+  -- In a statement of its own: its snapshot comes after the lock.
+  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.id is distinct from who.actor) then
+    raise exception using errcode = 'RD409', message = 'already_exists';
+  end if;
+end $function$;
+alter function guard.claim_email(p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.claim_email(p_email_bidx bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION guard.cluster()
  RETURNS bigint
@@ -802,7 +958,7 @@ declare
   ended int;
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason
-    where s.user_id = who.actor and s.id <> who.session and s.revoked_at is null;
+    where s.user_id = who.actor and (s.id <> who.session or p_reason = 'logout_all') and s.revoked_at is null;
   get diagnostics ended = row_count;
   return ended;
 end $function$;
@@ -847,7 +1003,7 @@ declare
   ended int;
 begin
   if not (who.role = 'admin' and p_reason in ('ended_by_admin', 'suspended', 'role_changed', 'factor_changed')
-       or who.role = 'system.reset-password' and p_reason = 'password_changed') then
+       or who.role in ('system.reset', 'system.email-undo') and p_reason = 'password_changed') then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = p_reason where s.user_id = p_user and s.revoked_at is null;
@@ -921,6 +1077,69 @@ end $function$;
 alter function guard.expire_audit(before timestamp with time zone, max_entries integer) owner to {guard};
 grant execute on function guard.expire_audit(before timestamp with time zone, max_entries integer) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.expire_caller_keys(p_seconds integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  met int;
+begin
+  if p_seconds not between 0 and 86400 then
+    raise exception using errcode = '22023', message = 'seconds must be 0 to 86400';
+  end if;
+  if p_seconds = 0 then
+    delete from guard.caller_keys k;
+    get diagnostics met = row_count;
+  else
+    -- No policy lets anybody alter a row: it is written again, with less time.
+    with gone as (delete from guard.caller_keys k where k.not_after > pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds) returning k.*)
+    insert into guard.caller_keys (kid, prefix, inner_pad, outer_pad, not_after)
+      select g.kid, g.prefix, g.inner_pad, g.outer_pad, pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds) from gone g;
+    get diagnostics met = row_count;
+  end if;
+  perform guard.note_key('key.rotated', 'caller', null, pg_catalog.jsonb_build_object('keys', met, 'seconds', p_seconds));
+  return met;
+end $function$;
+alter function guard.expire_caller_keys(p_seconds integer) owner to {guard};
+grant execute on function guard.expire_caller_keys(p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.find_unusual_key_use(p_times numeric, p_least bigint)
+ RETURNS TABLE(hour timestamp with time zone, actor text, purpose text, data_class text, uses bigint, baseline bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  began timestamptz := (select min(u.hour) from redoubt.key_usage u);
+begin
+  if p_times is null or p_times < 1 or p_least is null or p_least < 1 then
+    raise exception using errcode = '22023', message = 'p_times and p_least must be 1 or more';
+  end if;
+  return query
+    with looked_at as (
+      select date_trunc('hour', transaction_timestamp(), 'UTC') - make_interval(hours => h) as hour from generate_series(0, 1) h
+    ), now_used as (
+      select u.hour, u.actor, u.purpose, u.data_class, sum(u.uses)::bigint as uses
+        from redoubt.key_usage u where u.operation = 'open' and u.hour in (select l.hour from looked_at l)
+        group by 1, 2, 3, 4
+    ), compared as (
+      select n.*, greatest(p_least, coalesce((
+          select ceil(sum(u.uses) / least(7, greatest(1, floor(extract(epoch from n.hour - began) / 86400)))) from redoubt.key_usage u
+            where u.operation = 'open' and u.actor = n.actor and u.purpose = n.purpose and u.data_class = n.data_class
+              and u.hour in (select n.hour - make_interval(days => d) from generate_series(1, 7) d)), 0))::bigint as baseline
+        from now_used n
+    )
+    insert into redoubt.key_use_unusual (hour, actor, purpose, data_class, uses, baseline)
+      select c.hour, c.actor, c.purpose, c.data_class, c.uses, c.baseline from compared c where c.uses > p_times * c.baseline
+      on conflict do nothing
+      returning hour, actor, purpose, data_class, uses, baseline;
+end $function$;
+alter function guard.find_unusual_key_use(p_times numeric, p_least bigint) owner to {guard};
+grant execute on function guard.find_unusual_key_use(p_times numeric, p_least bigint) to {worker};
+
 CREATE OR REPLACE FUNCTION guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[])
  RETURNS void
  LANGUAGE plpgsql
@@ -956,6 +1175,34 @@ alter function guard.finish(p_resource_type text, p_resource_id text, p_purpose 
 grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {app};
 grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[]) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.forget_key_usage(p_most integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  bound timestamptz := transaction_timestamp() - interval '400 days';
+  gone int;
+  part int;
+begin
+  if p_most is null or p_most not between 1 and 100000 then
+    raise exception using errcode = '22023', message = 'p_most must be 1 to 100000';
+  end if;
+  delete from redoubt.key_usage u where u.ctid = any (array(select o.ctid from redoubt.key_usage o where o.hour < bound limit p_most));
+  get diagnostics gone = row_count;
+  delete from redoubt.key_calls c where c.ctid = any (array(select o.ctid from redoubt.key_calls o where o.at < bound limit p_most));
+  get diagnostics part = row_count;
+  gone := gone + part;
+  delete from redoubt.key_usage_batches b where b.ctid = any (array(select o.ctid from redoubt.key_usage_batches o where o.at < transaction_timestamp() - interval '14 days' limit p_most));
+  get diagnostics part = row_count;
+  gone := gone + part;
+  delete from redoubt.key_use_unusual n where n.hour < bound;
+  return gone;
+end $function$;
+alter function guard.forget_key_usage(p_most integer) owner to {guard};
+grant execute on function guard.forget_key_usage(p_most integer) to {worker};
+
 CREATE OR REPLACE FUNCTION guard.hold_keys(key_ids bytea[])
  RETURNS void
  LANGUAGE plpgsql
@@ -966,7 +1213,7 @@ declare
   wanted int := (select pg_catalog.count(distinct k) from pg_catalog.unnest(key_ids) k);
   held int;
 begin
-  perform 1 from keys.data_keys d where d.key_id = any (key_ids) order by d.key_id for key share;
+  perform 1 from keys.data_keys d where d.key_id = any (key_ids) and d.state <> 'retiring' order by d.key_id for key share;
   get diagnostics held = row_count;
   if key_ids is null or pg_catalog.array_position(key_ids, null) is not null or held <> wanted then
     raise exception using errcode = 'RD410', message = 'key destroyed';
@@ -1043,6 +1290,28 @@ begin
 end $function$;
 alter function guard.next_link(running bytea, head bytea, seq bigint, kind text, entry_id uuid, retain_until timestamp with time zone, commitment bytea) owner to {guard};
 
+CREATE OR REPLACE FUNCTION guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if p_deed not in ('key.rotated', 'key.rewrapped', 'key.retired', 'key.moved') or p_kind !~ '^[a-z][a-z0-9:._-]{1,60}$'
+     or pg_catalog.length(p_key) > 100 or pg_catalog.pg_column_size(p_metadata) > 4000 then
+    raise exception using errcode = '22023', message = 'deed, kind, key or metadata out of form';
+  end if;
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, resource_type, resource_id,
+      purpose, outcome, request_id, metadata, retention_class, retain_until)
+    values (pg_catalog.gen_random_uuid(), pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), 'system', 'system.keys',
+      '{service}', p_deed, 'key', p_key, 'key management', 'done', 'keys',
+      coalesce(p_metadata, '{}') || pg_catalog.jsonb_build_object('kind', p_kind), 'change',
+      pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => 2557));
+end $function$;
+alter function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb) owner to {guard};
+grant execute on function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb) to {keys};
+
 CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer)
  RETURNS TABLE(role text, tenant text)
  LANGUAGE plpgsql
@@ -1081,6 +1350,33 @@ begin
 end $function$;
 alter function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) owner to {guard};
 grant execute on function guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  -- A batch is kept while the database is away; a week is more than any process waits.
+  taken timestamptz := transaction_timestamp() - make_interval(secs => least(greatest(p_age_ms, 0), 604800000) / 1000.0);
+begin
+  insert into redoubt.key_usage_batches (batch) values (p_batch) on conflict do nothing;
+  if not found then
+    return;
+  end if;
+  insert into redoubt.key_usage as k (hour, actor, purpose, data_class, operation, key, uses)
+    select date_trunc('hour', taken, 'UTC'), left(u.actor, 100), left(coalesce(u.purpose, ''), 100), left(u.data_class, 100), u.operation, left(u.key, 200), sum(u.uses)::bigint
+      from jsonb_to_recordset(p_uses) as u (actor text, purpose text, data_class text, operation text, key text, uses bigint)
+      group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+    on conflict (hour, actor, purpose, data_class, operation, key) do update set uses = k.uses + excluded.uses;
+  insert into redoubt.key_calls (at, actor, purpose, data_class, operation, provider, outcome, milliseconds, times)
+    select taken - make_interval(secs => least(greatest(c.age, 0), 604800000) / 1000.0), left(c.actor, 100), left(coalesce(c.purpose, ''), 100),
+        left(c.data_class, 100), c.operation, left(c.provider, 100), left(c.outcome, 100), c.milliseconds, c.times
+      from jsonb_to_recordset(p_calls) as c (age bigint, actor text, purpose text, data_class text, operation text, provider text, outcome text, milliseconds bigint, times int);
+end $function$;
+alter function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) owner to {guard};
+grant execute on function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) to {keys};
 
 CREATE OR REPLACE FUNCTION guard.redeem_code(p_id uuid, p_purpose text)
  RETURNS uuid
@@ -1392,6 +1688,22 @@ end $function$;
 alter function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) owner to {guard};
 grant execute on function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) to {app};
 
+CREATE OR REPLACE FUNCTION keys.begin_retiring(p_ids bytea[], p_seconds integer)
+ RETURNS SETOF bytea
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform 1 from keys.data_keys d where d.key_id = any (p_ids) order by d.key_id for update;
+  return query update keys.data_keys d set state = 'retiring'
+    where d.key_id = any (p_ids) and d.state in ('decrypt_only', 'retiring') and exists (
+      select from keys.data_keys n where n.tenant = d.tenant and n.subject = d.subject and n.keep = d.keep and n.version > d.version
+        and n.created_at <= now() - make_interval(secs => p_seconds))
+    returning d.key_id;
+end $function$;
+alter function keys.begin_retiring(p_ids bytea[], p_seconds integer) owner to {owner};
+grant execute on function keys.begin_retiring(p_ids bytea[], p_seconds integer) to {keys};
+
 CREATE OR REPLACE FUNCTION keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text)
  RETURNS SETOF bytea
  LANGUAGE plpgsql
@@ -1407,4 +1719,196 @@ begin
 end $function$;
 alter function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) owner to {owner};
 grant execute on function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.end_retiring(p_unused bytea[], p_used bytea[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  gone int;
+begin
+  perform 1 from keys.data_keys d where d.key_id = any (p_unused || p_used) order by d.key_id for update;
+  update keys.data_keys d set state = 'decrypt_only' where d.key_id = any (p_used) and d.state = 'retiring';
+  delete from keys.data_keys d where d.key_id = any (p_unused) and not d.key_id = any (p_used) and d.state = 'retiring';
+  get diagnostics gone = row_count;
+  if gone > 0 then
+    perform guard.note_key('key.retired', 'data', null, jsonb_build_object('keys', gone));
+  end if;
+  return gone;
+end $function$;
+alter function keys.end_retiring(p_unused bytea[], p_used bytea[]) owner to {owner};
+grant execute on function keys.end_retiring(p_unused bytea[], p_used bytea[]) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.kek_dependants(p_id bytea)
+ RETURNS TABLE(data_keys bigint, index_keys bigint, purpose_keys bigint)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select (select pg_catalog.count(*) from keys.data_keys d where d.kek_id = p_id), (select pg_catalog.count(*) from keys.index_keys i where i.kek_id = p_id),
+    (select pg_catalog.count(*) from keys.purpose_keys p where p.kek_id = p_id)
+$function$;
+alter function keys.kek_dependants(p_id bytea) owner to {owner};
+grant execute on function keys.kek_dependants(p_id bytea) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from keys.index_keys i where i.table_id = p_table and i.column_id = p_column and i.version = p_version and exists (
+    select from keys.index_keys n where n.table_id = p_table and n.column_id = p_column and n.version > p_version
+      and n.use_from <= now() - make_interval(secs => p_seconds));
+  if not found then
+    return false;
+  end if;
+  perform guard.note_key('key.retired', 'index:' || p_table || '.' || p_column, null, jsonb_build_object('version', p_version));
+  return true;
+end $function$;
+alter function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer) owner to {owner};
+grant execute on function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.retire_kek(p_id bytea)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  row keys.key_encryption_keys;
+begin
+  select k.* into row from keys.key_encryption_keys k where k.id = p_id and k.state = 'decrypt_only' for update;
+  if not found then
+    return false;
+  end if;
+  if exists (select from keys.data_keys d where d.kek_id = p_id) or exists (select from keys.index_keys i where i.kek_id = p_id)
+     or exists (select from keys.purpose_keys p where p.kek_id = p_id) then
+    return false;
+  end if;
+  update keys.key_encryption_keys k set state = 'destroyed', wrapped = null where k.id = p_id;
+  perform guard.note_key('key.retired', 'kek:' || row.purpose, pg_catalog.encode(p_id, 'hex'), pg_catalog.jsonb_build_object('version', row.version));
+  return true;
+end $function$;
+alter function keys.retire_kek(p_id bytea) owner to {owner};
+grant execute on function keys.retire_kek(p_id bytea) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.retire_purpose_key(p_purpose text, p_kid text, p_kek bytea, p_public bytea, p_seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  old keys.purpose_keys;
+begin
+  select p.* into old from keys.purpose_keys p where p.purpose = p_purpose and p.kid = p_kid and p.holds = 'private' for update;
+  if not found or not exists (select from keys.purpose_keys n where n.purpose = p_purpose and n.version > old.version
+      and n.use_from <= now() - make_interval(secs => p_seconds)) then
+    return false;
+  end if;
+  if p_public is null then
+    delete from keys.purpose_keys p where p.purpose = p_purpose and p.kid = p_kid;
+  else
+    update keys.purpose_keys p set holds = 'public', kek_id = p_kek, wrapped = p_public where p.purpose = p_purpose and p.kid = p_kid;
+  end if;
+  perform guard.note_key('key.retired', p_purpose, p_kid, jsonb_build_object('version', old.version, 'public_half_stays', p_public is not null));
+  return true;
+end $function$;
+alter function keys.retire_purpose_key(p_purpose text, p_kid text, p_kek bytea, p_public bytea, p_seconds integer) owner to {owner};
+grant execute on function keys.retire_purpose_key(p_purpose text, p_kid text, p_kek bytea, p_public bytea, p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.rotate_data_keys(p_old bytea[], p_new bytea[], p_wrapped bytea[], p_kek bytea)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  made int;
+begin
+  insert into keys.data_keys (key_id, tenant, subject, keep, version, kek_id, wrapped, state)
+    select m.new, d.tenant, d.subject, d.keep, d.version + 1, p_kek, m.wrapped, 'decrypt_only'
+    from unnest(p_old, p_new, p_wrapped) as m (old, new, wrapped) join keys.data_keys d on d.key_id = m.old and d.state = 'active'
+    order by d.tenant, d.subject, d.keep;
+  update keys.data_keys d set state = 'decrypt_only' from keys.data_keys n
+    where n.key_id = any (p_new) and d.key_id = any (p_old) and d.tenant = n.tenant and d.subject = n.subject and d.keep = n.keep and d.state = 'active';
+  update keys.data_keys d set state = 'active' where d.key_id = any (p_new);
+  get diagnostics made = row_count;
+  if made > 0 then
+    perform guard.note_key('key.rotated', 'data', null, pg_catalog.jsonb_build_object('keys', made));
+  end if;
+  return made;
+end $function$;
+alter function keys.rotate_data_keys(p_old bytea[], p_new bytea[], p_wrapped bytea[], p_kek bytea) owner to {owner};
+grant execute on function keys.rotate_data_keys(p_old bytea[], p_new bytea[], p_wrapped bytea[], p_kek bytea) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.rotate_index_key(p_table integer, p_column integer, p_version integer, p_key bytea, p_kek bytea, p_wrapped bytea, p_seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (select count(*) <> 1 or max(i.version) <> p_version - 1 from keys.index_keys i where i.table_id = p_table and i.column_id = p_column) then
+    return false;
+  end if;
+  insert into keys.index_keys (table_id, column_id, version, key_id, kek_id, wrapped, use_from)
+    values (p_table, p_column, p_version, p_key, p_kek, p_wrapped, now() + make_interval(secs => p_seconds)) on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  perform guard.note_key('key.rotated', 'index:' || p_table || '.' || p_column, encode(p_key, 'hex'), jsonb_build_object('version', p_version, 'use_in_seconds', p_seconds));
+  return true;
+end $function$;
+alter function keys.rotate_index_key(p_table integer, p_column integer, p_version integer, p_key bytea, p_kek bytea, p_wrapped bytea, p_seconds integer) owner to {owner};
+grant execute on function keys.rotate_index_key(p_table integer, p_column integer, p_version integer, p_key bytea, p_kek bytea, p_wrapped bytea, p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.rotate_kek(p_id bytea, p_purpose text, p_version integer, p_provider text, p_key_ref text, p_wrapped bytea)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update keys.key_encryption_keys k set state = 'decrypt_only' where k.purpose = p_purpose and k.version = p_version - 1 and k.state = 'active';
+  if not found then
+    return false;
+  end if;
+  insert into keys.key_encryption_keys (id, purpose, version, provider, key_ref, wrapped) values (p_id, p_purpose, p_version, p_provider, p_key_ref, p_wrapped);
+  perform guard.note_key('key.rotated', 'kek:' || p_purpose, pg_catalog.encode(p_id, 'hex'), pg_catalog.jsonb_build_object('version', p_version));
+  return true;
+end $function$;
+alter function keys.rotate_kek(p_id bytea, p_purpose text, p_version integer, p_provider text, p_key_ref text, p_wrapped bytea) owner to {owner};
+grant execute on function keys.rotate_kek(p_id bytea, p_purpose text, p_version integer, p_provider text, p_key_ref text, p_wrapped bytea) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.rotate_purpose_key(p_purpose text, p_kid text, p_version integer, p_kek bytea, p_wrapped bytea, p_public bytea, p_seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (select max(p.version) is distinct from p_version - 1 from keys.purpose_keys p where p.purpose = p_purpose) then
+    return false;
+  end if;
+  insert into keys.purpose_keys (purpose, kid, version, kek_id, wrapped, public_key, use_from)
+    values (p_purpose, p_kid, p_version, p_kek, p_wrapped, p_public, now() + make_interval(secs => p_seconds)) on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  perform guard.note_key('key.rotated', p_purpose, p_kid, jsonb_build_object('version', p_version, 'use_in_seconds', p_seconds));
+  return true;
+end $function$;
+alter function keys.rotate_purpose_key(p_purpose text, p_kid text, p_version integer, p_kek bytea, p_wrapped bytea, p_public bytea, p_seconds integer) owner to {owner};
+grant execute on function keys.rotate_purpose_key(p_purpose text, p_kid text, p_version integer, p_kek bytea, p_wrapped bytea, p_public bytea, p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.under_active_key()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform 1 from keys.key_encryption_keys k where k.id = new.kek_id and k.state = 'active' for share;
+  if not found then
+    raise exception using errcode = 'RD409', message = 'conflict';
+  end if;
+  return new;
+end $function$;
+alter function keys.under_active_key() owner to {owner};
 

@@ -94,7 +94,7 @@ test('rotate caller: each process replaces its key within half a minute, the old
   const accepted = async (signer: Signer): Promise<boolean> => {
     const connection = await app.connect()
     const { failure } = await connection.send([
-      { text: 'begin', values: [] }, { text: `select set_config('redoubt.caller', $1, true)`, values: [signer.sign(caller, 'test.look')] },
+      { text: 'begin', values: [] }, { text: `select set_config('redoubt.caller', $1, true)`, values: [signer.sign(caller, 'test.look', null)] },
       { text: 'select (guard.caller()).role', values: [] }, { text: 'rollback', values: [] },
     ])
     if (failure !== undefined) await connection.send([{ text: 'rollback', values: [] }])
