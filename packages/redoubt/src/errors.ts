@@ -37,6 +37,8 @@ export const refusals = {
   statement_refused: { status: 500, title: 'A statement tried to leave its transaction' },
   key_service_unavailable: { status: 503, title: 'The key service cannot be reached' },
   key_refused: { status: 503, title: 'The key service refused the key' },
+  mail_refused: { status: 502, title: 'The mail server refused the message' },
+  mail_unavailable: { status: 503, title: 'The mail server cannot be reached' },
   busy: { status: 503, title: 'Too much work is waiting; try again' },
   stopping: { status: 503, title: 'This instance is stopping' },
 } as const satisfies Record<string, { readonly status: number; readonly title: string }>

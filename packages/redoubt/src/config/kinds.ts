@@ -99,6 +99,19 @@ export function keyService(): Kind<string> {
   return { schema, refuse }
 }
 
+/** Where mail goes: a folder for development, or a server over TLS. It may hold a password: always a secret. */
+export function mailServer(): Kind<string> {
+  const rule = 'must be file:<folder>, smtp://user:password@host:port (STARTTLS) or smtps://user:password@host:port'
+  const isServer = (text: string): boolean => /^smtps?:\/\/[^\s/]+\/?$/.test(text) && URL.canParse(text) && new URL(text).hostname !== ''
+  const schema = z.string().refine((text) => /^file:[^\0\r\n]+$/.test(text) || isServer(text), rule)
+  return { schema, refuse: (value) => (value.startsWith('file:') ? 'must be a mail server in production' : null) }
+}
+
+/** One e-mail address, without a name. */
+export function mailAddress(): Kind<string> {
+  return { schema: z.email('must be one e-mail address') }
+}
+
 const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\]|::1)$/
 
 function parseDatabaseUrl(text: string): URL | null {

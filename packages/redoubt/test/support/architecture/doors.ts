@@ -14,6 +14,7 @@ export const packageDoors: readonly (readonly [name: RegExp, may: Place, who: st
   [/^pg(\/|$)/, heads('pg'), 'pg.ts and its folder'],
   [/^(redis|ioredis|iovalkey|@redis\/.*)(\/|$)/, heads('redis'), 'redis.ts and its folder'],
   [/^(@aws-sdk|@smithy|@azure|@google-cloud|node-vault)(\/|$)/, (path) => path.startsWith('packages/redoubt/src/kms/'), 'kms/*'],
+  [/^nodemailer(\/|$)/, (path) => path.startsWith('packages/redoubt/src/mail/'), 'mail/*'],
   [/^jose(\/|$)/, heads('tokens'), 'tokens.ts and its folder'],
   [/^@node-rs\/argon2(\/|$)/, heads('tokens'), 'tokens.ts and its folder'],
   [/^pino(-.*)?(\/|$)/, heads('log'), 'log.ts and its folder'],

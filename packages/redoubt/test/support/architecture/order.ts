@@ -7,13 +7,13 @@ import type { Source } from './source.ts'
  */
 export const lines: readonly (readonly [line: string, heads: readonly string[]])[] = [
   ['facts', ['context', 'errors', 'events', 'bytes', 'tables', 'config']],
-  ['doors', ['aead', 'pg', 'redis', 'kms']],
+  ['doors', ['aead', 'pg', 'redis', 'kms', 'mail']],
   ['keys', ['keyring']],
   ['secrecy', ['seal']],
   ['rows', ['columns']],
   ['record', ['audit', 'migrate']],
   ['gate', ['transaction']],
-  ['services', ['tokens', 'limits', 'cache', 'inbox', 'incidents', 'privacy', 'backup', 'idempotency']],
+  ['services', ['tokens', 'limits', 'cache', 'inbox', 'incidents', 'privacy', 'backup', 'idempotency', 'outbox']],
   ['edge', ['http', 'log', 'metrics', 'health', 'verify']],
   ['hands', ['cli']],
 ]
