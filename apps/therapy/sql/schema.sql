@@ -50,7 +50,7 @@ create policy guard_update on redoubt.users for update to {guard}
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (status, role, version) on redoubt.users to {guard};
+grant update (password_hash, status, role, password_changed_at, version) on redoubt.users to {guard};
 
 create table therapy.appointment_notes (
   id uuid not null,

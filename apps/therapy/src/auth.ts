@@ -47,8 +47,9 @@ export function registrationRoutes(app: App): readonly Route[] {
  * @throws Refusal already_exists; busy when too many passwords wait to be hashed
  */
 export async function register(app: App, visitor: Visitor, given: Registration, now: Date): Promise<string> {
-  const password_hash = await app.passwords.hash(given.password)
   const id = newId()
+  const names = given.role === 'patient' ? [given.first_name, given.last_name] : [given.display_name]
+  const password_hash = await app.passwords.hash(id, given.password, { personal: [given.email, ...names] })
   const caller = systemCaller('register', realm, visitor)
   await transaction(app.db, caller, { action: 'auth.registered', resource: { type: 'user', id } }, async (tx) => {
     // Kept as written, found by its canonical form.

@@ -130,7 +130,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     ends.push(() => signer.close())
     const columns = openColumns(tables, keyring)
     const db: App['db'] = { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit }
-    const passwords = await openPasswords(settings.passwords)
+    const passwords = await openPasswords(keyring, settings.passwords)
     const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring, 'token-sign') })
     const following = followKeys({ tokens, keyring, purpose: 'token-sign' })
     ends.push(() => following.stop())

@@ -32,7 +32,7 @@ const belongings: Readonly<Record<string, string>> = {
 }
 /** A body that would be right, for each route that takes one. */
 const bodies: Readonly<Record<string, unknown>> = {
-  'POST /api/auth/register': { role: 'patient', email: 'walk@example.org', password: 'long enough', first_name: 'W', last_name: 'K', dob: '1990-01-01' },
+  'POST /api/auth/register': { role: 'patient', email: 'walk@example.org', password: 'long enough for it', first_name: 'W', last_name: 'K', dob: '1990-01-01' },
   'POST /api/auth/login': { email: ada.email, password: ada.password },
   'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64), attempt: 'AAAAAAAAAAAAAAAAAAAAAA' },
   'PUT /api/patients/{id}': { first_name: 'X', last_name: 'Y', dob: '1990-01-01', phone: null, address: null, emergency_contact: null, insurance_no: null, version: 1 },

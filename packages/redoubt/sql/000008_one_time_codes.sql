@@ -41,6 +41,9 @@ grant select (id, expires_at), delete on redoubt.one_time_codes to {worker};
 create policy worker_select on redoubt.one_time_codes for select to {worker} using (expires_at < now() - interval '1 day');
 create policy worker_delete on redoubt.one_time_codes for delete to {worker} using (expires_at < now() - interval '1 day');
 
+-- What sign-in, reset and change of address write; which of it when is decided by the functions below.
+grant update (password_hash, password_changed_at) on redoubt.users to {guard};
+
 set local role {guard};
 
 -- Who may issue and show a code of a purpose: the system caller that does this one work, or the person it is about.
@@ -126,8 +129,19 @@ begin
   return owner_of;
 end $$;
 
-revoke all on function guard.code_rule(text, uuid), guard.redeem_code(uuid, text),
+-- The same password under newer parameters or a newer key, at its sign-in. Only in place of the very hash that was read.
+create function guard.rehash_password(p_email_bidx bytea[], p_before text, p_after text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.sign-in' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.users u set password_hash = p_after where u.email_bidx = any(p_email_bidx) and u.password_hash = p_before;
+end $$;
+
+revoke all on function guard.rehash_password(bytea[], text, text), guard.code_rule(text, uuid), guard.redeem_code(uuid, text),
   guard.issue_code(uuid, uuid, text, bytea, bytea, bytea, bytea, timestamptz, int), guard.try_code(text, bytea[], bytea[], bytea[]) from public;
-grant execute on function guard.issue_code(uuid, uuid, text, bytea, bytea, bytea, bytea, timestamptz, int), guard.try_code(text, bytea[], bytea[], bytea[]) to {app};
+grant execute on function guard.rehash_password(bytea[], text, text), guard.issue_code(uuid, uuid, text, bytea, bytea, bytea, bytea, timestamptz, int), guard.try_code(text, bytea[], bytea[], bytea[]) to {app};
 -- The worker makes the code of a forgotten password: the request that asked does not know whether there is an account.
 grant execute on function guard.issue_code(uuid, uuid, text, bytea, bytea, bytea, bytea, timestamptz, int) to {worker};

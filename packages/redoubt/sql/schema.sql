@@ -745,7 +745,7 @@ create policy guard_update on redoubt.users for update to {guard}
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (status, role, version) on redoubt.users to {guard};
+grant update (password_hash, status, role, password_changed_at, version) on redoubt.users to {guard};
 
 -- functions
 
@@ -1481,6 +1481,21 @@ begin
 end $function$;
 alter function guard.refuse_erased() owner to {guard};
 grant execute on function guard.refuse_erased() to {owner};
+
+CREATE OR REPLACE FUNCTION guard.rehash_password(p_email_bidx bytea[], p_before text, p_after text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.sign-in' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.users u set password_hash = p_after where u.email_bidx = any(p_email_bidx) and u.password_hash = p_before;
+end $function$;
+alter function guard.rehash_password(p_email_bidx bytea[], p_before text, p_after text) owner to {guard};
+grant execute on function guard.rehash_password(p_email_bidx bytea[], p_before text, p_after text) to {app};
 
 CREATE OR REPLACE FUNCTION guard.release_audit(by_holder uuid)
  RETURNS void

@@ -15,6 +15,7 @@ export type Event =
   | { readonly type: 'auth.session_revoked'; readonly requestId: string; readonly actor: string; readonly sessions: number }
   | { readonly type: 'auth.refresh_refused'; readonly requestId: string; readonly reason: 'unknown' | 'ended' }
   | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }
+  | { readonly type: 'auth.password_rehashed'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.code_issued'; readonly requestId: string; readonly actor: string; readonly purpose: string }
   | { readonly type: 'auth.otp_failed'; readonly requestId: string; readonly purpose: string; readonly reason: 'unknown' | 'wrong' | 'tampered' }
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }

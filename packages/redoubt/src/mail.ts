@@ -64,7 +64,7 @@ export async function openMailer(settings: MailerSettings): Promise<Mailer> {
   const { url, from, production, ca, timeout = 10_000 } = settings
   if (!address.test(from)) throw new TypeError('openMailer: from must be one address')
   if (!(Number.isInteger(timeout) && timeout > 0)) throw new TypeError('openMailer: timeout must be a positive whole number of milliseconds')
-  const inner = url.startsWith('file:') ? refuseFile(production, url, from) : await (await import('./mail/smtp.ts')).smtpMailer({ url, from, ca, timeout })
+  const inner = url.startsWith('file:') ? refuseFile(production, url, from) : (await import('./mail/smtp.ts')).smtpMailer({ url, from, ca, timeout })
   return {
     async send(mail) {
       check(mail)

@@ -14,7 +14,7 @@ export const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
-  'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
+  'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
 ]
 
 function typeOf(column: Column): string {

@@ -1,13 +1,19 @@
-import { randomBytes } from 'node:crypto'
+import { createHmac, randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { hash as argon2, parseOptions, verify as argon2Verify } from '@node-rs/argon2'
+import { framed, newId } from '../bytes.ts'
 import { Refusal } from '../errors.ts'
+import type { IndexKey, Keyring } from '../keyring.ts'
+import { kernelTables } from '../tables/kernel.ts'
+import { lane } from './password-lane.ts'
+import { brokenRule, passwordLength } from './password-rules.ts'
+
+export { passwordLength } from './password-rules.ts'
 
 /** Argon2id by number: the package declares a const enum, which erasable TypeScript cannot read. */
 const argon2id = 2
-
-/** Code points, after normalisation. 64 is the least a verifier must take (NIST SP 800-63B-4 §3.1.1.2). */
-export const passwordLength = { least: 8, most: 128 } as const
+/** Where the key of the passwords stands among the index keys: the accounts' table, and a column that no table has. */
+const keyPlace = { table: kernelTables['redoubt.users'].id, column: 100 } as const
 
 export type PasswordOptions = {
   /** KiB, default 19,456. */
@@ -22,27 +28,36 @@ export type PasswordOptions = {
 }
 
 export type Passwords = {
-  /** @throws Refusal invalid_input (length), busy */
-  hash(password: string): Promise<string>
   /**
-   * Whether the password is the account's. Without an account (undefined) it does the same work on a dummy and is
-   * false, so that time does not tell who has an account.
+   * The hash to store for an account: its own alone, worth nothing in another account's row.
+   * @param more.personal address and names of the person, which must not make up the password
+   * @throws Refusal invalid_input (rule min, max, breached or personal), busy
+   */
+  hash(account: string, password: string, more?: { readonly personal?: readonly string[] }): Promise<string>
+  /** The same for a password that was accepted before: the rules of today do not lock its owner out. @throws Refusal busy */
+  rehash(account: string, password: string): Promise<string>
+  /**
+   * Whether the password is the account's; `outdated`: it is, and was hashed with other parameters or an older key, so
+   * hash it again now that it is at hand. Without an account it does the same work on a dummy, so that time does not
+   * tell who has one.
    * @throws Refusal busy
    */
-  verify(hash: string | undefined, password: string): Promise<boolean>
-  /** True when the hash was made with other parameters: hash again now that the password is at hand. */
-  outdated(hash: string): boolean
+  verify(stored: { readonly account: string; readonly hash: string } | undefined, password: string): Promise<'right' | 'outdated' | 'wrong'>
 }
 
 /**
  * Passwords by argon2id, off the main thread and behind a bounded queue: 19 MiB a hash and all cores would
  * otherwise be anybody's to take who can reach the sign-in.
  *
+ * What argon2id hashes is HMAC-SHA-256(key, account and password), under a key that the database does not have: a
+ * stolen table cannot be tried against a list of passwords, and a hash moved to another account's row is nobody's.
+ *
  * Parameters: OWASP Password Storage Cheat Sheet, m=19456 (19 MiB), t=2, p=1, or its equal m=47104, t=1. Weaker
  * ones are refused.
+ * @param keyring gives the key, in every version that still verifies
  * @throws TypeError for parameters below these, or a queue that is no whole number
  */
-export async function openPasswords(options: PasswordOptions = {}): Promise<Passwords> {
+export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options: PasswordOptions = {}): Promise<Passwords> {
   const { memoryCost = 19_456, timeCost = 2, parallelism = 1, queue = 64 } = options
   const concurrency = options.concurrency ?? Math.max(1, availableParallelism() - 1)
   for (const [name, value] of Object.entries({ memoryCost, timeCost, parallelism, concurrency, queue })) {
@@ -51,57 +66,49 @@ export async function openPasswords(options: PasswordOptions = {}): Promise<Pass
   if (!(memoryCost >= 47_104 || (memoryCost >= 19_456 && timeCost >= 2))) throw new TypeError('openPasswords: weaker than OWASP recommends (m=19456,t=2 or m=47104,t=1)')
   const parameters = { algorithm: argon2id, memoryCost, timeCost, parallelism }
   const run = lane(concurrency, queue)
-  const dummy = await argon2(randomBytes(32), parameters)
+  const dummy = { account: newId(), phc: await argon2(randomBytes(32), parameters) }
+
+  async function newestKey(): Promise<IndexKey> {
+    const [newest] = await keyring.indexKeys(keyPlace.table, keyPlace.column)
+    if (newest === undefined) throw new Refusal('key_refused')
+    return newest
+  }
+
+  async function make(account: string, normal: string): Promise<string> {
+    const key = await newestKey()
+    return `${key.version}${await run(() => argon2(keyed(key, account, normal), parameters))}`
+  }
+
+  function isOutdated(phc: string): boolean {
+    const found = parseOptions(phc)
+    return Number(found.algorithm) !== argon2id || found.memoryCost !== memoryCost || found.timeCost !== timeCost || found.parallelism !== parallelism
+  }
 
   return Object.freeze<Passwords>({
-    hash(password) {
+    async hash(account, password, { personal = [] } = {}) {
       const normal = password.normalize('NFC')
-      const rule = lengthRule(normal)
-      if (rule !== undefined) return Promise.reject(new Refusal('invalid_input', { fields: [{ field: 'password', rule }] }))
-      return run(() => argon2(normal, parameters))
+      const rule = brokenRule(normal, personal)
+      if (rule !== undefined) throw new Refusal('invalid_input', { fields: [{ field: 'password', rule }] })
+      return make(account, normal)
     },
-    async verify(hash, password) {
+    rehash: (account, password) => make(account, password.normalize('NFC')),
+    async verify(stored, password) {
       // Nothing that long was ever hashed; the work is done all the same, on a stand-in.
       const normal = password.length > 4 * passwordLength.most ? '' : password.normalize('NFC')
-      const known = hash !== undefined && normal !== ''
-      const right = await run(() => argon2Verify(known ? hash : dummy, normal))
-      return right && known
-    },
-    outdated(hash) {
-      const found = parseOptions(hash)
-      return Number(found.algorithm) !== argon2id || found.memoryCost !== memoryCost || found.timeCost !== timeCost || found.parallelism !== parallelism
+      const keys = await keyring.indexKeys(keyPlace.table, keyPlace.column)
+      const [newest] = keys
+      if (newest === undefined) throw new Refusal('key_refused')
+      const [, version, phc = dummy.phc] = /^(\d{1,3})(\$.*)$/s.exec(stored?.hash ?? '') ?? []
+      const key = keys.find((one) => String(one.version) === version)
+      const known = stored !== undefined && key !== undefined && normal !== ''
+      const right = await run(() => argon2Verify(known ? phc : dummy.phc, keyed(key ?? newest, stored?.account ?? dummy.account, normal)))
+      if (!right || !known) return 'wrong'
+      return key.version !== newest.version || isOutdated(phc) ? 'outdated' : 'right'
     },
   })
 }
 
-function lengthRule(password: string): 'min' | 'max' | undefined {
-  // Cheap bound first: a code point is at most two units.
-  if (password.length > 2 * passwordLength.most) return 'max'
-  const points = [...password].length
-  return points < passwordLength.least ? 'min' : points > passwordLength.most ? 'max' : undefined
-}
-
-/** Runs at most `concurrency` jobs at once and lets `queue` wait. */
-function lane(concurrency: number, queue: number): <T>(job: () => Promise<T>) => Promise<T> {
-  const waiting: (() => void)[] = []
-  let running = 0
-  let average = 50
-  return async (job) => {
-    if (running >= concurrency) {
-      if (waiting.length >= queue) throw new Refusal('busy', { retryAfter: Math.ceil((average * waiting.length) / concurrency / 1000) })
-      // The one who finishes hands over its place, so running stays as it is.
-      await new Promise<void>((resolve) => waiting.push(resolve))
-    } else {
-      running++
-    }
-    const started = performance.now()
-    try {
-      return await job()
-    } finally {
-      average = 0.9 * average + 0.1 * (performance.now() - started)
-      const next = waiting.shift()
-      if (next === undefined) running--
-      else next()
-    }
-  }
+/** What argon2id hashes (docs/formats.md), as text: the package verifies nothing else. Framed, so that no two accounts and passwords give one. */
+function keyed(key: IndexKey, account: string, normal: string): string {
+  return createHmac('sha256', key.key).update(framed(['redoubt password', account, normal])).digest('base64url')
 }

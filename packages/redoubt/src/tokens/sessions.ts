@@ -1,6 +1,6 @@
 import { newId } from '../bytes.ts'
 import { systemCaller } from '../context.ts'
-import type { Person, Visitor } from '../context.ts'
+import type { Person, System, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Keyring } from '../keyring.ts'
@@ -106,7 +106,8 @@ export async function checkPassword(identity: Identity, visitor: Visitor, given:
   const { gate, passwords, emit } = identity
   const caller = systemCaller('sign-in', identity.tenant, visitor)
   const [found] = await transaction.one(gate, caller, 'auth.sign_in', lookupStatement(given.indexes, identity.realm))
-  const right = await passwords.verify(found?.password_hash, given.password)
+  const answer = await passwords.verify(found === undefined ? undefined : { account: found.id, hash: found.password_hash }, given.password)
+  const right = answer !== 'wrong'
   if (found === undefined || !right || found.status !== 'active') {
     const about = found === undefined ? {} : { resource: { type: 'user', id: found.id } }
     await transaction(gate, caller, { action: 'auth.login_failed', ...about }, () => Promise.resolve())
@@ -114,7 +115,18 @@ export async function checkPassword(identity: Identity, visitor: Visitor, given:
     throw new Refusal('sign_in_failed')
   }
   const { id, role, tenant, factors } = found
+  if (answer === 'outdated') await rehash(identity, caller, found, given)
   return { id, role, tenant, factors, indexes: given.indexes }
+}
+
+/** The password is at hand now alone: hashed anew with the parameters and the key of today. Sign-in goes on without it. */
+async function rehash(identity: Identity, caller: System, found: Found, given: { readonly indexes: readonly BlindIndex[]; readonly password: string }): Promise<void> {
+  const { gate, passwords, emit } = identity
+  const fresh = await passwords.rehash(found.id, given.password).catch(() => undefined)
+  if (fresh === undefined) return
+  const values = [given.indexes, found.password_hash, fresh]
+  await transaction.one(gate, caller, 'auth.sign_in', { name: 'redoubt.rehash_password', text: 'select guard.rehash_password($1, $2, $3)', values })
+  emit({ type: 'auth.password_rehashed', requestId: caller.requestId, actor: found.id })
 }
 
 type Opened = { readonly role: string; readonly tenant: string }

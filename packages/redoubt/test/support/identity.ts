@@ -1,4 +1,4 @@
-import { createSecretKey, generateKeyPairSync, randomBytes } from 'node:crypto'
+import { createSecretKey, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import type { Person, Visitor } from '../../src/context.ts'
 import type { Event } from '../../src/events.ts'
@@ -37,11 +37,11 @@ export const indexOf = (): BlindIndex => Buffer.concat([Buffer.from([1]), random
 export async function openIdentity(database: TestDatabase, shared: Shared = newShared(), more: Partial<Identity> = {}): Promise<TestIdentity> {
   const opened = await openTestGate(database)
   const gate: Gate<typeof sessionActions & { 'test.look': { audited: false } }> = { ...opened.gate, actions: { ...sessionActions, 'test.look': { audited: false } } }
-  const passwords = await openPasswords()
-  const hash = await passwords.hash(password)
+  const keyring = { indexKeys: () => Promise.resolve([{ version: 1, key: createSecretKey(shared.successorKey) }]) }
+  const passwords = await openPasswords(keyring)
   const identity: Identity = {
     gate, passwords, tokens: openTokens({ issuer: 'https://auth.test', audience: 'sessions-test', keys: [{ kid: 'k1', ...shared.pair }] }),
-    keyring: { indexKeys: () => Promise.resolve([{ version: 1, key: createSecretKey(shared.successorKey) }]) },
+    keyring,
     realm: 'tenant', tenant: database.service, lifetimes: lifetimes.tenant, emit: gate.emit, ...more,
   }
   return {
@@ -49,11 +49,11 @@ export async function openIdentity(database: TestDatabase, shared: Shared = newS
     events: opened.events,
     async account({ status = 'active', role = 'patient', realm = 'tenant' } = {}) {
       const index = indexOf()
-      const [row] = await database.admin<{ id: string }>(
-        'insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, realm, status) values (gen_random_uuid(), $1, $2, $3, $4, $5, $6, $7) returning id',
-        [database.service, randomBytes(61), index, hash, role, realm, status],
-      )
-      return { id: row?.id ?? '', indexes: [indexOf(), index] }
+      const id = randomUUID()
+      await database.admin('insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, realm, status) values ($1, $2, $3, $4, $5, $6, $7, $8)', [
+        id, database.service, randomBytes(61), index, await passwords.hash(id, password), role, realm, status,
+      ])
+      return { id, indexes: [indexOf(), index] }
     },
     async signIn(indexes, from = {}) {
       const by = { ...identity, ...from }

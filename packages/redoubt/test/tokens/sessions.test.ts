@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import type { Visitor } from '../../src/context.ts'
 import { Refusal } from '../../src/errors.ts'
-import type { Passwords } from '../../src/tokens/password.ts'
+import { openPasswords, type Passwords } from '../../src/tokens/password.ts'
 import { canonicalEmail, checkPassword, openSession, signOut } from '../../src/tokens/sessions.ts'
 import type { Identity, SignedIn } from '../../src/tokens/sessions.ts'
 import { testDatabase } from '../support/database.ts'
@@ -85,4 +85,35 @@ test('an account suspended between the check of its password and its session get
 test('one address has one form', () => {
   assert.equal(canonicalEmail('Jane.Doe@Example.TEST'), 'jane.doe@example.test')
   assert.equal(canonicalEmail('ame\u0301lie@example.test'), 'am\u00e9lie@example.test')
+})
+
+test('attack: a database administrator with an account exchanges password hashes, addresses or ids', async () => {
+  const [mallory, victim] = [await account(), await account()]
+  const hashOf = async (id: string): Promise<string> => (await database.admin<{ hash: string }>('select password_hash as hash from redoubt.users where id = $1', [id]))[0]?.hash ?? ''
+  const before = await hashOf(victim.id)
+  await database.admin('update redoubt.users set password_hash = $2 where id = $1', [victim.id, await hashOf(mallory.id)])
+  const failed = (error: unknown): boolean => error instanceof Refusal && error.code === 'sign_in_failed'
+  await assert.rejects(signIn(identity, visitor, { indexes: victim.indexes, password }), failed)
+  await database.admin('update redoubt.users set password_hash = $2 where id = $1', [victim.id, before])
+  // Under Mallory's address, with Mallory's hash: the row is still the victim's, and the hash is not.
+  const [, index] = mallory.indexes
+  await database.admin("update redoubt.users set email_bidx = '\\x01' where id = $1", [mallory.id])
+  await database.admin('update redoubt.users set email_bidx = $2, password_hash = $3 where id = $1', [victim.id, index, await hashOf(mallory.id)])
+  await assert.rejects(signIn(identity, visitor, { indexes: mallory.indexes, password }), failed)
+})
+
+test('a password under older parameters is hashed anew at its next sign-in, and stays the same password', async () => {
+  const { id, indexes } = await account()
+  const strong = await openPasswords(identity.keyring, { memoryCost: 47_104, timeCost: 1 })
+  await signIn({ ...identity, passwords: strong }, visitor, { indexes, password })
+  const [row] = await database.admin<{ hash: string }>('select password_hash as hash from redoubt.users where id = $1', [id])
+  assert.match(row?.hash ?? '', /m=47104,t=1/)
+  assert.ok(opened.events.some((event) => event.type === 'auth.password_rehashed' && event.actor === id))
+  await signIn({ ...identity, passwords: strong }, visitor, { indexes, password })
+})
+
+test('a sign-in goes on when its password cannot be hashed anew', async () => {
+  const { indexes } = await account()
+  const busy: Passwords = { ...passwords, verify: () => Promise.resolve('outdated'), rehash: () => Promise.reject(new Refusal('busy')) }
+  await signIn({ ...identity, passwords: busy }, visitor, { indexes, password })
 })
