@@ -11,7 +11,7 @@ import { bearer } from 'redoubt/http/authenticate'
 import { mount } from 'redoubt/http/mount'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
-import { keysExist, openKeyring, type Keyring } from 'redoubt/keyring'
+import { keysExist, openKeyring, type Keyring, type KeyringSettings } from 'redoubt/keyring'
 import { startKeyUsage } from 'redoubt/keyring/usage'
 import { openKeyService, type KeyServiceOptions } from 'redoubt/kms'
 import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
@@ -50,6 +50,8 @@ export type ServiceSettings = {
   readonly kms: string
   /** How the key service is reached and signed in to, where it is not a local file. */
   readonly keyService?: Pick<KeyServiceOptions, 'aws' | 'azure' | 'vault' | 'previous'>
+  /** How long opened keys stay in memory, where it shall be less than the keyring's own bounds; and by which clock. */
+  readonly openedKeys?: Pick<KeyringSettings, 'lifetimes' | 'clock'>
   /** True: HTTPS is enforced and the local key provider refused. */
   readonly production: boolean
   /** The origin browsers see, and further ones that may call. */
@@ -123,7 +125,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const keyService = await openKeyService(settings.kms, { ...settings.keyService, production, emit, create: !production, dataExists: () => keysExist(keysPool) })
     ends.push(() => keyService.close())
     const usage = startKeyUsage({ pool: keysPool, emit })
-    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit, usage })
+    const keyring = openKeyring({ pool: keysPool, service: keyService, realm: tables.service, emit, usage, ...settings.openedKeys })
     ends.push(() => usage.stop(), () => keyring.close())
     await keyring.check()
     const signer = await openSigner(keysPool, roles)

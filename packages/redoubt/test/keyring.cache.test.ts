@@ -59,3 +59,34 @@ test('a load that failed is tried again by the next who asks', async () => {
   loads[1]?.answer([{ of: 'a' }])
   assert.deepEqual(await second, [{ of: 'a' }])
 })
+
+test('a value past its time leaves memory although nobody asks for it; one that is dropped or cleared leaves at once', async () => {
+  let now = 0
+  const cache = openCache<string, { of: string }>({
+    name: (query) => query, load: (queries) => Promise.resolve(queries.map((of) => ({ of }))), lifetime: 5, uses: 100, entries: 10, clock: () => now,
+  })
+  await cache.find(['a', 'b', 'c'])
+  assert.equal(cache.size(), 3)
+  cache.drop(({ of }) => of === 'a')
+  assert.equal(cache.size(), 2)
+  now = 4
+  await cache.find(['d'])
+  now = 5
+  while (cache.size() > 1) await new Promise((resolve) => setTimeout(resolve, 5))
+  assert.equal(cache.size(), 1)
+  cache.clear()
+  assert.equal(cache.size(), 0)
+})
+
+test('a value is handed out 2^20 times and then loaded again', async () => {
+  let loads = 0
+  const cache = openCache<string, { of: string }>({
+    name: (query) => query, load: (queries) => Promise.resolve(queries.map((of) => (loads++, { of }))), lifetime: 1000, uses: 2 ** 20, entries: 10, clock: () => 0,
+  })
+  await cache.find(['a'])
+  const many = Array.from({ length: 1024 }, () => 'a')
+  for (let i = 0; i < 1024; i++) await cache.find(many)
+  assert.equal(loads, 1)
+  await cache.find(['a'])
+  assert.equal(loads, 2)
+})

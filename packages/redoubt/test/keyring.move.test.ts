@@ -108,6 +108,12 @@ for (let step = 1; step < walk.length; step++) {
     to.close()
   })
 }
+test('the walk goes every way there is', () => {
+  const present: readonly Name[] = moto === undefined ? ['local', 'azure', 'vault'] : ['local', 'aws', 'azure', 'vault']
+  const ways = present.flatMap((one) => present.filter((other) => other !== one).map((other) => `${one} ${other}`))
+  assert.deepEqual(walk.slice(1).map((enter, step) => `${walk[step] ?? ''} ${enter}`).sort(), ways.sort())
+})
+
 test('sealed bytes open after moving from and to aws', { skip: motoMissing ?? false }, () => undefined)
 
 test('while keys move, a process with both services reads all of them and wraps new ones under the new', async () => {

@@ -8,7 +8,7 @@ import { after } from 'node:test'
 import type { Emit, Event } from 'redoubt/events'
 import { testDatabase, type TestDatabase } from '../../../../packages/redoubt/test/support/database.ts'
 import { wayTo } from '../../../../packages/redoubt/test/support/way.ts'
-import { openService, type Service } from '../../src/service.ts'
+import { openService, type Service, type ServiceSettings } from '../../src/service.ts'
 import { verifyTherapist } from '../../src/verification.ts'
 
 export type Answer = { readonly status: number; readonly headers: Headers; readonly text: string; readonly body: Readonly<Record<string, never>> & Record<string, unknown> }
@@ -26,7 +26,9 @@ export type Clinic = {
   /** Moves the service's clock; the database keeps its own. */
   travel(to: Date): void
   /** Another instance of the same service, on the same database and keys; stopped at the end of the file at the latest. */
-  another(): Promise<Instance>
+  another(more?: Partial<ServiceSettings>): Promise<Instance>
+  /** By itself at the end of the file. */
+  close(): Promise<void>
   /** A request without a token, or with the given one. */
   send(token?: string): Send
   patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
@@ -51,9 +53,9 @@ function sendTo(address: string): (token?: string) => Send {
 
 /**
  * A whole Therapy over a database of its own, listening on a free port until the end of the file.
- * @param given.database another database; given.emit hears the events too
+ * @param given.database another database; given.emit hears the events too; given.settings instead of the usual ones
  */
-export async function openClinic(given: { readonly database?: TestDatabase; readonly emit?: Emit } = {}): Promise<Clinic> {
+export async function openClinic(given: { readonly database?: TestDatabase; readonly emit?: Emit; readonly settings?: Partial<ServiceSettings> } = {}): Promise<Clinic> {
   const database = given.database ?? (await testDatabase())
   const way = await wayTo(database)
   const folder = await mkdtemp(join(tmpdir(), 'therapy-'))
@@ -64,10 +66,10 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   }
   let shift = 0
   const instances: Instance[] = []
-  const start = async (): Promise<Instance> => {
+  const start = async (more: Partial<ServiceSettings> = {}): Promise<Instance> => {
     const service = await openService({
       databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
-      production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit,
+      production: false, publicOrigin: 'http://therapy.test', poolSize: 8, now: () => new Date(Date.now() + shift), emit, ...given.settings, ...more,
     })
     await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
     const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
@@ -82,11 +84,14 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
     return instance
   }
   const { service, address, send } = await start()
-  after(async () => {
+  let closing: Promise<void> | undefined
+  const closeAll = async (): Promise<void> => {
     for (const instance of instances) await instance.stop()
     await way.close()
     await rm(folder, { recursive: true, force: true })
-  })
+  }
+  const close = (): Promise<void> => (closing ??= closeAll())
+  after(close)
 
   async function signedIn(email: string, password: string): Promise<Someone> {
     const { status, body } = await send()('POST', '/api/auth/login', { email, password })
@@ -101,6 +106,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   return {
     database, service, events, address, send,
     another: start,
+    close,
     travel: (to) => {
       shift = to.getTime() - Date.now()
     },

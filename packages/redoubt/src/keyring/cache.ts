@@ -27,6 +27,8 @@ export type Cache<Q, V> = {
   epoch(): number
   drop(gone: (value: V) => boolean): void
   clear(): void
+  /** Values in memory now. */
+  size(): number
 }
 
 /**
@@ -39,6 +41,8 @@ export function usedFrom(read: number, wait: number, oldest: boolean): number {
   return oldest || wait === 0 ? -Infinity : read + wait
 }
 
+/** A value past its time is handed out to nobody, and leaves memory within this many milliseconds. */
+const sweepEvery = 60_000
 /** Statements stay of a bounded size. */
 const batchSize = 4096
 
@@ -54,6 +58,20 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
   let flights = new Map<string, Promise<V | undefined>>()
   let waiting: Waiting[] = []
   let epoch = 0
+  let sweeping: NodeJS.Timeout | undefined
+
+  /** What nobody asks for any more would stay until it is pushed out. Node clears the bytes of a KeyObject when it is collected. */
+  function sweep(): void {
+    sweeping = undefined
+    for (const [id, { until }] of held) if (clock() >= until) held.delete(id)
+    plan()
+  }
+
+  function plan(): void {
+    if (sweeping !== undefined || held.size === 0) return
+    sweeping = setTimeout(sweep, Math.min(lifetime, sweepEvery))
+    sweeping.unref()
+  }
 
   function keep(id: string, value: V, since: number): void {
     held.delete(id)
@@ -62,6 +80,7 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
       held.delete(oldest)
     }
     held.set(id, { value, until: since + lifetime, left: uses })
+    plan()
   }
 
   function take(id: string): V | undefined {
@@ -134,6 +153,9 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
       epoch++
       flights = new Map()
       held.clear()
+      clearTimeout(sweeping)
+      sweeping = undefined
     },
+    size: () => held.size,
   }
 }

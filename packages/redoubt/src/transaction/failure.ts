@@ -28,6 +28,19 @@ export async function personalOf(gate: Gate, caller: Caller, entryId: string): P
   return gate.personal === undefined || caller.address === null ? null : gate.personal(caller, entryId)
 }
 
+/**
+ * The same for a call that failed. While the key service is away nothing can be sealed under a key that is not in
+ * memory: the entry then stands without the address, and says so, rather than not at all.
+ */
+async function personalOfFailure(gate: Gate, caller: Caller, entryId: string): Promise<{ readonly personal: Personal | null; readonly lack: Readonly<Record<string, string>> }> {
+  try {
+    return { personal: await personalOf(gate, caller, entryId), lack: {} }
+  } catch (error) {
+    if (!(error instanceof Refusal) || (error.code !== 'key_service_unavailable' && error.code !== 'key_refused')) throw error
+    return { personal: null, lack: { address_missing: error.code } }
+  }
+}
+
 /** Looks at what came back and says why the connection may serve nobody else, or undefined. */
 export function poisonOf(outcome: Outcome, answers: readonly Answer[]): string | undefined {
   const odd = answers.find((answer) => !statementTag.test(answer.command))
@@ -74,9 +87,10 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
   const writer = unknown ? systemCaller('gate', caller.tenant, caller) : caller
   try {
     const id = newId()
+    const { personal, lack } = await personalOfFailure(gate, writer, id)
     const entry: Entry = {
-      ...plan.entry, id, outcome, personal: await personalOf(gate, writer, id), subjects,
-      metadata: unknown && caller.actor !== null ? { ...plan.entry.metadata, claimed_actor: caller.actor } : plan.entry.metadata,
+      ...plan.entry, id, outcome, personal, subjects,
+      metadata: { ...plan.entry.metadata, ...lack, ...(unknown && caller.actor !== null ? { claimed_actor: caller.actor } : {}) },
     }
     const connection = await gate.pool.connect()
     const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }), finishStatement(entry)])
