@@ -2,6 +2,7 @@ import type { Columns } from 'redoubt/columns'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
+import type { Browser } from 'redoubt/http/browser'
 import { once, type Repeatable } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
@@ -21,6 +22,8 @@ export type App = {
   readonly tokens: Tokens
   /** Sign-in and sessions of patients and therapists. */
   readonly identity: Identity
+  /** The same sessions in browsers. */
+  readonly browser: Browser
   readonly emit: Emit
   /** The service's clock. Functions take the time as an argument, so that a rule about time can be tested. */
   readonly now: () => Date

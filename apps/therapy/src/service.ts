@@ -7,7 +7,11 @@ import type { Environment } from 'redoubt/config'
 import type { Emit } from 'redoubt/events'
 import { openHealth, type Health } from 'redoubt/health'
 import { hardenServer, perimeter } from 'redoubt/http'
-import { bearer } from 'redoubt/http/authenticate'
+import { anyOf, bearer, cookie } from 'redoubt/http/authenticate'
+import { openControls, type ControlModes, type Controls } from 'redoubt/http/controls'
+import { sessionCookies } from 'redoubt/http/cookies'
+import { cspReports } from 'redoubt/http/csp-report'
+import { openCsrf } from 'redoubt/http/csrf'
 import { mount } from 'redoubt/http/mount'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
@@ -58,6 +62,8 @@ export type ServiceSettings = {
   readonly publicOrigin: string
   readonly origins?: readonly string[]
   readonly trustedProxies?: readonly string[]
+  /** Controls that do not enforce; `off` only outside production. */
+  readonly controls?: Partial<ControlModes>
   readonly poolSize?: number
   readonly namedStatements?: boolean
   /** Prefix of the database roles. Default: therapy. */
@@ -93,6 +99,7 @@ export function routesOf(app: App): readonly Route[] {
   return [
     ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
+    cspReports('/csp-report', app.emit),
   ]
 }
 
@@ -136,8 +143,11 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring, 'token-sign') })
     const following = followKeys({ tokens, keyring, purpose: 'token-sign' })
     ends.push(() => following.stop())
+    const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
+    const csrf = openCsrf({ secrets: async () => (await keyring.purposeKey('csrf')).secrets, origins: [settings.publicOrigin], controls })
     const app: App = {
       db, columns, passwords, tokens, emit, now,
+      browser: { cookies: sessionCookies(tables.service), csrf, tokens },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
     }
     const routes = routesOf(app)
@@ -149,7 +159,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       ],
       emit,
     })
-    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health), close }
+    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health, controls), close }
   } catch (error) {
     await close()
     throw error
@@ -166,7 +176,7 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
   }
 }
 
-function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health): Server {
+function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health, controls: Controls): Server {
   const { production, publicOrigin, origins = [], trustedProxies = [], emit } = settings
   const outside = express()
   outside.disable('x-powered-by')
@@ -174,13 +184,14 @@ function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[],
   // Before the perimeter: a probe speaks plain HTTP from inside, and learns nothing but names and ok or failed.
   outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
-    trustedProxies, origins: [publicOrigin, ...origins], emit,
+    trustedProxies, origins: [publicOrigin, ...origins], controls, emit,
     ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(routes, {
-    authenticate: bearer(app.tokens), roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
-    openapi: { title: 'Therapy', version: '0.1.0', servers: [publicOrigin] },
+    authenticate: anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies)), csrf: app.browser.csrf, roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
+    // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
+    ...(production ? {} : { openapi: { title: 'Therapy', version: '0.1.0', servers: [publicOrigin] } }),
   }))
   outside.use(problems({ emit }))
   const server = createServer(outside)

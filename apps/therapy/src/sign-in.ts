@@ -1,4 +1,6 @@
-import { route, type Route } from 'redoubt/http/route'
+import type { IncomingHttpHeaders } from 'node:http'
+import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
+import { reply, route, type Reply, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
@@ -12,46 +14,73 @@ import { email, idParams, rowId, utc, utcOf } from './fields.ts'
 const signedIn = z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), refresh_token: z.string(), user_id: rowId, role: z.string() })
 const ownSession = z.object({ id: rowId, device: z.string(), address_prefix: z.string().nullable(), created_at: utc, last_used_at: utc, current: z.boolean() })
 
+const inBrowser = z.object({ status: z.literal('signed_in'), user_id: rowId, role: z.string() })
+
 function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z.input<typeof signedIn> {
   return { access_token: token, token_type: 'Bearer', expires_in: expiresIn, refresh_token: refresh, user_id: actor, role }
+}
+
+/** In cookie mode the tokens go into the cookies alone, where no script reads them. */
+function browserAnswer({ cookies }: Browser, identity: Identity, { token, refresh, actor, role }: SignedIn): Reply<z.input<typeof inBrowser>> {
+  return reply({ status: 'signed_in' as const, user_id: actor, role }, { cookies: cookies.set({ access: token, refresh }, identity.lifetimes.idle) })
 }
 
 /**
  * Sign-in and sessions of one realm: the same routes at both doors.
  * @param identity whose accounts, keys and lifetimes
  * @param roles the roles of that realm, with what an account without second factor gets where it needs one
+ * @param browser cookies and CSRF of that realm
  */
-export function signInRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]]): readonly Route[] {
+export function signInRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]], browser: Browser = app.browser): readonly Route[] {
+  /** Ends the session in the browser too, where it came by cookie. */
+  const signedOut = (headers: IncomingHttpHeaders): Reply<null> | null =>
+    browser.cookies.read(headers).refresh === undefined ? null : reply(null, { cookies: browser.cookies.clear(), headers: { 'Clear-Site-Data': '"cache", "storage"' } })
   return [
     route({
       method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in',
-      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most) }),
-      answer: signedIn,
-      refuses: ['sign_in_failed', 'busy'],
+      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most), session: z.enum(['bearer', 'cookie']).optional() }),
+      answer: z.union([signedIn, inBrowser]),
+      refuses: ['sign_in_failed', 'busy', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
+        if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
         const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
         const account = await checkPassword(identity, visitor, { indexes, password: body.password })
-        return signedInAnswer(await openSession(identity, visitor, account, { agent: headers['user-agent'] }))
+        const opened = await openSession(identity, visitor, account, { agent: headers['user-agent'] })
+        return body.session === 'cookie' ? browserAnswer(browser, identity, opened) : signedInAnswer(opened)
       },
     }),
     route({
       method: 'POST', path: '/api/auth/refresh', tags: ['auth'],
-      summary: 'Exchange a refresh token for its successor and a new access token. A retry sends the same attempt (128 random bits) and gets the same successor, within 10 seconds and while that is unused; any other second use ends the session',
-      access: 'public', body: z.strictObject({ refresh_token: z.string().min(1).max(200), attempt: z.string().regex(/^[A-Za-z0-9_-]{22}$/).optional() }),
-      answer: signedIn,
-      refuses: ['caller_refused'],
-      handle: async ({ visitor, body, headers }) =>
-        signedInAnswer(await refreshSession(identity, visitor, { token: body.refresh_token, attempt: body.attempt, agent: headers['user-agent'] })),
+      summary: 'Exchange a refresh token for its successor and a new access token. A retry sends the same attempt (128 random bits) and gets the same successor, within 10 seconds and while that is unused; any other second use ends the session. Without refresh_token the browser’s cookie is exchanged',
+      access: 'public', body: z.strictObject({ refresh_token: z.string().min(1).max(200).optional(), attempt: z.string().regex(/^[A-Za-z0-9_-]{22}$/).optional() }),
+      answer: z.union([signedIn, inBrowser]),
+      refuses: ['caller_refused', 'csrf_refused'],
+      handle: async ({ visitor, body, headers }) => {
+        const token = body.refresh_token ?? (await refreshCookie(browser, { headers, visitor }))
+        const next = await refreshSession(identity, visitor, { token, attempt: body.attempt, agent: headers['user-agent'] })
+        return body.refresh_token === undefined ? browserAnswer(browser, identity, next) : signedInAnswer(next)
+      },
     }),
     route({
       method: 'POST', path: '/api/auth/logout', tags: ['auth'], summary: 'End this session, at once and everywhere',
       access: roles, answer: null,
-      handle: ({ caller }) => signOut(identity, caller),
+      handle: async ({ caller, headers }) => {
+        await signOut(identity, caller)
+        return signedOut(headers)
+      },
     }),
     route({
       method: 'POST', path: '/api/auth/logout-all', tags: ['auth'], summary: 'End all of one’s sessions, this one too',
       access: roles, answer: null,
-      handle: ({ caller }) => signOutEverywhere(identity, caller),
+      handle: async ({ caller, headers }) => {
+        await signOutEverywhere(identity, caller)
+        return signedOut(headers)
+      },
+    }),
+    route({
+      method: 'GET', path: '/api/csrf-token', tags: ['auth'], summary: 'The token that unsafe requests by session cookie carry as X-CSRF-Token; good until the session ends',
+      access: roles, answer: z.object({ csrf_token: z.string() }),
+      handle: async ({ caller }) => ({ csrf_token: await browser.csrf.token(caller.session) }),
     }),
     route({
       method: 'GET', path: '/api/auth/sessions', tags: ['auth'], summary: 'One’s sessions: the present one first, then by last use',

@@ -35,6 +35,7 @@ const bodies: Readonly<Record<string, unknown>> = {
   'POST /api/auth/register': { role: 'patient', email: 'walk@example.org', password: 'long enough for it', first_name: 'W', last_name: 'K', dob: '1990-01-01' },
   'POST /api/auth/login': { email: ada.email, password: ada.password },
   'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64), attempt: 'AAAAAAAAAAAAAAAAAAAAAA' },
+  'POST /csp-report': { 'csp-report': {} },
   'PUT /api/patients/{id}': { first_name: 'X', last_name: 'Y', dob: '1990-01-01', phone: null, address: null, emergency_contact: null, insurance_no: null, version: 1 },
   'PATCH /api/therapists/me': { version: 99, bio: 'x' },
   'POST /api/relationships': { therapist_id: absent, basis: 'referral' },
@@ -55,7 +56,7 @@ const document = JSON.parse((await clinic.send()('GET', '/openapi.json')).text) 
 const walked: readonly Walked[] = Object.entries(document.paths).flatMap(([path, operations]) =>
   Object.entries(operations).map(([method, operation]) => ({ method: method.toUpperCase(), path, operation, name: `${method.toUpperCase()} ${path}` })))
 const isPublic = (walk: Walked): boolean => !Array.isArray(walk.operation.security) || walk.operation.security.length === 0
-const publicRoutes = ['POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json']
+const publicRoutes = ['POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json', 'POST /csp-report']
 
 function target({ path, operation }: Walked, id: string): string {
   return path.replace('{id}', id) + (operation.parameters?.some(({ name, required }) => name === 'version' && required === true) === true ? '?version=1' : '')

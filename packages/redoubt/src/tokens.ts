@@ -32,6 +32,11 @@ export type Tokens = {
    * them are refused at once.
    */
   use(keys: readonly TokenKey[]): void
+  /**
+   * The session a token was issued for, though its time is over; undefined where it is not ours. It opens nothing: the
+   * CSRF token of a refresh is bound to this session.
+   */
+  sessionOf(token: string): string | undefined
   /** The JSON Web Key Set for /.well-known/jwks.json (RFC 7517, RFC 8037): public parts only. */
   jwks(): { readonly keys: readonly Readonly<Record<string, string>>[] }
 }
@@ -91,6 +96,14 @@ export function openTokens(options: {
       if (seconds >= claims.expiresAt + allowedSkewSeconds || seconds < claims.notBefore - allowedSkewSeconds) throw refused()
       if (known === undefined) cache.set(token, claims)
       return claims
+    },
+    sessionOf(token) {
+      if (typeof token !== 'string' || token.length > longestToken) return undefined
+      try {
+        return (cache.get(token) ?? verifyUnknown(token)).session
+      } catch {
+        return undefined
+      }
     },
     use(next) {
       ring = ringOf(next)

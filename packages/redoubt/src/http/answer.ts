@@ -59,7 +59,8 @@ export function answerPage(res: ServerResponse, made: unknown, fields: Fields, s
   const given = isPageAnswer(made) ? made : undefined
   const text = given === undefined || given.page !== undefined ? htmlText(given?.page ?? made) : undefined
   setHeaders(res, fields)
-  if (given !== undefined && given.cookies.length > 0) res.setHeader('Set-Cookie', given.cookies)
+  // The last of two with one name holds in a browser (RFC 6265 §5.3): what the handler sets stands behind what was renewed.
+  for (const line of given?.cookies ?? []) res.appendHeader('Set-Cookie', line)
   if (given?.location !== undefined) res.setHeader('Location', given.location)
   if (text === undefined) return sendEmpty(res, 303)
   sendBytes(res, given?.status ?? status, Buffer.from(text, 'utf8'), 'text/html; charset=utf-8')

@@ -1,16 +1,22 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Tokens } from '../tokens.ts'
 import type { SessionCookies } from './cookies.ts'
+import type { Kind } from './route.ts'
 
 /** How a caller came. Only the edge knows it; CSRF is asked of those whose browser sends the proof by itself. */
 export type Via = 'bearer' | 'cookie'
-export type Known = { readonly caller: Person; readonly via: Via }
+export type Known = {
+  readonly caller: Person
+  readonly via: Via
+  /** Lines of Set-Cookie that must reach the browser, whatever becomes of the request. */
+  readonly renewed?: readonly string[]
+}
 
 /** Turns a request into its caller, or refuses with `unauthenticated`. */
 export type Authenticate = {
-  (req: IncomingMessage, visitor: Visitor): Known | Promise<Known>
+  (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known>
   /** Left out by one that takes no cookies; `mount` refuses one that does without `csrf`. */
   readonly ways?: readonly Via[]
   /** Whether the request carries what this one reads; for `anyOf`. */
@@ -36,19 +42,32 @@ export function bearer(tokens: Tokens): Authenticate {
   return Object.assign(read, { ways: ['bearer'] as const, present: (req: IncomingMessage) => req.headers.authorization !== undefined })
 }
 
+/** Exchanges the refresh token of a browser for the next pair; refuses with `caller_refused`. */
+export type Renew = (refresh: string, headers: IncomingHttpHeaders, visitor: Visitor) => Promise<{ readonly access: string; readonly refresh: string; readonly seconds: number }>
+
 /**
  * Callers by the access cookie of a browser's session. `mount` asks CSRF of them, by default and on every unsafe method.
  * @param cookies of sessionCookies
+ * @param renew asked where a page is wanted and the access token is over: a browser that runs no script of ours cannot
+ *   do it itself. Never for the API: many requests at once would each exchange the same token
  */
-export function cookie(tokens: Tokens, cookies: SessionCookies): Authenticate {
+export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): Authenticate {
   if (typeof tokens?.verify !== 'function') throw new TypeError('cookie: tokens must come from openTokens')
   if (typeof cookies?.read !== 'function') throw new TypeError('cookie: cookies must come from sessionCookies')
-  const read = (req: IncomingMessage, visitor: Visitor): Known => {
-    const { access } = cookies.read(req.headers)
-    if (access === undefined || access === '') throw new Refusal('unauthenticated')
-    return { caller: callerOf(tokens, access, visitor), via: 'cookie' }
+  const again = async (refresh: string, req: IncomingMessage, visitor: Visitor, ask: Renew): Promise<Known> => {
+    const next = await ask(refresh, req.headers, visitor)
+    return { caller: callerOf(tokens, next.access, visitor), via: 'cookie', renewed: cookies.set(next, next.seconds) }
   }
-  return Object.assign(read, { ways: ['cookie'] as const, present: (req: IncomingMessage) => cookies.read(req.headers).access !== undefined })
+  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known> => {
+    const { access = '', refresh = '' } = cookies.read(req.headers)
+    try {
+      return { caller: callerOf(tokens, access, visitor), via: 'cookie' }
+    } catch (error) {
+      if (!(error instanceof Refusal) || kind !== 'page' || refresh === '' || renew === undefined) throw error
+      return again(refresh, req, visitor, renew)
+    }
+  }
+  return Object.assign(read, { ways: ['cookie'] as const, present: (req: IncomingMessage) => Object.keys(cookies.read(req.headers)).length > 0 })
 }
 
 /**
@@ -58,10 +77,10 @@ export function cookie(tokens: Tokens, cookies: SessionCookies): Authenticate {
  */
 export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[]]): Authenticate {
   if (authenticates.length === 0 || authenticates.some(({ present }) => present === undefined)) throw new TypeError('anyOf: takes what bearer, cookie and their like make')
-  const read = (req: IncomingMessage, visitor: Visitor): Known | Promise<Known> => {
+  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known> => {
     const which = authenticates.find(({ present }) => present?.(req))
     if (which === undefined) throw new Refusal('unauthenticated')
-    return which(req, visitor)
+    return which(req, visitor, kind)
   }
   return Object.assign(read, {
     ways: authenticates.flatMap(({ ways }) => ways ?? []),

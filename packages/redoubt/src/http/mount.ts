@@ -83,10 +83,14 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     const { visitor } = visit
     let known: Known | undefined
     if (route.access !== 'public') {
-      const wait = authenticate(req, visitor)
+      const wait = authenticate(req, visitor, route.kind)
       known = wait instanceof Promise ? await wait : wait
       const { actor, role } = known.caller
       visit.actor = actor
+      if (known.renewed !== undefined) {
+        visit.renewed = known.renewed
+        res.setHeader('Set-Cookie', known.renewed)
+      }
       if (!route.access.includes(role)) {
         emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })
         throw new Refusal('forbidden')

@@ -49,6 +49,7 @@ export function noteProblem(req: IncomingMessage, res: ServerResponse, error: un
     return undefined
   }
   for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) res.removeHeader(name)
+  if (visit !== undefined && visit.renewed.length > 0) res.setHeader('Set-Cookie', visit.renewed)
   res.removeHeader('X-Powered-By')
   res.setHeader('Cache-Control', 'no-store')
   if (refusal.retryAfter !== undefined) res.setHeader('Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))

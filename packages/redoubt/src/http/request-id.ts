@@ -24,6 +24,7 @@ export function requestId(proxies: Proxies, emit: Emit): Step {
       kind: 'api',
       code: undefined,
       actor: undefined,
+      renewed: [],
     }
     setVisit(req, visit)
     res.setHeader('X-Request-Id', id)
