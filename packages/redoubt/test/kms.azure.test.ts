@@ -37,6 +37,7 @@ keyServiceContract('azure', () => open('root?sign=sign'), () => open('other?sign
 faultContract({
   name: 'azure',
   proxy,
+  certificate,
   open: (options) => open('root?sign=sign', proxy.origin, options),
   unwraps: ({ path }) => /\/unwrapkey\?/i.test(path),
   throttled: says(429, 'Throttled', 'Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached'),
@@ -47,6 +48,9 @@ faultContract({
     { title: 'a deleted key', fault: says(404, 'KeyNotFound', 'A key with (name/id) root was not found in this key vault.'), says: /^key_refused: the key is deleted/, tries: 1 },
     { title: 'a key deleted but recoverable', fault: says(409, 'Conflict', 'Key root is currently in a deleted but recoverable state', 'ObjectIsDeletedButRecoverable'), says: /^key_refused: the key is deleted/, tries: 1 },
     { title: 'an expired version', fault: says(403, 'Forbidden', 'Operation wrapKey is not allowed on an expired key.', 'KeyExpired'), says: /^key_refused: this version of the key is expired/, tries: 1 },
+    { title: 'a version that is not valid yet', fault: says(403, 'Forbidden', 'Operation unwrapKey is not allowed on a key that is not yet valid.', 'KeyNotYetValid'), says: /^key_refused: this version of the key is expired, not yet valid/, tries: 1 },
+    { title: 'a policy that forbids', fault: says(403, 'Forbidden', 'The operation is not permitted by policy', 'ForbiddenByPolicy'), says: /^key_refused: the key service denies/, tries: 1 },
+    { title: 'a conflict that passes', fault: says(409, 'Conflict', 'There was a conflict with another operation.'), says: /^key_service_unavailable: the key service did not answer/, tries: 4 },
     { title: 'a value that does not unwrap', fault: says(400, 'BadParameter', 'The parameter is incorrect.'), says: /^key_refused: a wrapped key does not open here/, tries: 1 },
     { title: 'an internal error', fault: says(500, 'InternalServerError', 'internal'), says: /^key_service_unavailable: the key service did not answer/, tries: 4 },
     { title: 'a service that is down', fault: says(503, 'ServiceUnavailable', 'down'), says: /^key_service_unavailable: the key service did not answer/, tries: 4 },

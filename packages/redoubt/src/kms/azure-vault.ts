@@ -77,6 +77,7 @@ export function openAzureVault(url: string, options: AzureOptions, production: b
   // Made anew for each client: the SDK writes into what it is given.
   const clientOptions = (): CryptographyClientOptions => ({
     retryOptions: { maxRetries: 0 },
+    redirectOptions: { maxRetries: 0 },
     disableChallengeResourceVerification: insecureAnyVaultHost,
     ...(ca === undefined ? {} : { tlsOptions: { ca } }),
     ...(serviceVersion === undefined ? {} : { serviceVersion }),

@@ -6,6 +6,7 @@ import type { Event } from '../../src/events.ts'
 import type { KeyService, KeyServiceOptions } from '../../src/kms.ts'
 import type { Patience } from '../../src/kms/resilience.ts'
 import type { Fault, FaultProxy, Passed } from '../support/fault-proxy.ts'
+import { listen, type Certificate } from '../support/http-server.ts'
 import { refusalOf } from './key-service.ts'
 
 /** An answer as the real service words it, and what the caller is told. */
@@ -20,6 +21,8 @@ export type Worded = {
 export type FaultContract = {
   readonly name: string
   readonly proxy: FaultProxy
+  /** What the provider is reached by, where it insists on TLS. */
+  readonly certificate?: Certificate
   /** A service that reaches its provider through the proxy. */
   readonly open: (options: Pick<KeyServiceOptions, 'patience' | 'emit'>) => Promise<KeyService>
   /** The request that unwraps; everything else passes. */
@@ -94,6 +97,28 @@ export function faultContract(contract: FaultContract): void {
     proxy.fault(contract.throttled, { when: unwraps })
     assert.match(await refusalOf(unwrap()), /^key_service_unavailable: the key service throttles/)
     service.close()
+  })
+
+  test(`${name}: attack: a redirect is not followed, whatever its status: nothing goes where it points`, async () => {
+    const seen: string[] = []
+    const elsewhere = await listen((request, response) => {
+      seen.push(`${request.method ?? ''} ${request.url ?? ''}`)
+      response.end('{}')
+      return Promise.resolve()
+    }, contract.certificate)
+    try {
+      const { service, key, unwrap } = await wrapped()
+      for (const status of [301, 302, 303, 307, 308]) {
+        proxy.fault({ kind: 'answer', status, body: '', headers: { location: `${elsewhere.origin}/${canary}` } }, { when: unwraps })
+        assert.match(await refusalOf(unwrap()), /^key_(?:service_unavailable|refused): (?!.*CANARY)/)
+      }
+      assert.deepEqual(seen, [])
+      proxy.fault(null)
+      assert.deepEqual(await unwrap(), key)
+      service.close()
+    } finally {
+      await elsewhere.close()
+    }
   })
 
   for (const { title, fault, says, tries: wanted } of contract.worded) {
