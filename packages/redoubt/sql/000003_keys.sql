@@ -35,8 +35,11 @@ create table keys.data_keys (
   wrapped bytea not null check (octet_length(wrapped) between 61 and 512),
   -- retiring: opens what it sealed, and no transaction commits anything new under it (guard.hold_keys).
   state text not null default 'active' check (state in ('active', 'decrypt_only', 'retiring')),
+  -- From when on nothing more was committed under it.
+  closed_at timestamptz,
   created_at timestamptz not null default now(),
-  unique (tenant, subject, keep, version)
+  unique (tenant, subject, keep, version),
+  check ((state = 'retiring') = (closed_at is not null))
 );
 create unique index data_keys_one_active on keys.data_keys (tenant, subject, keep) where state = 'active';
 create index data_keys_by_kek on keys.data_keys (kek_id);
@@ -96,7 +99,7 @@ alter table keys.purpose_keys force row level security;
 -- What a key is and whose it is never changes; only its wrapping and state do.
 grant select, insert, delete on keys.key_encryption_keys, keys.data_keys, keys.index_keys, keys.purpose_keys to {keys};
 grant update (provider, key_ref, wrapped, state) on keys.key_encryption_keys to {keys};
-grant update (kek_id, wrapped, state) on keys.data_keys to {keys};
+grant update (kek_id, wrapped, state, closed_at) on keys.data_keys to {keys};
 grant update (kek_id, wrapped) on keys.index_keys to {keys};
 grant update (kek_id, wrapped, holds) on keys.purpose_keys to {keys};
 -- An erasure is not taken back.

@@ -166,30 +166,33 @@ begin
   return made;
 end $$;
 
--- Closes superseded data keys for good: from the commit on, no transaction commits a value under them. Waits for those
--- that hold one. Only keys whose successor every process knows by now: nobody's write is refused.
-create function keys.begin_retiring(p_ids bytea[], p_seconds int) returns setof bytea
+-- Closes superseded data keys: from closed_at on, no transaction commits a value under them. The locks come first: they
+-- wait for those that hold one, so the moment lies behind their commits. Only keys whose successor every process knows.
+create function keys.close_data_keys(p_ids bytea[], p_seconds int) returns int
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
+declare
+  closed int;
 begin
   perform 1 from keys.data_keys d where d.key_id = any (p_ids) order by d.key_id for update;
-  return query update keys.data_keys d set state = 'retiring'
-    where d.key_id = any (p_ids) and d.state in ('decrypt_only', 'retiring') and exists (
+  update keys.data_keys d set state = 'retiring', closed_at = clock_timestamp()
+    where d.key_id = any (p_ids) and d.state = 'decrypt_only' and exists (
       select from keys.data_keys n where n.tenant = d.tenant and n.subject = d.subject and n.keep = d.keep and n.version > d.version
-        and n.created_at <= now() - make_interval(secs => p_seconds))
-    returning d.key_id;
+        and n.created_at <= now() - make_interval(secs => p_seconds));
+  get diagnostics closed = row_count;
+  return closed;
 end $$;
 
--- What the proof said: those that no value names are deleted, the others serve on.
-create function keys.end_retiring(p_unused bytea[], p_used bytea[]) returns int
+-- Deletes some of the keys that were closed before p_proven: from then on every value of every table was looked at, and
+-- none was found under a key that is not an active one.
+create function keys.retire_data_keys(p_proven timestamptz, p_most int) returns int
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   gone int;
 begin
-  perform 1 from keys.data_keys d where d.key_id = any (p_unused || p_used) order by d.key_id for update;
-  update keys.data_keys d set state = 'decrypt_only' where d.key_id = any (p_used) and d.state = 'retiring';
-  delete from keys.data_keys d where d.key_id = any (p_unused) and not d.key_id = any (p_used) and d.state = 'retiring';
+  delete from keys.data_keys d where d.key_id in (
+    select o.key_id from keys.data_keys o where o.state = 'retiring' and o.closed_at < p_proven order by o.key_id limit p_most for update skip locked);
   get diagnostics gone = row_count;
   if gone > 0 then
     perform guard.note_key('key.retired', 'data', null, jsonb_build_object('keys', gone));
@@ -215,14 +218,15 @@ begin
   return true;
 end $$;
 
--- Deletes a version that a later one has replaced for at least p_seconds. The caller has the proof that no row has it.
-create function keys.retire_index_key(p_table int, p_column int, p_version int, p_seconds int) returns boolean
+-- Deletes a version of a blind-index key. From p_proven on every row was looked at and none had it; by then a later one had
+-- been written for p_seconds, so that whoever had computed a value with it had long committed.
+create function keys.retire_index_key(p_table int, p_column int, p_version int, p_seconds int, p_proven timestamptz) returns boolean
 language plpgsql security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from keys.index_keys i where i.table_id = p_table and i.column_id = p_column and i.version = p_version and exists (
     select from keys.index_keys n where n.table_id = p_table and n.column_id = p_column and n.version > p_version
-      and n.use_from <= now() - make_interval(secs => p_seconds));
+      and n.use_from + make_interval(secs => p_seconds) <= p_proven);
   if not found then
     return false;
   end if;
@@ -270,10 +274,10 @@ begin
 end $$;
 
 revoke all on function keys.under_active_key(), keys.rotate_kek(bytea, text, int, text, text, bytea), keys.kek_dependants(bytea), keys.retire_kek(bytea),
-  keys.rotate_data_keys(bytea[], bytea[], bytea[], bytea), keys.begin_retiring(bytea[], int), keys.end_retiring(bytea[], bytea[]),
-  keys.rotate_index_key(int, int, int, bytea, bytea, bytea, int), keys.retire_index_key(int, int, int, int),
+  keys.rotate_data_keys(bytea[], bytea[], bytea[], bytea), keys.close_data_keys(bytea[], int), keys.retire_data_keys(timestamptz, int),
+  keys.rotate_index_key(int, int, int, bytea, bytea, bytea, int), keys.retire_index_key(int, int, int, int, timestamptz),
   keys.rotate_purpose_key(text, text, int, bytea, bytea, bytea, int), keys.retire_purpose_key(text, text, bytea, bytea, int) from public;
 grant execute on function keys.rotate_kek(bytea, text, int, text, text, bytea), keys.kek_dependants(bytea), keys.retire_kek(bytea),
-  keys.rotate_data_keys(bytea[], bytea[], bytea[], bytea), keys.begin_retiring(bytea[], int), keys.end_retiring(bytea[], bytea[]),
-  keys.rotate_index_key(int, int, int, bytea, bytea, bytea, int), keys.retire_index_key(int, int, int, int),
+  keys.rotate_data_keys(bytea[], bytea[], bytea[], bytea), keys.close_data_keys(bytea[], int), keys.retire_data_keys(timestamptz, int),
+  keys.rotate_index_key(int, int, int, bytea, bytea, bytea, int), keys.retire_index_key(int, int, int, int, timestamptz),
   keys.rotate_purpose_key(text, text, int, bytea, bytea, bytea, int), keys.retire_purpose_key(text, text, bytea, bytea, int) to {keys};

@@ -64,10 +64,12 @@ create table keys.data_keys (
   kek_id bytea not null,
   wrapped bytea not null,
   state text default 'active'::text not null,
+  closed_at timestamp with time zone,
   created_at timestamp with time zone default now() not null,
   constraint data_keys_pkey PRIMARY KEY (key_id),
   constraint data_keys_tenant_subject_keep_version_key UNIQUE (tenant, subject, keep, version),
   constraint data_keys_kek_id_fkey FOREIGN KEY (kek_id) REFERENCES keys.key_encryption_keys(id),
+  constraint data_keys_check CHECK (((state = 'retiring'::text) = (closed_at IS NOT NULL))),
   constraint data_keys_keep_check CHECK ((keep ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
   constraint data_keys_key_id_check CHECK ((octet_length(key_id) = 16)),
   constraint data_keys_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text, 'retiring'::text]))),
@@ -99,7 +101,7 @@ create policy keys_update on keys.data_keys for update to {keys}
 grant select (key_id, state) on keys.data_keys to {guard};
 grant update (state) on keys.data_keys to {guard};
 grant delete, insert, select on keys.data_keys to {keys};
-grant update (kek_id, wrapped, state) on keys.data_keys to {keys};
+grant update (kek_id, wrapped, state, closed_at) on keys.data_keys to {keys};
 
 create table keys.erased (
   tenant text not null,
@@ -1703,21 +1705,24 @@ end $function$;
 alter function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) owner to {guard};
 grant execute on function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) to {app};
 
-CREATE OR REPLACE FUNCTION keys.begin_retiring(p_ids bytea[], p_seconds integer)
- RETURNS SETOF bytea
+CREATE OR REPLACE FUNCTION keys.close_data_keys(p_ids bytea[], p_seconds integer)
+ RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  closed int;
 begin
   perform 1 from keys.data_keys d where d.key_id = any (p_ids) order by d.key_id for update;
-  return query update keys.data_keys d set state = 'retiring'
-    where d.key_id = any (p_ids) and d.state in ('decrypt_only', 'retiring') and exists (
+  update keys.data_keys d set state = 'retiring', closed_at = clock_timestamp()
+    where d.key_id = any (p_ids) and d.state = 'decrypt_only' and exists (
       select from keys.data_keys n where n.tenant = d.tenant and n.subject = d.subject and n.keep = d.keep and n.version > d.version
-        and n.created_at <= now() - make_interval(secs => p_seconds))
-    returning d.key_id;
+        and n.created_at <= now() - make_interval(secs => p_seconds));
+  get diagnostics closed = row_count;
+  return closed;
 end $function$;
-alter function keys.begin_retiring(p_ids bytea[], p_seconds integer) owner to {owner};
-grant execute on function keys.begin_retiring(p_ids bytea[], p_seconds integer) to {keys};
+alter function keys.close_data_keys(p_ids bytea[], p_seconds integer) owner to {owner};
+grant execute on function keys.close_data_keys(p_ids bytea[], p_seconds integer) to {keys};
 
 CREATE OR REPLACE FUNCTION keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text)
  RETURNS SETOF bytea
@@ -1735,26 +1740,6 @@ end $function$;
 alter function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) owner to {owner};
 grant execute on function keys.destroy_data_keys(p_tenant text, p_subject uuid, p_keep text) to {keys};
 
-CREATE OR REPLACE FUNCTION keys.end_retiring(p_unused bytea[], p_used bytea[])
- RETURNS integer
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-  gone int;
-begin
-  perform 1 from keys.data_keys d where d.key_id = any (p_unused || p_used) order by d.key_id for update;
-  update keys.data_keys d set state = 'decrypt_only' where d.key_id = any (p_used) and d.state = 'retiring';
-  delete from keys.data_keys d where d.key_id = any (p_unused) and not d.key_id = any (p_used) and d.state = 'retiring';
-  get diagnostics gone = row_count;
-  if gone > 0 then
-    perform guard.note_key('key.retired', 'data', null, jsonb_build_object('keys', gone));
-  end if;
-  return gone;
-end $function$;
-alter function keys.end_retiring(p_unused bytea[], p_used bytea[]) owner to {owner};
-grant execute on function keys.end_retiring(p_unused bytea[], p_used bytea[]) to {keys};
-
 CREATE OR REPLACE FUNCTION keys.kek_dependants(p_id bytea)
  RETURNS TABLE(data_keys bigint, index_keys bigint, purpose_keys bigint)
  LANGUAGE sql
@@ -1767,7 +1752,26 @@ $function$;
 alter function keys.kek_dependants(p_id bytea) owner to {owner};
 grant execute on function keys.kek_dependants(p_id bytea) to {keys};
 
-CREATE OR REPLACE FUNCTION keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer)
+CREATE OR REPLACE FUNCTION keys.retire_data_keys(p_proven timestamp with time zone, p_most integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  gone int;
+begin
+  delete from keys.data_keys d where d.key_id in (
+    select o.key_id from keys.data_keys o where o.state = 'retiring' and o.closed_at < p_proven order by o.key_id limit p_most for update skip locked);
+  get diagnostics gone = row_count;
+  if gone > 0 then
+    perform guard.note_key('key.retired', 'data', null, jsonb_build_object('keys', gone));
+  end if;
+  return gone;
+end $function$;
+alter function keys.retire_data_keys(p_proven timestamp with time zone, p_most integer) owner to {owner};
+grant execute on function keys.retire_data_keys(p_proven timestamp with time zone, p_most integer) to {keys};
+
+CREATE OR REPLACE FUNCTION keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer, p_proven timestamp with time zone)
  RETURNS boolean
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1775,15 +1779,15 @@ AS $function$
 begin
   delete from keys.index_keys i where i.table_id = p_table and i.column_id = p_column and i.version = p_version and exists (
     select from keys.index_keys n where n.table_id = p_table and n.column_id = p_column and n.version > p_version
-      and n.use_from <= now() - make_interval(secs => p_seconds));
+      and n.use_from + make_interval(secs => p_seconds) <= p_proven);
   if not found then
     return false;
   end if;
   perform guard.note_key('key.retired', 'index:' || p_table || '.' || p_column, null, jsonb_build_object('version', p_version));
   return true;
 end $function$;
-alter function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer) owner to {owner};
-grant execute on function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer) to {keys};
+alter function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer, p_proven timestamp with time zone) owner to {owner};
+grant execute on function keys.retire_index_key(p_table integer, p_column integer, p_version integer, p_seconds integer, p_proven timestamp with time zone) to {keys};
 
 CREATE OR REPLACE FUNCTION keys.retire_kek(p_id bytea)
  RETURNS boolean

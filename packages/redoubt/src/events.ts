@@ -32,6 +32,7 @@ export type Event =
   | { readonly type: 'key.created' | 'key.rotated' | 'key.destroyed'; readonly key: string; readonly purpose: string }
   | { readonly type: 'key.usage_failed'; readonly error: unknown }
   | { readonly type: 'security.key_use_unusual'; readonly hour: string; readonly actor: string; readonly purpose: string | null; readonly dataClass: string; readonly uses: number; readonly baseline: number }
+  | { readonly type: 'key.retired'; readonly purpose: string; readonly keys: number }
   | { readonly type: 'key.service_failed'; readonly provider: string; readonly code: RefusalCode }
   | { readonly type: 'key.service_cut_off' | 'key.service_restored'; readonly provider: string }
   | { readonly type: 'idempotency.sweep_failed'; readonly error: unknown }

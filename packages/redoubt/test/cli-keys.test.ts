@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { readFile, stat } from 'node:fs/promises'
 import { after, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { openKeyService } from '../src/kms.ts'
 import { secretFolder } from './support/keys.ts'
 
@@ -10,11 +11,11 @@ after(() => folder.remove())
 const root = `${folder.path}/root.key`
 await openKeyService(`local:${root}`, { production: false, create: true, dataExists: () => Promise.resolve(false) })
 
-const script = `import { run } from ${JSON.stringify(new URL('../src/cli/keys.ts', import.meta.url).href)}; process.exitCode = await run(process.argv.slice(1))`
+const cli = fileURLToPath(new URL('../src/cli.ts', import.meta.url))
 
 function keys(args: readonly string[], env: Record<string, string> = {}): Promise<{ readonly code: number; readonly out: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, ['--input-type=module', '--eval', script, '--', ...args], { env: { PATH: process.env['PATH'], ...env } }, (error, stdout, stderr) => {
+    execFile(process.execPath, [cli, 'keys', ...args], { env: { PATH: process.env['PATH'], ...env } }, (error, stdout, stderr) => {
       resolve({ code: error === null ? 0 : Number(error.code), out: stdout + stderr })
     })
   })
@@ -33,6 +34,10 @@ test('redoubt keys backup copies the root key once, 0600, and says nothing of it
 })
 
 test('redoubt keys explains itself: help 0, wrong usage 2', async () => {
-  assert.equal((await keys(['--help'])).code, 0)
-  for (const args of [[], ['backup'], ['restore', 'x'], ['backup', 'x', 'y'], ['backup', 'x', '--odd'], ['backup', 'x']]) assert.equal((await keys(args)).code, 2, args.join(' '))
+  for (const command of [[], ['status'], ['rotate'], ['retire'], ['move'], ['backup']]) {
+    const { code, out } = await keys([...command, '--help'])
+    assert.equal(code, 0)
+    assert.ok(out.startsWith(`redoubt keys ${command[0] ?? '<command>'}`), out)
+  }
+  for (const args of [[], ['backup'], ['restore', 'x'], ['rotate'], ['rotate', 'data', 'x'], ['retire'], ['status', 'x'], ['move'], ['rotate', 'root', '--before', '2026-01-01'], ['rotate', 'data', '--before', 'soon'], ['backup', 'x', 'y'], ['backup', 'x', '--odd'], ['backup', 'x']]) assert.equal((await keys(args)).code, 2, args.join(' '))
 })

@@ -104,16 +104,16 @@ test('data keys: new values go under the new version, old ones open until no val
     const found = await ring.byId([keyIdOf(old), keyIdOf(fresh)])
     for (const [value, text] of [[old, 'old'], [fresh, 'new']] as const) assert.equal(open(found.get(keyIdOf(value).toString('hex')) ?? assert.fail(), place, value).toString(), text)
   }
-  // The table of this test is one value, under the old key.
-  const values = [old]
-  const usedOf = (ids: readonly Buffer[]): Promise<readonly Buffer[]> => Promise.resolve(ids.filter((id) => values.some((value) => keyIdOf(value).equals(id))))
-  assert.deepEqual(await retirement(600_000).dataKeys(usedOf), { retired: 0, used: 0, waiting: everybody })
+  const moment = async (): Promise<Date> => (await database.admin<{ now: Date }>(`select clock_timestamp() as now`))[0]?.now ?? assert.fail()
+  const early = await moment()
+  assert.deepEqual(await retirement(600_000).dataKeys(() => Promise.resolve(new Date('9999-01-01'))), { retired: 0, closed: 0, waiting: everybody })
   await assert.rejects(retirement().dataKeys(() => Promise.reject(new Error('no proof'))), /no proof/)
-  assert.deepEqual(await retirement().dataKeys(usedOf), { retired: everybody - 1, used: 1, waiting: 0 })
-  assert.equal(open((await world.keyring().byId([keyIdOf(old)])).get(keyIdOf(old).toString('hex')) ?? assert.fail(), place, old).toString(), 'old')
-  values[0] = fresh
-  assert.deepEqual(await retirement().dataKeys(usedOf), { retired: 1, used: 0, waiting: 0 })
+  for (const proof of [null, early]) assert.deepEqual(await retirement().dataKeys(() => Promise.resolve(proof)), { retired: 0, closed: everybody, waiting: 0 })
+  assert.equal(open((await world.keyring().byId([keyIdOf(old)])).get(keyIdOf(old).toString('hex')) ?? assert.fail(), place, old).toString(), 'old', 'what is closed opens')
+  await delay(2)
+  assert.deepEqual(await retirement().dataKeys(moment), { retired: everybody, closed: 0, waiting: 0 })
   assert.equal((await world.keyring().byId([keyIdOf(old)])).size, 0)
+  assert.ok((await world.keyring().byId([keyIdOf(fresh)])).size === 1)
 })
 
 test('attack: a value sealed under an old key cannot slip in between the proof and the end of the key', async () => {
@@ -122,27 +122,26 @@ test('attack: a value sealed under an old key cannot slip in between the proof a
   const { id } = await ring.keyFor(scope)
   await rotation().dataKeys({ subject: scope.subject })
   const app = openPool({ url: database.url('app'), max: 1, emit: () => undefined })
+  const hold = { text: 'select guard.hold_keys($1)', values: [[id]] }
   try {
     const writer = await app.connect()
-    await writer.send([{ text: 'begin', values: [] }, { text: 'select guard.hold_keys($1)', values: [[id]] }])
+    // Somebody who sealed under the old key is about to commit when the retirement begins: the key is closed behind that.
+    await writer.send([{ text: 'begin', values: [] }, hold])
     let proofs = 0
-    // The writer, who sealed under the old key, commits while the retirement has begun: the proof must come after.
-    const retiring = retirement().dataKeys((ids) => {
+    const retiring = retirement().dataKeys(() => {
       proofs++
-      return Promise.resolve(ids)
+      return Promise.resolve(null)
     })
     await delay(150)
     assert.equal(proofs, 0)
+    const [{ now } = { now: new Date(0) }] = await database.admin<{ now: Date }>('select clock_timestamp() as now')
     await writer.send([{ text: 'commit', values: [] }])
     await retiring
     assert.equal(proofs, 1)
-    // And while the proof is made, nobody commits under it any more.
-    await retirement().dataKeys(async (ids) => {
-      const { failure } = await writer.send([{ text: 'select guard.hold_keys($1)', values: [[id]] }])
-      assert.equal(failure?.sqlState, 'RD410')
-      return ids
-    })
-    assert.equal((await writer.send([{ text: 'select guard.hold_keys($1)', values: [[id]] }])).failure, undefined)
+    const [{ closed_at } = { closed_at: new Date(0) }] = await database.admin<{ closed_at: Date }>('select closed_at from keys.data_keys where key_id = $1', [id])
+    assert.ok(closed_at.getTime() >= now.getTime(), 'a proof that began before the commit does not count')
+    // From then on nobody commits under it any more.
+    assert.equal((await writer.send([hold])).failure?.sqlState, 'RD410')
     writer.release()
   } finally {
     await app.close()
@@ -183,9 +182,10 @@ test('blind-index key: looked up at once, written after the overlap by every pro
   assert.equal((await write('cid'))[0], 2)
   assert.ok((await search('ann')).some((index) => index.equals(rows[0] ?? assert.fail())))
   await assert.rejects(rotation().indexKey({ table: 7, column: 2 }), saying(/earlier rotation/))
-  await assert.rejects(retirement(600_000).indexKey({ table: 7, column: 2 }, () => Promise.resolve(0)), saying(/can be retired in/))
-  await assert.rejects(retirement().indexKey({ table: 7, column: 2 }, (version) => Promise.resolve(version === 1 ? 1 : 0)), saying(/1 rows still have an index value of version 1/))
-  assert.deepEqual(await retirement().indexKey({ table: 7, column: 2 }, () => Promise.resolve(0)), { version: 1 })
+  await assert.rejects(retirement(600_000).indexKey({ table: 7, column: 2 }, () => Promise.resolve(new Date())), saying(/can be retired in/))
+  await assert.rejects(retirement().indexKey({ table: 7, column: 2 }, () => Promise.resolve(null)), saying(/rows may have an index value of version 1/))
+  await assert.rejects(retirement().indexKey({ table: 7, column: 2 }, () => Promise.resolve(new Date(0))), saying(/once more, after 20/))
+  assert.deepEqual(await retirement().indexKey({ table: 7, column: 2 }, () => Promise.resolve(new Date())), { version: 1 })
   await delay(110)
   assert.equal((await search('ann')).length, 1)
 })

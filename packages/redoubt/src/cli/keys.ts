@@ -1,61 +1,39 @@
-import { parseArgs } from 'node:util'
-import { Refusal } from '../errors.ts'
-import { backupLocal } from '../kms/local.ts'
+import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
+import { backup, usage as backupUsage } from './keys/backup.ts'
+import { retire, usage as retireUsage } from './keys/retire.ts'
+import { move, moveUsage, rotate, usage as rotateUsage } from './keys/rotate.ts'
+import { status, usage as statusUsage } from './keys/status.ts'
 
-const usage = `redoubt keys backup <file>
+type Below = { readonly about: string; readonly usage: string; readonly run: (args: readonly string[], io: Io) => Promise<number> }
 
-Copies the local root key file to <file> (mode 0600, must not exist). Without the root key nothing that was ever
-sealed can be opened: keep the copy away from the database and its backups.
-
-  --root <file>   the root key file; by default the one KMS names (local:<file>)
-`
-
-/** Exit codes of the command: done, refused by the world, wrong usage. */
-const exits = { done: 0, refused: 1, usage: 2 } as const
-
-function rootOf(given: string | undefined, setting: string | undefined): string | null {
-  if (given !== undefined) return given
-  return setting?.startsWith('local:') === true && setting.length > 6 ? setting.slice(6) : null
+const below: Readonly<Record<string, Below>> = {
+  status: { about: 'every key, its versions, what depends on it, when to rotate it', usage: statusUsage, run: status },
+  rotate: { about: 'the next version of a key, while the service runs', usage: rotateUsage, run: rotate },
+  retire: { about: 'end old versions; refused while something depends on them', usage: retireUsage, run: retire },
+  move: { about: 'to another key service', usage: moveUsage, run: move },
+  backup: { about: 'copy the local root key file', usage: backupUsage, run: backup },
 }
 
+const usage = `redoubt keys <command>
+
+${Object.entries(below).map(([name, { about }]) => `  ${name.padEnd(8)}  ${about}\n`).join('')}  usage     who used which key (redoubt keys usage --help)
+
+redoubt keys <command> --help tells more.
+Exit codes: 0 done, 1 refused or not finished, 2 wrong usage
+`
+
 /**
- * `redoubt keys backup <file>`.
+ * `redoubt keys …`.
  * @param args what follows `keys` on the command line
- * @returns the exit code: 0 done, 1 refused, 2 wrong usage
+ * @returns the exit code: 0 done, 1 refused or not finished, 2 wrong usage
  */
-export async function run(args: readonly string[]): Promise<number> {
-  let parsed
-  try {
-    parsed = parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: { root: { type: 'string' }, help: { type: 'boolean', short: 'h', default: false } },
-    })
-  } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : 'wrong usage'}\n\n${usage}`)
-    return exits.usage
+export async function run(args: readonly string[], io: Io): Promise<number> {
+  const [name = '', ...rest] = args
+  const command = Object.hasOwn(below, name) ? below[name] : undefined
+  if (asksForHelp(args)) {
+    io.out(command?.usage ?? usage)
+    return exits.ok
   }
-  const [command, to, ...more] = parsed.positionals
-  if (parsed.values.help) {
-    process.stdout.write(usage)
-    return exits.done
-  }
-  if (command !== 'backup' || to === undefined || more.length > 0) {
-    process.stderr.write(usage)
-    return exits.usage
-  }
-  const from = rootOf(parsed.values.root, process.env['KMS'])
-  if (from === null) {
-    process.stderr.write('redoubt keys backup: name the root key file with --root, or set KMS=local:<file>\n')
-    return exits.usage
-  }
-  try {
-    const id = await backupLocal(from, to)
-    process.stdout.write(`Copied root key ${id}. Keep the copy away from the database and its backups.\n`)
-    return exits.done
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error
-    process.stderr.write(`redoubt keys backup: ${error.detail ?? error.message}\n`)
-    return exits.refused
-  }
+  if (command === undefined) throw new UsageProblem(`say which: ${Object.keys(below).join(', ')}`)
+  return command.run(rest, io)
 }

@@ -35,8 +35,9 @@ const selectOne = { name: 'redoubt_keys_move_one', text: `select ${kekColumns} f
 // On all that was read: whoever else moved or destroyed it meanwhile wins, and we look again.
 const replace = {
   name: 'redoubt_keys_move_replace',
-  text: `update keys.key_encryption_keys set provider = $5, key_ref = $6, wrapped = $7
-    where id = $1 and provider = $2 and key_ref = $3 and wrapped = $4 returning id`,
+  text: `with done as (update keys.key_encryption_keys set provider = $5, key_ref = $6, wrapped = $7
+      where id = $1 and provider = $2 and key_ref = $3 and wrapped = $4 returning id, purpose)
+    select guard.note_key($8, 'kek:' || done.purpose, encode(done.id, 'hex'), jsonb_build_object('from', $2::text, 'to', $5::text)) from done`,
 }
 
 /** A wrapped key, opened and checked to be the one its row names. The bytes are zeroed by whoever asked. */
@@ -89,7 +90,7 @@ async function moveOne(settings: MoveSettings, first: KekRow): Promise<keyof Mov
     const old = { provider: row.kek_provider, keyRef: row.kek_ref, blob: row.kek_wrapped }
     if (from !== to && (await opens(to, row, old, realm))) return 'already'
     const fresh = await wrappedAnew(settings, row, old)
-    const done = await pool.query({ ...replace, values: [row.kek_id, old.provider, old.keyRef, old.blob, fresh.provider, fresh.keyRef, fresh.blob] })
+    const done = await pool.query({ ...replace, values: [row.kek_id, old.provider, old.keyRef, old.blob, fresh.provider, fresh.keyRef, fresh.blob, from === to ? 'key.rewrapped' : 'key.moved'] })
     if (done.length > 0) {
       emit({ type: 'key.rotated', key: row.kek_id.toString('hex'), purpose: `kek-${row.kek_purpose}` })
       return 'moved'

@@ -19,30 +19,35 @@ export type RetirementSettings = {
   readonly overlap?: number
 }
 
-/** How superseded data keys ended: each in exactly one of them. */
+/** Where the superseded data keys are after a retirement: each in exactly one of them. */
 export type RetiredDataKeys = {
   readonly retired: number
-  /** A value still names them: they open it as before. */
-  readonly used: number
+  /** Closed, so that nothing new comes under them; a proof must begin from now on, then they can be retired. */
+  readonly closed: number
   /** Replaced so recently that a process may still seal under them. */
   readonly waiting: number
 }
+
+/**
+ * The proof that nothing depends on older versions: a moment from which on every row was looked at, and none was found
+ * under one; null where there is no such proof. Whoever gives it has to take the moment before the first look.
+ */
+export type ProvenFrom = () => Promise<Date | null>
 
 export type Retirement = {
   /** Destroys every older version of a key-encryption key. @throws Refusal conflict, saying what still depends on it */
   keyEncryptionKeys(purpose: KekPurpose): Promise<number>
   /**
-   * Deletes superseded data keys that no value names. First they are closed: nothing is committed under them any more.
-   * Then the proof is asked for, so that it sees all there ever will be. May be interrupted at any point and done again.
-   * @param usedOf the proof: of these key ids, those that a value of any sealed column of any table still names
+   * Closes superseded data keys, and deletes those that were closed before a proof over all sealed columns began. So
+   * it takes two calls, with the re-encryption between them. May be interrupted at any point and done again.
    */
-  dataKeys(usedOf: (ids: readonly Buffer[]) => Promise<readonly Buffer[]>): Promise<RetiredDataKeys>
+  dataKeys(provenFrom: ProvenFrom): Promise<RetiredDataKeys>
   /**
    * Deletes the old version of a column's blind-index key.
-   * @param rowsLeft the proof: how many rows have an index value of this version
+   * @param provenFrom the proof over the table of this column
    * @throws Refusal conflict, saying what still depends on it; not_found where there is no old version
    */
-  indexKey(column: IndexedColumn, rowsLeft: (version: number) => Promise<number>): Promise<{ readonly version: number }>
+  indexKey(column: IndexedColumn, provenFrom: ProvenFrom): Promise<{ readonly version: number }>
   /**
    * Takes older signing keys away.
    * @param verifies milliseconds after its last signature for which something signed may be held against us; null: for
@@ -54,18 +59,17 @@ export type Retirement = {
   close(): void
 }
 
-/** Ids per proof: one look at all tables for each. */
-const proofSize = 20_000
-/** How long a transaction that was open already is waited for before the proof of an index key, in milliseconds. */
-const patience = 120_000
+/** Keys per statement. */
+const batchSize = 5000
 
 const oldKeks = `select k.id, k.version, d.data_keys::int8 as data, d.index_keys::int8 as index, d.purpose_keys::int8 as purpose
   from keys.key_encryption_keys k cross join lateral keys.kek_dependants(k.id) d where k.purpose = $1 and k.state = 'decrypt_only' order by k.version`
-const superseded = `select d.key_id from keys.data_keys d where d.state in ('decrypt_only', 'retiring') and d.key_id > $1 order by d.key_id limit $2`
+const superseded = `select d.key_id from keys.data_keys d where d.state = 'decrypt_only' and d.key_id > $1 order by d.key_id limit $2`
+const standing = `select count(*) filter (where d.state = 'retiring')::int4 as closed, count(*) filter (where d.state = 'decrypt_only')::int4 as waiting from keys.data_keys d where d.state <> 'active'`
 const oldPurposeKeys = `select p.kid, p.public_key, greatest(0, extract(epoch from n.use_from + make_interval(secs => $2) - now()))::float8 as wait
   from keys.purpose_keys p cross join lateral (select min(o.use_from) as use_from from keys.purpose_keys o where o.purpose = p.purpose and o.version > p.version) n
   where p.purpose = $1 and p.holds = 'private' and n.use_from is not null order by p.version`
-const oldIndexKeys = `select i.version, greatest(0, extract(epoch from n.use_from + make_interval(secs => $3) - now()))::float8 as wait
+const oldIndexKeys = `select i.version, n.use_from + make_interval(secs => $3) as proof_from, greatest(0, extract(epoch from n.use_from + make_interval(secs => $3) - now()))::float8 as wait
   from keys.index_keys i cross join lateral (select min(o.use_from) as use_from from keys.index_keys o where o.table_id = i.table_id and o.column_id = i.column_id and o.version > i.version) n
   where i.table_id = $1 and i.column_id = $2 and n.use_from is not null order by i.version`
 
@@ -77,42 +81,11 @@ function inWords(seconds: number): string {
   return seconds < 120 ? `${Math.ceil(seconds)} seconds` : seconds < 7200 ? `${Math.ceil(seconds / 60)} minutes` : `${Math.ceil(seconds / 3600)} hours`
 }
 
-/**
- * Waits until every transaction that has written something by now is over: what comes after sees what it wrote.
- * @throws Refusal busy when one stays open for too long
- */
-async function settled(pool: KeysPool): Promise<void> {
-  const [begin] = await pool.query<{ readonly next: string }>({ text: 'select pg_snapshot_xmax(pg_current_snapshot())::text as next', values: [] })
-  for (const end = performance.now() + patience; ; await new Promise((resolve) => setTimeout(resolve, 200))) {
-    const [row] = await pool.query<{ readonly over: boolean }>({ text: 'select pg_snapshot_xmin(pg_current_snapshot()) >= $1::xid8 as over', values: [begin?.next] })
-    if (row?.over === true) return
-    if (performance.now() > end) throw new Refusal('busy', { detail: 'a transaction has been open for two minutes: end it, then retire again' })
-  }
-}
-
 /** Takes old versions away, one level at a time, and refuses what is still needed. */
 export function openRetirement(settings: RetirementSettings): Retirement {
   const { pool, service, realm, emit, usage, overlap = noticedAfter } = settings
   const seconds = Math.ceil(overlap / 1000)
   const keks = openKeks({ pool, service, realm, emit, usage, by: operator, lifetime: 60 * 60_000, activeLifetime: 1, uses: 2 ** 20, clock: () => performance.now() })
-
-  async function retireBatch(ids: readonly Buffer[], usedOf: (ids: readonly Buffer[]) => Promise<readonly Buffer[]>): Promise<RetiredDataKeys> {
-    const closed = (await pool.query<{ readonly id: Buffer }>({ text: 'select keys.begin_retiring($1, $2) as id', values: [ids, seconds] })).map(({ id }) => id)
-    if (closed.length === 0) return { retired: 0, used: 0, waiting: ids.length }
-    let used: ReadonlySet<string>
-    try {
-      used = new Set((await usedOf(closed)).map((id) => id.toString('hex')))
-    } catch (error) {
-      // Without a proof they serve on; where even this fails, the next retirement finds them.
-      await pool.query({ text: 'select keys.end_retiring($1, $2)', values: [[], closed] })
-      throw error
-    }
-    const isUsed = (id: Buffer): boolean => used.has(id.toString('hex'))
-    const gone = closed.filter((id) => !isUsed(id))
-    const [answer] = await pool.query<{ readonly gone: number }>({ text: 'select keys.end_retiring($1, $2) as gone', values: [gone, closed.filter(isUsed)] })
-    for (const id of gone) emit({ type: 'key.destroyed', key: id.toString('hex'), purpose: 'data' })
-    return { retired: answer?.gone ?? 0, used: closed.length - gone.length, waiting: ids.length - closed.length }
-  }
 
   return {
     async keyEncryptionKeys(purpose) {
@@ -124,36 +97,41 @@ export function openRetirement(settings: RetirementSettings): Retirement {
         if (count > 0n) throw needed(`version ${version} still wraps ${count} keys: finish its rotation with \`redoubt keys rotate kek:${purpose}\``)
         const [answer] = await pool.query<{ readonly done: boolean }>({ text: 'select keys.retire_kek($1) as done', values: [id] })
         if (answer?.done !== true) throw needed(`version ${version} came into use again meanwhile: look at \`redoubt keys status\``)
-        emit({ type: 'key.destroyed', key: id.toString('hex'), purpose: `kek-${purpose}` })
+        emit({ type: 'key.retired', purpose: `kek-${purpose}`, keys: 1 })
         retired++
       }
       return retired
     },
-    async dataKeys(usedOf) {
-      const total = { retired: 0, used: 0, waiting: 0 }
+    async dataKeys(provenFrom) {
       let after: Buffer = Buffer.alloc(0)
       for (;;) {
-        const ids = (await pool.query<{ readonly key_id: Buffer }>({ text: superseded, values: [after, proofSize] })).map(({ key_id }) => key_id)
+        const ids = (await pool.query<{ readonly key_id: Buffer }>({ text: superseded, values: [after, batchSize] })).map(({ key_id }) => key_id)
         const last = ids.at(-1)
-        if (last === undefined) return total
-        const batch = await retireBatch(ids, usedOf)
-        total.retired += batch.retired
-        total.used += batch.used
-        total.waiting += batch.waiting
+        if (last === undefined) break
+        await pool.query({ text: 'select keys.close_data_keys($1, $2)', values: [ids, seconds] })
         after = last
       }
+      const proven = await provenFrom()
+      let retired = 0
+      while (proven !== null) {
+        const [answer] = await pool.query<{ readonly gone: number }>({ text: 'select keys.retire_data_keys($1, $2) as gone', values: [proven, batchSize] })
+        if (answer === undefined || answer.gone === 0) break
+        retired += answer.gone
+      }
+      const [left] = await pool.query<{ readonly closed: number; readonly waiting: number }>({ text: standing, values: [] })
+      if (left === undefined) throw new Refusal('database_error')
+      if (retired > 0) emit({ type: 'key.retired', purpose: 'data', keys: retired })
+      return { retired, ...left }
     },
-    async indexKey({ table, column }, rowsLeft) {
-      const [old] = await pool.query<{ readonly version: number; readonly wait: number }>({ text: oldIndexKeys, values: [table, column, seconds] })
+    async indexKey({ table, column }, provenFrom) {
+      const [old] = await pool.query<{ readonly version: number; readonly wait: number; readonly proof_from: Date }>({ text: oldIndexKeys, values: [table, column, seconds] })
       if (old === undefined) throw new Refusal('not_found', { detail: 'this index key has no older version' })
       if (old.wait > 0) throw needed(`processes may still write version ${old.version}: it can be retired in ${inWords(old.wait)}`)
-      // Who computed a value with it and had not written it yet has written it by now; who had is waited for.
-      await settled(pool)
-      const rows = await rowsLeft(old.version)
-      if (rows > 0) throw needed(`${rows} rows still have an index value of version ${old.version}: recompute them first`)
-      const [answer] = await pool.query<{ readonly done: boolean }>({ text: 'select keys.retire_index_key($1, $2, $3, $4) as done', values: [table, column, old.version, seconds] })
-      if (answer?.done !== true) throw needed('somebody else changed this index key at the same time')
-      emit({ type: 'key.destroyed', key: `${table}.${column}:${old.version}`, purpose: 'index' })
+      const proven = await provenFrom()
+      if (proven === null) throw needed(`rows may have an index value of version ${old.version}: recompute them first (redoubt reencrypt)`)
+      const [answer] = await pool.query<{ readonly done: boolean }>({ text: 'select keys.retire_index_key($1, $2, $3, $4, $5) as done', values: [table, column, old.version, seconds, proven] })
+      if (answer?.done !== true) throw needed(`the rows were recomputed before every process wrote the new version: run redoubt reencrypt once more, after ${old.proof_from.toISOString()}`)
+      emit({ type: 'key.retired', purpose: 'index', keys: 1 })
       return { version: old.version }
     },
     async purposeKeys(purpose, verifies, atOnce = false) {
@@ -171,7 +149,7 @@ export function openRetirement(settings: RetirementSettings): Retirement {
           return answer?.done === true
         })
         if (!done) continue
-        emit({ type: 'key.destroyed', key: kid, purpose })
+        emit({ type: 'key.retired', purpose, keys: 1 })
         retired++
       }
       return retired

@@ -1,0 +1,115 @@
+import { openRetirement, type ProvenFrom, type Retirement } from '../../keyring/retire.ts'
+import { accessTokenSeconds, allowedSkewSeconds } from '../../tokens.ts'
+import type { Column, Tables } from '../../tables.ts'
+import type { Pool } from '../../pg.ts'
+import { Refusal } from '../../errors.ts'
+import { tablesOf } from '../app.ts'
+import { exits, UsageProblem, type Io } from '../io.ts'
+import { withKeys } from './opened.ts'
+import { optionsOf } from './options.ts'
+import { whichHelp, whichOf, type Which } from './which.ts'
+
+export const usage = `redoubt keys retire <which> --app <folder> [options]
+
+Takes the old versions of a key away, and refuses while something depends on them, saying what.
+
+${whichHelp}
+  --app <folder>      data, index: the app whose tables.ts says where values may be
+  --at-once           signing keys of tokens: do not wait until the last token has expired. For a key that is known to
+                      others; what it signed is refused within six minutes
+  --service <name>    by default the login's name without _keys
+
+data and index need a proof that no row depends on the old key: redoubt reencrypt leaves it. For data it takes two calls
+with a re-encryption between them: the first closes the old keys, the second ends those that the proof was made for.
+Of keys whose signatures stay (audit-anchor) the public half is kept. Needs KEYS_DATABASE_URL and KMS.
+`
+
+/** The tables whose rows may name a data key, or have a value of an index key. */
+function tableIds(tables: Tables, holds: (column: Column) => boolean): readonly number[] {
+  return Object.values(tables.tables).filter(({ columns }) => Object.values<Column>(columns).some(holds)).map(({ id }) => id)
+}
+
+/**
+ * From when on each of these tables was looked at by a job that found nothing under an old key (redoubt reencrypt).
+ * @returns null where one of them never was
+ */
+function provenBy(pool: Pick<Pool, 'query'>, ids: readonly number[]): ProvenFrom {
+  return async () => {
+    const rows = await pool.query<{ readonly proven: Date | null }>({
+      text: `select (select max(j.proven_from) from redoubt.crypto_jobs j where j.table_id = t.id and j.kind = 'reencrypt' and j.proven_at is not null) as proven
+        from unnest($1::int4[]) as t (id)`,
+      values: [ids],
+    })
+    const moments = rows.map(({ proven }) => proven)
+    if (moments.length < ids.length || moments.includes(null)) return null
+    return new Date(Math.min(...moments.map((moment) => moment?.getTime() ?? 0)))
+  }
+}
+
+async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
+  const { retired, closed, waiting } = await retirement.dataKeys(provenBy(pool, tableIds(tables, ({ kind }) => kind === 'sealed')))
+  io.out(`data: ${retired} keys are gone.\n`)
+  if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: run redoubt reencrypt over all tables, then retire again.\n`)
+  if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
+  return closed + waiting > 0 ? exits.failed : exits.ok
+}
+
+function stays(purpose: string): boolean {
+  return !purpose.startsWith('token-sign')
+}
+
+async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: boolean, pool: Pool, tables: Tables | undefined): Promise<number> {
+  switch (which.level) {
+    case 'root':
+      throw new Refusal('conflict', { detail: 'the root key is the key service’s: when redoubt keys status names no old version of it any more, disable that version there' })
+    case 'caller':
+      throw new Refusal('conflict', { detail: 'caller keys end by themselves: redoubt keys rotate caller' })
+    case 'key-encryption': {
+      // All or one: with one word for all of them, those without an older version are no failure.
+      let retired = 0
+      for (const purpose of which.purposes) {
+        const count = await retirement.keyEncryptionKeys(purpose).catch((error: unknown) => {
+          if (which.purposes.length > 1 && error instanceof Refusal && error.code === 'not_found') return 0
+          throw error
+        })
+        if (count > 0) io.out(`kek:${purpose}: ${count} older versions are destroyed.\n`)
+        retired += count
+      }
+      if (retired === 0) io.out('kek: there is no older version.\n')
+      return exits.ok
+    }
+    case 'data':
+    case 'index': {
+      if (tables === undefined) throw new UsageProblem('--app <folder of the app> is missing: its tables.ts says where values may be')
+      if (which.level === 'data') return retireData(io, retirement, pool, tables)
+      for (const column of which.columns) {
+        const { version } = await retirement.indexKey(column, provenBy(pool, [column.table]))
+        io.out(`index:${column.table}.${column.column}: version ${version} is gone.\n`)
+      }
+      return exits.ok
+    }
+    case 'signing': {
+      if (atOnce && stays(which.purpose)) throw new UsageProblem(`--at-once: what ${which.purpose} signed must stay verifiable`)
+      const verifies = stays(which.purpose) ? null : (accessTokenSeconds + allowedSkewSeconds) * 1000
+      const count = await retirement.purposeKeys(which.purpose, verifies, atOnce)
+      io.out(`${which.purpose}: ${count} older keys are gone${verifies === null ? '; their public halves stay' : ''}.\n`)
+      return exits.ok
+    }
+  }
+}
+
+/** `redoubt keys retire <which>`. @param args what follows `retire` */
+export async function retire(args: readonly string[], io: Io): Promise<number> {
+  const { values, word } = optionsOf(args, { app: { type: 'string' }, 'at-once': { type: 'boolean' }, service: { type: 'string' } })
+  const tables = values.app === undefined ? undefined : await tablesOf(io, values.app)
+  return withKeys(io, values.service, async (opened) => {
+    const which = await whichOf(opened.pool, word, tables)
+    if (values['at-once'] === true && which.level !== 'signing') throw new UsageProblem('--at-once is for signing keys of tokens')
+    const retirement = openRetirement(opened)
+    try {
+      return await retireOne(io, retirement, which, values['at-once'] === true, opened.pool, tables)
+    } finally {
+      retirement.close()
+    }
+  })
+}

@@ -1,0 +1,141 @@
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import { after, test } from 'node:test'
+import { dispatch } from '../src/cli.ts'
+import { openKeyring, type Keyring } from '../src/keyring.ts'
+import { openKeyService } from '../src/kms.ts'
+import { openPool } from '../src/pg.ts'
+import { openSigner } from '../src/transaction/signer.ts'
+import { testDatabase } from './support/database.ts'
+import { secretFolder } from './support/keys.ts'
+
+const database = await testDatabase()
+const folder = await secretFolder()
+const pool = openPool({ url: database.url('keys'), max: 2, emit: () => undefined })
+const root = `local:${folder.path}/root.key`
+const service = await openKeyService(root, { production: false, create: true, dataExists: () => Promise.resolve(false) })
+const rings: Keyring[] = []
+after(async () => {
+  for (const ring of rings) ring.close()
+  await pool.close()
+  await folder.remove()
+})
+const env = { KEYS_DATABASE_URL: database.url('keys'), KMS: root, NODE_ENV: 'test' }
+const scope = { tenant: 'realm', subject: randomUUID(), keep: 'account' }
+
+function ring(): Keyring {
+  const opened = openKeyring({ pool, service, realm: database.service, emit: () => undefined })
+  rings.push(opened)
+  return opened
+}
+
+async function keys(words: string, more: Readonly<Record<string, string>> = {}): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
+  let [out, err] = ['', '']
+  const code = await dispatch(['keys', ...words.split(' ')], {
+    env: { ...env, ...more }, cwd: new URL('../../..', import.meta.url).pathname, out: (text) => void (out += text), err: (text) => void (err += text),
+  })
+  return { code, out, err }
+}
+
+/** Every secret of this database, as it stands in memory. */
+async function says(words: string, code: number, pattern: RegExp, more?: Readonly<Record<string, string>>): Promise<string> {
+  const result = await keys(words, more)
+  const text = result.out + result.err
+  assert.equal(result.code, code, text)
+  assert.match(text, pattern)
+  assert.doesNotMatch(text, /password|postgres:\/\//)
+  return text
+}
+
+test('keys status: nothing yet, then every level with its state, age and dependants; an overdue key is exit code 1', async () => {
+  await says('status', 0, /There are no keys yet/)
+  const first = ring()
+  await first.keyFor(scope)
+  await first.indexKeys(1, 2)
+  await first.purposeKey('token-sign')
+  await first.purposeKey('audit-anchor')
+  const text = await says('status', 0, /KEY +VERSION +STATE +AGE +WRAPPED BY +DEPENDS ON IT +ROTATE BY/)
+  for (const line of [/^root +active +0 min +local [0-9a-f]{32} +3 key-encryption keys +\d{4}-/m, /^kek:data +1 +active.* 1 data keys/m, /^data +1 keys +active/m, /^index:1\.2 +1 +active/m, /^token-sign +1 +active/m]) assert.match(text, line)
+  const parsed = JSON.parse((await keys('status --json')).out) as readonly { readonly name: string; readonly rotateBy: string }[]
+  assert.ok(parsed.some(({ name, rotateBy }) => name === 'token-sign' && rotateBy > new Date().toISOString()))
+  await database.admin(`update keys.purpose_keys set created_at = now() - interval '91 days' where purpose = 'token-sign'`)
+  await says('status', 1, /^token-sign .*OVERDUE$/m)
+})
+
+test('keys rotate and retire kek: the old version is refused while it is needed, destroyed when not, and status tells', async () => {
+  await says('retire kek:data', 1, /there is no older key-encryption key for data/)
+  await says('rotate kek:data', 0, /kek:data: rotated; 1 keys are wrapped under [0-9a-f]{32}/)
+  await says('status', 1, /^kek:data +1 +decrypt_only .* 0 data keys/m)
+  await says('retire kek:data', 0, /kek:data: 1 older versions are destroyed/)
+  await says('status --all', 1, /^kek:data +1 +destroyed/m)
+  await says('rotate kek', 0, /kek:purpose: rotated; 2 keys/)
+  await says('retire kek', 0, /kek:index: 1 older versions/)
+  assert.ok((await ring().keyFor(scope)).key.type === 'secret')
+})
+
+test('keys rotate and retire data: refused without a proof over every table', async () => {
+  const { id } = await ring().keyFor(scope)
+  await says('rotate data --before 2020-01-01T00:00:00Z', 0, /data: 0 keys have a new version/)
+  await says(`rotate data --subject ${scope.subject}`, 0, /data: 1 keys have a new version; every process seals under it within 6 minutes/)
+  assert.ok(!(await ring().keyFor(scope)).id.equals(id))
+  await says('retire data', 2, /--app <folder of the app> is missing/)
+  await says('status', 1, /^data +1 keys +decrypt_only/m)
+})
+
+test('keys rotate and retire index, by number or by name: not while processes may still write it', async () => {
+  await says('rotate index:redoubt.users.email_bidx', 2, /a name needs --app/)
+  await says('rotate index:redoubt.users.email_enc --app apps/therapy', 2, /no blind index of tables.ts/)
+  await says('rotate index:redoubt.users.email_bidx --app apps/therapy', 0, /index:1\.2: version 2 is looked up from now on and written in 6 minutes/)
+  await says('rotate index:1.2', 1, /an earlier rotation of this index key is not finished/)
+  await says('status', 1, /^index:1\.2 +2 +pending .*written from \d\d:\d\d:\d\d UTC/m)
+  await says('retire index:1.2 --app apps/therapy', 1, /processes may still write version 1: it can be retired in 1\d minutes/)
+  await says('rotate index:9.9', 1, /no blind-index key yet/)
+})
+
+test('keys rotate and retire signing keys: refused while tokens live; anchors keep their public half', async () => {
+  await says('rotate backup-manifest', 2, /is no key: root, kek, data, index, caller or audit-anchor, token-sign/)
+  await says('rotate token-sign', 0, /verifies from now on and signs in 6 minutes/)
+  await says('status', 0, /^token-sign +2 +pending .*signs from/m)
+  await says('retire token-sign', 1, /is still valid: it can be retired in 2\d minutes/)
+  await says('rotate token-sign --at-once', 0, /signs at once/)
+  await says('retire token-sign --at-once', 0, /token-sign: [12] older keys are gone/)
+  await says('rotate audit-anchor --at-once', 0, /signs at once/)
+  await says('retire audit-anchor --at-once', 2, /must stay verifiable/)
+  await database.admin(`update keys.purpose_keys set use_from = use_from - interval '1 hour' where purpose = 'audit-anchor'`)
+  await says('retire audit-anchor', 0, /1 older keys are gone; their public halves stay/)
+  await says('status', 0, /^audit-anchor +1 +public half/m)
+})
+
+test('keys rotate caller ends the keys of running processes, which make new ones', async () => {
+  const signer = await openSigner(pool, database.service)
+  await says('rotate caller', 0, /caller: 1 keys end in 120 seconds/)
+  await says('status', 0, /^caller .*1 keys of running processes/m)
+  await says('rotate caller --at-once', 0, /caller: 1 keys ended/)
+  await signer.close()
+  await says('retire caller', 1, /end by themselves/)
+})
+
+test('the local root moves to a new file, and each deed is in the audit record', async () => {
+  await says('rotate root', 1, /the local root key is one file/)
+  await says('retire root', 1, /disable that version there/)
+  await says('move', 2, /KMS_PREVIOUS must be set/)
+  await says('move', 2, /name the same key/, { KMS_PREVIOUS: root })
+  const next = `local:${folder.path}/next.key`
+  await says('move', 1, /root key file is missing/, { KMS: next, KMS_PREVIOUS: root })
+  await says('move --create', 0, /3 key-encryption keys moved to local, 0 were there, 4 were destroyed before/, { KMS: next, KMS_PREVIOUS: root })
+  await says('move', 0, /0 key-encryption keys moved to local, 3 were there/, { KMS: next, KMS_PREVIOUS: root })
+  const entries = await database.admin<{ deed: string; n: number }>(`select action || ' ' || split_part(metadata->>'kind', ':', 1) as deed, count(*)::int4 as n from redoubt.audit_logs where actor_role = 'system.keys' group by 1`)
+  assert.deepEqual(entries.map(({ deed, n }) => `${deed} ${n}`).sort(), [
+    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 1', 'key.rotated index 1', 'key.rotated kek 4', 'key.rotated token-sign 2',
+  ])
+})
+
+test('attack: the app, worker, auditor and migrator can neither rotate nor retire nor write such entries', async () => {
+  for (const login of ['app', 'worker', 'auditor', 'ingest'] as const) {
+    const other = openPool({ url: database.url(login), max: 1, emit: () => undefined })
+    for (const call of [`guard.note_key('key.rotated', 'data', null, '{}')`, 'guard.expire_caller_keys(0)', `keys.retire_kek('x')`, `keys.retire_data_keys(now(), 1)`, `keys.retire_index_key(1, 2, 1, 0, now())`]) {
+      await assert.rejects(other.query({ text: `select ${call}`, values: [] }), call)
+    }
+    await other.close()
+  }
+})
