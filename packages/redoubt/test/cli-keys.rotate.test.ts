@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { dispatch } from '../src/cli.ts'
 import { openKeyring, type Keyring } from '../src/keyring.ts'
+import { unrecorded } from '../src/keyring/usage.ts'
 import { openKeyService } from '../src/kms.ts'
 import { openPool } from '../src/pg.ts'
 import { openSigner } from '../src/transaction/signer.ts'
@@ -24,7 +25,7 @@ const env = { KEYS_DATABASE_URL: database.url('keys'), KMS: root, NODE_ENV: 'tes
 const scope = { tenant: 'realm', subject: randomUUID(), keep: 'account' }
 
 function ring(): Keyring {
-  const opened = openKeyring({ pool, service, realm: database.service, emit: () => undefined })
+  const opened = openKeyring({ pool, service, realm: database.service, emit: () => undefined, usage: unrecorded })
   rings.push(opened)
   return opened
 }

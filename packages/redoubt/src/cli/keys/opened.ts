@@ -1,12 +1,13 @@
 import type { Emit, Event } from '../../events.ts'
 import { openKeyService, type KeyService } from '../../kms.ts'
 import { keyServiceOptions } from '../../kms/environment.ts'
+import { startKeyUsage, type KeyUsage } from '../../keyring/usage.ts'
 import { openPool, type Pool } from '../../pg.ts'
 import { connectionString, onDatabase, required } from '../database.ts'
 import { UsageProblem, type Io } from '../io.ts'
 
 /** What a command on keys works with. */
-export type Opened = { readonly pool: Pool; readonly service: KeyService; readonly realm: string; readonly emit: Emit }
+export type Opened = { readonly pool: Pool; readonly service: KeyService; readonly realm: string; readonly emit: Emit; readonly usage: KeyUsage }
 
 /** The service's name: given, or the login of KEYS_DATABASE_URL without `_keys`. */
 export function realmOf(io: Io, given: string | undefined): string {
@@ -25,15 +26,17 @@ function reporter(io: Io): Emit {
   }
 }
 
-/** Runs work on a pool of the keys role. */
-export function onKeys<T>(io: Io, work: (pool: Pool, emit: Emit) => Promise<T>): Promise<T> {
+/** Runs work on a pool of the keys role; whoever asks the key service for a key meanwhile is noted. */
+export function onKeys<T>(io: Io, work: (pool: Pool, emit: Emit, usage: KeyUsage) => Promise<T>): Promise<T> {
   return onDatabase(io, 'KEYS_DATABASE_URL', async (url) => {
     const emit = reporter(io)
     // Counting a million keys takes its time.
     const pool = openPool({ url, max: 2, statementTimeout: 600_000, emit })
+    const usage = startKeyUsage({ pool, emit })
     try {
-      return await work(pool, emit)
+      return await work(pool, emit, usage)
     } finally {
+      await usage.stop()
       await pool.close()
     }
   })
@@ -55,10 +58,10 @@ export function serviceOf(io: Io, setting: string, emit: Emit, more: { readonly 
 /** Runs work on the keys role's pool and the key service of KMS (with KMS_PREVIOUS, where keys are being moved). */
 export function withKeys<T>(io: Io, service: string | undefined, work: (opened: Opened) => Promise<T>): Promise<T> {
   const realm = realmOf(io, service)
-  return onKeys(io, async (pool, emit) => {
+  return onKeys(io, async (pool, emit, usage) => {
     const keyService = await serviceOf(io, required(io, 'KMS'), emit, { previous: true })
     try {
-      return await work({ pool, service: keyService, realm, emit })
+      return await work({ pool, service: keyService, realm, emit, usage })
     } finally {
       keyService.close()
     }

@@ -30,11 +30,11 @@ const minutes = Math.ceil(noticedAfter / 60_000)
 /** Seconds the old caller keys live on: four looks of each process (transaction/signer). */
 const callerSeconds = 120
 
-async function rotateRoot(io: Io, { pool, service, realm, emit }: Opened): Promise<void> {
+async function rotateRoot(io: Io, { pool, service, realm, emit, usage }: Opened): Promise<void> {
   if (service.provider === 'local') {
     throw new Refusal('conflict', { detail: 'the local root key is one file: name a new one in KMS=local:<new file>, the present one in KMS_PREVIOUS, then use redoubt keys move --create' })
   }
-  const { moved, destroyed } = await moveKeks({ pool, from: service, to: service, realm, emit })
+  const { moved, destroyed } = await moveKeks({ pool, from: service, to: service, realm, emit, usage })
   io.out(`${moved} key-encryption keys are wrapped under the newest version of the root key${destroyed > 0 ? `; ${destroyed} were destroyed` : ''}.\n`)
 }
 
@@ -119,12 +119,12 @@ export async function move(args: readonly string[], io: Io): Promise<number> {
   const realm = realmOf(io, values.service)
   const [target, source] = [required(io, 'KMS'), required(io, 'KMS_PREVIOUS')]
   if (target === source) throw new UsageProblem('KMS and KMS_PREVIOUS name the same key: redoubt keys rotate root wraps anew under its newest version')
-  return onKeys(io, async (pool, emit) => {
+  return onKeys(io, async (pool, emit, usage) => {
     const from = await serviceOf(io, source, emit)
     try {
       const to = await serviceOf(io, target, emit, { create: values.create === true })
       try {
-        const { moved, already, destroyed } = await moveKeks({ pool, from, to, realm, emit })
+        const { moved, already, destroyed } = await moveKeks({ pool, from, to, realm, emit, usage })
         io.out(`${moved} key-encryption keys moved to ${to.provider}, ${already} were there, ${destroyed} were destroyed before. KMS_PREVIOUS can go.\n`)
         return exits.ok
       } finally {
