@@ -81,12 +81,14 @@ begin
   if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return query select u.id, u.password_hash, u.status, u.role, u.tenant, false from redoubt.users u
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant, guard.has_factor(u.id) from redoubt.users u
     where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
 end $$;
 
 -- A session for an account whose password was right. The index has to be given again: an id alone, which other people
--- know, opens nothing. FOR SHARE waits for a suspension that is under way and then finds nobody.
+-- know, opens nothing. FOR SHARE waits for a suspension that is under way and then finds nobody. An account with a second
+-- factor gets a session only where guard.spend_proof marked a factor of it in this transaction: without one the password
+-- opens nothing, and with one neither index nor password is needed (a passkey alone). The sign-in's own caller can mark none.
 create function guard.open_session(
   p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea,
   p_address_prefix text, p_idle_seconds int, p_absolute_seconds int
@@ -95,20 +97,21 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   account record;
+  proven boolean := guard.factor_proven(p_account);
 begin
-  if (guard.caller()).role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
+  if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
-    where u.id = p_account and u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status = 'active' for share;
-  if not found then
+    where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
+  if not found or guard.has_factor(p_account) and not proven then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
-    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform',
+    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform' and not proven,
       pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
       p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
-  return query select case when account.realm = 'platform' then 'enrolment' else account.role end, account.tenant;
+  return query select case when account.realm = 'platform' and not proven then 'enrolment' else account.role end, account.tenant;
 end $$;
 
 -- Ends the verified caller's own session: takes no id, so nobody can end another's.

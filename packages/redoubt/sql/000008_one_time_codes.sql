@@ -54,7 +54,7 @@ declare
   who guard.verified := guard.caller();
 begin
   return case p_purpose
-    when 'login' then who.role = 'system.sign-in'
+    when 'login' then who.role in ('system.sign-in', 'system.second-factor')
     when 'email_verify' then who.role = 'system.register'
     when 'reset' then who.role = 'system.reset'
     when 'email_undo' then who.role = 'system.email-undo' or who.actor = p_user
@@ -70,6 +70,10 @@ as $$
 declare
   who guard.verified := guard.caller();
 begin
+  -- A step-up is made only behind its proof, in the transaction of that action: SQL injected into another makes none.
+  if p_purpose = 'step_up' and (who.action <> 'auth.step_up_succeeded' or guard.has_factor(p_user) and not guard.factor_proven(p_user)) then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
   if not guard.code_rule(p_purpose, p_user) or p_expires > pg_catalog.now() + interval '8 days' then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;

@@ -434,6 +434,29 @@ create policy guard_select on redoubt.audit_tombstones for select to {guard}
 grant select on redoubt.audit_tombstones to {auditor};
 grant insert, select on redoubt.audit_tombstones to {guard};
 
+create table redoubt.factor_tries (
+  user_id uuid not null,
+  door text not null,
+  tries integer default 0 not null,
+  last_at timestamp with time zone not null,
+  constraint factor_tries_pkey PRIMARY KEY (user_id, door),
+  constraint factor_tries_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint factor_tries_door_check CHECK ((door = ANY (ARRAY['sign_in'::text, 'step_up'::text])))
+);
+alter table redoubt.factor_tries enable row level security;
+alter table redoubt.factor_tries force row level security;
+alter table redoubt.factor_tries owner to {owner};
+create policy guard_delete on redoubt.factor_tries for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.factor_tries for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.factor_tries for select to {guard}
+  using (true);
+create policy guard_update on redoubt.factor_tries for update to {guard}
+  using (true)
+  with check (true);
+grant delete, insert, select, update on redoubt.factor_tries to {guard};
+
 create table redoubt.idempotency_keys (
   id uuid not null,
   principal uuid not null,
@@ -574,6 +597,47 @@ grant select on redoubt.key_use_unusual to {auditor};
 grant select on redoubt.key_use_unusual to {backup};
 grant delete, insert, select on redoubt.key_use_unusual to {guard};
 
+create table redoubt.mfa_factors (
+  id uuid not null,
+  user_id uuid not null,
+  tenant text not null,
+  kind text not null,
+  label text not null,
+  secret_enc bytea not null,
+  credential_id bytea,
+  transports text[],
+  sign_count bigint default 0 not null,
+  last_used_step bigint default 0 not null,
+  created_at timestamp with time zone default now() not null,
+  confirmed_at timestamp with time zone,
+  last_used_at timestamp with time zone,
+  proven_in xid8,
+  constraint mfa_factors_pkey PRIMARY KEY (id),
+  constraint mfa_factors_credential_id_key UNIQUE (credential_id),
+  constraint mfa_factors_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint mfa_factors_check CHECK (((kind = 'webauthn'::text) = (credential_id IS NOT NULL))),
+  constraint mfa_factors_credential_id_check CHECK (((octet_length(credential_id) >= 16) AND (octet_length(credential_id) <= 1023))),
+  constraint mfa_factors_kind_check CHECK ((kind = ANY (ARRAY['totp'::text, 'webauthn'::text]))),
+  constraint mfa_factors_label_check CHECK (((char_length(label) >= 1) AND (char_length(label) <= 60)))
+);
+alter table redoubt.mfa_factors enable row level security;
+alter table redoubt.mfa_factors force row level security;
+alter table redoubt.mfa_factors owner to {owner};
+CREATE INDEX mfa_factors_by_user ON redoubt.mfa_factors USING btree (user_id);
+create policy app_select on redoubt.mfa_factors for select to {app}
+  using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy guard_delete on redoubt.mfa_factors for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.mfa_factors for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.mfa_factors for select to {guard}
+  using (true);
+create policy guard_update on redoubt.mfa_factors for update to {guard}
+  using (true)
+  with check (true);
+grant select on redoubt.mfa_factors to {app};
+grant delete, insert, select, update on redoubt.mfa_factors to {guard};
+
 create table redoubt.one_time_codes (
   id uuid not null,
   user_id uuid not null,
@@ -627,6 +691,37 @@ create policy worker_select on redoubt.one_time_codes for select to {worker}
 grant insert, select, update on redoubt.one_time_codes to {guard};
 grant delete on redoubt.one_time_codes to {worker};
 grant select (id, expires_at) on redoubt.one_time_codes to {worker};
+
+create table redoubt.recovery_codes (
+  id uuid not null,
+  user_id uuid not null,
+  tenant text not null,
+  code_hash bytea not null,
+  created_at timestamp with time zone default now() not null,
+  last_used_at timestamp with time zone,
+  proven_in xid8,
+  constraint recovery_codes_pkey PRIMARY KEY (id),
+  constraint recovery_codes_code_hash_key UNIQUE (code_hash),
+  constraint recovery_codes_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint recovery_codes_code_hash_check CHECK ((octet_length(code_hash) = 33))
+);
+alter table redoubt.recovery_codes enable row level security;
+alter table redoubt.recovery_codes force row level security;
+alter table redoubt.recovery_codes owner to {owner};
+CREATE INDEX recovery_codes_by_user ON redoubt.recovery_codes USING btree (user_id);
+create policy app_select on redoubt.recovery_codes for select to {app}
+  using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy guard_delete on redoubt.recovery_codes for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.recovery_codes for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.recovery_codes for select to {guard}
+  using (true);
+create policy guard_update on redoubt.recovery_codes for update to {guard}
+  using (true)
+  with check (true);
+grant select (id, user_id, created_at, last_used_at) on redoubt.recovery_codes to {app};
+grant delete, insert, select, update on redoubt.recovery_codes to {guard};
 
 create table redoubt.schema_migrations (
   origin text not null,
@@ -931,7 +1026,7 @@ declare
   who guard.verified := guard.caller();
 begin
   return case p_purpose
-    when 'login' then who.role = 'system.sign-in'
+    when 'login' then who.role in ('system.sign-in', 'system.second-factor')
     when 'email_verify' then who.role = 'system.register'
     when 'reset' then who.role = 'system.reset'
     when 'email_undo' then who.role = 'system.email-undo' or who.actor = p_user
@@ -939,6 +1034,109 @@ begin
   end is true;
 end $function$;
 alter function guard.code_rule(p_purpose text, p_user uuid) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.complete_passkey(p_factor uuid, p_step bigint, p_count bigint)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  account uuid;
+begin
+  select f.user_id into account from redoubt.mfa_factors f where f.id = p_factor and f.kind = 'webauthn';
+  if who.role <> 'system.second-factor' or who.action <> 'auth.login_succeeded' or account is null then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform guard.spend_proof(account, p_factor, p_step, p_count, null);
+  return account;
+end $function$;
+alter function guard.complete_passkey(p_factor uuid, p_step bigint, p_count bigint) owner to {guard};
+grant execute on function guard.complete_passkey(p_factor uuid, p_step bigint, p_count bigint) to {app};
+
+CREATE OR REPLACE FUNCTION guard.complete_pending(p_pending uuid, p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[])
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  account uuid;
+begin
+  if who.role <> 'system.second-factor' or who.action <> 'auth.login_succeeded' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  account := guard.redeem_code(p_pending, 'login');
+  perform guard.spend_proof(account, p_factor, p_step, p_count, p_recovery);
+  delete from redoubt.factor_tries t where t.user_id = account and t.door = 'sign_in';
+  return account;
+end $function$;
+alter function guard.complete_pending(p_pending uuid, p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) owner to {guard};
+grant execute on function guard.complete_pending(p_pending uuid, p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.confirm_factor(p_factor uuid, p_step bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.action <> 'auth.factor_confirmed' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform from redoubt.users u where u.id = who.actor for no key update;
+  update redoubt.mfa_factors f set confirmed_at = pg_catalog.transaction_timestamp(), last_used_step = p_step
+    where f.id = p_factor and f.user_id = who.actor and f.kind = 'totp' and f.confirmed_at is null and f.created_at > pg_catalog.now() - interval '30 minutes';
+  if not found then
+    raise exception using errcode = 'RD404', message = 'not found';
+  end if;
+  perform guard.end_other_sessions('factor_changed');
+end $function$;
+alter function guard.confirm_factor(p_factor uuid, p_step bigint) owner to {guard};
+grant execute on function guard.confirm_factor(p_factor uuid, p_step bigint) to {app};
+
+CREATE OR REPLACE FUNCTION guard.count_factor_try(p_user uuid, p_door text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  seen redoubt.factor_tries;
+  pause int;
+begin
+  insert into redoubt.factor_tries (user_id, door, last_at) values (p_user, p_door, pg_catalog.clock_timestamp()) on conflict do nothing;
+  select * into seen from redoubt.factor_tries t where t.user_id = p_user and t.door = p_door for update;
+  pause := case when seen.tries < 5 then 0
+    else pg_catalog.ceil(pg_catalog.date_part('epoch', seen.last_at - pg_catalog.clock_timestamp()) + least(pg_catalog.power(2, least(seen.tries - 5, 20)), 3600)) end;
+  if pause > 0 then
+    return pause;
+  end if;
+  update redoubt.factor_tries t set tries = t.tries + 1, last_at = pg_catalog.clock_timestamp() where t.user_id = p_user and t.door = p_door;
+  return 0;
+end $function$;
+alter function guard.count_factor_try(p_user uuid, p_door text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.count_own_try()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return guard.count_factor_try(who.actor, 'step_up');
+end $function$;
+alter function guard.count_own_try() owner to {guard};
+grant execute on function guard.count_own_try() to {app};
 
 CREATE OR REPLACE FUNCTION guard.drop_caller_key(p_kid text)
  RETURNS void
@@ -1014,6 +1212,34 @@ begin
 end $function$;
 alter function guard.end_sessions_of(p_user uuid, p_reason text) owner to {guard};
 grant execute on function guard.end_sessions_of(p_user uuid, p_reason text) to {app};
+
+CREATE OR REPLACE FUNCTION guard.enrol_factor(p_id uuid, p_kind text, p_label text, p_secret bytea, p_credential bytea, p_transports text[], p_count bigint, p_step bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null or not guard.stepped_up() then
+    raise exception using errcode = 'RD409', message = 'step_up_required';
+  end if;
+  -- Sign-ins under way are waited for, and then find the factor.
+  perform from redoubt.users u where u.id = who.actor for no key update;
+  delete from redoubt.mfa_factors f where f.user_id = who.actor and f.confirmed_at is null;
+  if (select pg_catalog.count(*) from redoubt.mfa_factors f where f.user_id = who.actor) >= 10 then
+    raise exception using errcode = 'RD409', message = 'conflict';
+  end if;
+  insert into redoubt.mfa_factors (id, user_id, tenant, kind, label, secret_enc, credential_id, transports, sign_count, last_used_step, confirmed_at)
+    values (p_id, who.actor, who.tenant, p_kind, p_label, p_secret, p_credential, p_transports, p_count, p_step,
+      case when p_kind = 'webauthn' then pg_catalog.now() end);
+  if p_kind = 'webauthn' then
+    perform guard.end_other_sessions('factor_changed');
+  end if;
+end $function$;
+alter function guard.enrol_factor(p_id uuid, p_kind text, p_label text, p_secret bytea, p_credential bytea, p_transports text[], p_count bigint, p_step bigint) owner to {guard};
+grant execute on function guard.enrol_factor(p_id uuid, p_kind text, p_label text, p_secret bytea, p_credential bytea, p_transports text[], p_count bigint, p_step bigint) to {app};
 
 CREATE OR REPLACE FUNCTION guard.entry_commitment(e redoubt.audit_logs, subjects text)
  RETURNS bytea
@@ -1106,6 +1332,20 @@ begin
 end $function$;
 alter function guard.expire_caller_keys(p_seconds integer) owner to {guard};
 grant execute on function guard.expire_caller_keys(p_seconds integer) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.factor_proven(p_user uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return exists (select from redoubt.mfa_factors f
+      where f.user_id = p_user and f.proven_in = pg_catalog.pg_current_xact_id_if_assigned() and f.last_used_at = pg_catalog.transaction_timestamp())
+    or exists (select from redoubt.recovery_codes r
+      where r.user_id = p_user and r.proven_in = pg_catalog.pg_current_xact_id_if_assigned() and r.last_used_at = pg_catalog.transaction_timestamp());
+end $function$;
+alter function guard.factor_proven(p_user uuid) owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.find_unusual_key_use(p_times numeric, p_least bigint)
  RETURNS TABLE(hour timestamp with time zone, actor text, purpose text, data_class text, uses bigint, baseline bigint)
@@ -1205,6 +1445,14 @@ end $function$;
 alter function guard.forget_key_usage(p_most integer) owner to {guard};
 grant execute on function guard.forget_key_usage(p_most integer) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.has_factor(p_user uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ begin return exists (select from redoubt.mfa_factors f where f.user_id = p_user and f.confirmed_at is not null); end $function$;
+alter function guard.has_factor(p_user uuid) owner to {guard};
+
 CREATE OR REPLACE FUNCTION guard.hold_keys(key_ids bytea[])
  RETURNS void
  LANGUAGE plpgsql
@@ -1251,6 +1499,10 @@ AS $function$
 declare
   who guard.verified := guard.caller();
 begin
+  -- A step-up is made only behind its proof, in the transaction of that action: SQL injected into another makes none.
+  if p_purpose = 'step_up' and (who.action <> 'auth.step_up_succeeded' or guard.has_factor(p_user) and not guard.factor_proven(p_user)) then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
   if not guard.code_rule(p_purpose, p_user) or p_expires > pg_catalog.now() + interval '8 days' then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
@@ -1322,23 +1574,93 @@ CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_account uuid, p_
 AS $function$
 declare
   account record;
+  proven boolean := guard.factor_proven(p_account);
 begin
-  if (guard.caller()).role <> 'system.sign-in' or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
+  if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
-    where u.id = p_account and u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status = 'active' for share;
-  if not found then
+    where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
+  if not found or guard.has_factor(p_account) and not proven then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
-    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform',
+    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform' and not proven,
       pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
       p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
-  return query select case when account.realm = 'platform' then 'enrolment' else account.role end, account.tenant;
+  return query select case when account.realm = 'platform' and not proven then 'enrolment' else account.role end, account.tenant;
 end $function$;
 alter function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) owner to {guard};
 grant execute on function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) to {app};
+
+CREATE OR REPLACE FUNCTION guard.passkey_lookup(p_credential bytea)
+ RETURNS TABLE(id uuid, user_id uuid, tenant text, kind text, secret_enc bytea, credential_id bytea, sign_count bigint)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.second-factor' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select f.id, f.user_id, f.tenant, f.kind, f.secret_enc, f.credential_id, f.sign_count
+    from redoubt.mfa_factors f where f.credential_id = p_credential and f.confirmed_at is not null;
+end $function$;
+alter function guard.passkey_lookup(p_credential bytea) owner to {guard};
+grant execute on function guard.passkey_lookup(p_credential bytea) to {app};
+
+CREATE OR REPLACE FUNCTION guard.pending_factors(p_pending uuid, p_guessable boolean)
+ RETURNS TABLE(wait integer, id uuid, user_id uuid, tenant text, kind text, secret_enc bytea, credential_id bytea, sign_count bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  account uuid;
+  pause int := 0;
+begin
+  if (guard.caller()).role <> 'system.second-factor' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select c.user_id into account from redoubt.one_time_codes c
+    where c.id = p_pending and c.purpose = 'login' and c.attempts > 0 and c.redeemed_at is null and c.expires_at > pg_catalog.now();
+  if account is null then
+    return;
+  end if;
+  if p_guessable then
+    pause := guard.count_factor_try(account, 'sign_in');
+  end if;
+  if pause > 0 then
+    return query select pause, null::uuid, account, null::text, null::text, null::bytea, null::bytea, null::int8;
+    return;
+  end if;
+  return query select 0, f.id, f.user_id, f.tenant, f.kind, f.secret_enc, f.credential_id, f.sign_count
+    from redoubt.mfa_factors f where f.user_id = account and f.confirmed_at is not null;
+end $function$;
+alter function guard.pending_factors(p_pending uuid, p_guessable boolean) owner to {guard};
+grant execute on function guard.pending_factors(p_pending uuid, p_guessable boolean) to {app};
+
+CREATE OR REPLACE FUNCTION guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null or who.action <> 'auth.step_up_succeeded' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  if p_factor is not null or p_recovery is not null then
+    perform guard.spend_proof(who.actor, p_factor, p_step, p_count, p_recovery);
+  elsif guard.has_factor(who.actor) then
+    raise exception using errcode = 'RD409', message = 'factor_refused';
+  end if;
+  delete from redoubt.factor_tries t where t.user_id = who.actor and t.door = 'step_up';
+end $function$;
+alter function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) owner to {guard};
+grant execute on function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea)
  RETURNS void
@@ -1403,6 +1725,21 @@ begin
   return owner_of;
 end $function$;
 alter function guard.redeem_code(p_id uuid, p_purpose text) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.redeem_step_up(p_handles bytea[], p_contexts bytea[])
+ RETURNS TABLE(id uuid, user_id uuid, tenant text, handle_hash bytea, code_hash bytea, context_hash bytea, binding bytea, expires_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query update redoubt.one_time_codes c set attempts = c.attempts + 1, redeemed_at = pg_catalog.transaction_timestamp()
+    where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = (guard.caller()).actor
+      and c.redeemed_at is null and c.expires_at > pg_catalog.clock_timestamp()
+    returning c.id, c.user_id, c.tenant, c.handle_hash, c.code_hash, c.context_hash, c.binding, c.expires_at;
+end $function$;
+alter function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) owner to {guard};
+grant execute on function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer)
  RETURNS TABLE(outcome text, session uuid, actor uuid, role text, tenant text, salt bytea)
@@ -1510,6 +1847,54 @@ begin
 end $function$;
 alter function guard.release_audit(by_holder uuid) owner to {guard};
 grant execute on function guard.release_audit(by_holder uuid) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.remove_factor(p_factor uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null or not guard.stepped_up() then
+    raise exception using errcode = 'RD409', message = 'step_up_required';
+  end if;
+  perform from redoubt.users u where u.id = who.actor for no key update;
+  delete from redoubt.mfa_factors f where f.id = p_factor and f.user_id = who.actor;
+  if not found then
+    raise exception using errcode = 'RD404', message = 'not found';
+  end if;
+  if not guard.has_factor(who.actor) then
+    if exists (select from redoubt.users u where u.id = who.actor and u.realm = 'platform') then
+      raise exception using errcode = 'RD409', message = 'conflict';
+    end if;
+    delete from redoubt.recovery_codes r where r.user_id = who.actor;
+  end if;
+  perform guard.end_other_sessions('factor_changed');
+end $function$;
+alter function guard.remove_factor(p_factor uuid) owner to {guard};
+grant execute on function guard.remove_factor(p_factor uuid) to {app};
+
+CREATE OR REPLACE FUNCTION guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null or not guard.has_factor(who.actor) or not (guard.stepped_up() or exists (select from redoubt.mfa_factors f
+      where f.user_id = who.actor and f.confirmed_at = pg_catalog.transaction_timestamp())) then
+    raise exception using errcode = 'RD409', message = 'step_up_required';
+  end if;
+  delete from redoubt.recovery_codes r where r.user_id = who.actor;
+  insert into redoubt.recovery_codes (id, user_id, tenant, code_hash)
+    select i, who.actor, who.tenant, h from rows from (pg_catalog.unnest(p_ids), pg_catalog.unnest(p_hashes)) as t (i, h);
+end $function$;
+alter function guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[]) owner to {guard};
+grant execute on function guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION guard.require_tombstone()
  RETURNS trigger
@@ -1649,6 +2034,27 @@ end $function$;
 alter function guard.seal_audit(max_entries integer) owner to {guard};
 grant execute on function guard.seal_audit(max_entries integer) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.sign_in_factors(p_account uuid, p_email_bidx bytea[])
+ RETURNS TABLE(kind text, credential_id bytea, transports text[])
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.sign-in' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    select f.kind, f.credential_id, f.transports from redoubt.mfa_factors f join redoubt.users u on u.id = f.user_id
+      where u.id = p_account and u.email_bidx = any(p_email_bidx) and f.confirmed_at is not null
+    union all
+    select 'recovery', null::bytea, null::text[] from redoubt.users u
+      where u.id = p_account and u.email_bidx = any(p_email_bidx)
+        and exists (select from redoubt.recovery_codes r where r.user_id = u.id and r.last_used_at is null);
+end $function$;
+alter function guard.sign_in_factors(p_account uuid, p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.sign_in_factors(p_account uuid, p_email_bidx bytea[]) to {app};
+
 CREATE OR REPLACE FUNCTION guard.sign_in_lookup(p_email_bidx bytea[], p_realm text)
  RETURNS TABLE(id uuid, password_hash text, status text, role text, tenant text, factors boolean)
  LANGUAGE plpgsql
@@ -1659,11 +2065,49 @@ begin
   if (guard.caller()).role <> 'system.sign-in' or pg_catalog.cardinality(p_email_bidx) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return query select u.id, u.password_hash, u.status, u.role, u.tenant, false from redoubt.users u
+  return query select u.id, u.password_hash, u.status, u.role, u.tenant, guard.has_factor(u.id) from redoubt.users u
     where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
 end $function$;
 alter function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) owner to {guard};
 grant execute on function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) to {app};
+
+CREATE OR REPLACE FUNCTION guard.spend_proof(p_user uuid, p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  now_ms int8 := (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::int8;
+begin
+  if p_recovery is not null then
+    update redoubt.recovery_codes r set last_used_at = pg_catalog.transaction_timestamp(), proven_in = pg_catalog.pg_current_xact_id()
+      where r.user_id = p_user and r.code_hash = any(p_recovery) and r.last_used_at is null and guard.has_factor(p_user);
+  else
+    update redoubt.mfa_factors f
+      set last_used_step = p_step, sign_count = p_count, last_used_at = pg_catalog.transaction_timestamp(), proven_in = pg_catalog.pg_current_xact_id()
+      where f.id = p_factor and f.user_id = p_user and f.confirmed_at is not null and f.last_used_step < p_step
+        and (f.sign_count < p_count or f.sign_count = 0 and p_count = 0)
+        -- A step from the far future would lock its owner out.
+        and case f.kind when 'totp' then p_step * 30000 else p_step end between now_ms - 600000 and now_ms + 120000;
+  end if;
+  if not found then
+    raise exception using errcode = 'RD409', message = 'factor_refused';
+  end if;
+end $function$;
+alter function guard.spend_proof(p_user uuid, p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.stepped_up()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return exists (select from redoubt.one_time_codes c
+    where c.user_id = (guard.caller()).actor and c.purpose = 'step_up' and c.redeemed_at = pg_catalog.transaction_timestamp());
+end $function$;
+alter function guard.stepped_up() owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.tenant()
  RETURNS text

@@ -8,6 +8,8 @@ export const refusals = {
   unauthenticated: { status: 401, title: 'A valid access token is required' },
   sign_in_failed: { status: 401, title: 'Unknown account or wrong password' },
   code_refused: { status: 401, title: 'This code is wrong, used, or too old' },
+  factor_refused: { status: 401, title: 'The second factor was not accepted' },
+  step_up_required: { status: 403, title: 'This needs a fresh proof of who asks' },
   forbidden: { status: 403, title: 'This caller may not do this' },
   origin_refused: { status: 403, title: 'Requests from this origin are not accepted' },
   csrf_refused: { status: 403, title: 'The request does not prove that it comes from a page of this service' },

@@ -20,6 +20,10 @@ const families: Readonly<Record<Family, Category>> = {
 /** What is not `info`. A refused request is not an error of the service; a broken chain needs somebody now. */
 const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'http.failed': 'error',
+  'auth.factor_failed': 'warn',
+  'auth.step_up_failed': 'warn',
+  'auth.factor_delayed': 'warn',
+  'security.credential_cloned': 'error',
   'security.unauthorized_access': 'warn',
   'security.control_triggered': 'warn',
   'security.csp_violation': 'warn',

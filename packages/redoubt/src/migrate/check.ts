@@ -15,6 +15,9 @@ export const kernelDefiners: readonly string[] = [
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
   'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
+  'guard.has_factor', 'guard.factor_proven', 'guard.stepped_up', 'guard.spend_proof', 'guard.count_factor_try', 'guard.sign_in_factors',
+  'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',
+  'guard.redeem_step_up', 'guard.enrol_factor', 'guard.confirm_factor', 'guard.remove_factor', 'guard.replace_recovery_codes',
 ]
 
 function typeOf(column: Column): string {

@@ -60,6 +60,11 @@ export type Codes = {
    * @throws Refusal code_refused: unknown, wrong, used, too old, tried too often, or meant for something else
    */
   show(caller: Caller, given: Shown): Promise<{ readonly id: string; readonly user: string }>
+  /**
+   * Uses up a step-up of the caller in `tx`: it counts if that commits.
+   * @returns false for a handle that is unknown, used, too old, somebody else's, or meant for something else
+   */
+  redeemStepUp(tx: Tx, given: { readonly handle: string; readonly context: string }): Promise<boolean>
 }
 
 /** A handle before there is a code for it, so that an answer need not wait for who is behind an address. */
@@ -151,6 +156,15 @@ export function openCodes(settings: { readonly keyring: Pick<Keyring, 'indexKeys
       await transaction(gate, caller, { action: 'auth.otp_failed', ...about }, () => Promise.resolve())
       emit({ type: 'auth.otp_failed', requestId: caller.requestId, purpose, reason: found === undefined ? 'unknown' : found.answer === 'right' ? 'tampered' : 'wrong' })
       throw new Refusal('code_refused')
+    },
+    async redeemStepUp(tx, { handle, context }) {
+      const versions = await keys()
+      const [found] = await tx.query<Row & { readonly binding: Buffer }>({
+        name: 'redoubt_redeem_step_up',
+        text: 'select id, user_id, tenant, handle_hash, code_hash, context_hash, binding, expires_at from guard.redeem_step_up($1, $2)',
+        values: [versions.map((key) => handleHash(key, 'step_up', handle)), versions.map((key) => contextHash(key, 'step_up', context))],
+      })
+      return found !== undefined && versions.some((key) => bindingOf(key, 'step_up', found).equals(found.binding))
     },
   })
 }

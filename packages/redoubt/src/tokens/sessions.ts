@@ -134,14 +134,14 @@ type Opened = { readonly role: string; readonly tenant: string }
 /**
  * The last step of a sign-in: a new session with an access and a refresh token. Always a new one: whatever the client
  * brought along names none (session fixation).
- * @param with.agent the User-Agent header; with.first runs before it in the same transaction
+ * @param given.agent the User-Agent header; given.first runs before it in the same transaction, as the system caller given.as
  * @throws Refusal forbidden when the database opens none: suspended since, or the second factor is missing
  */
 export async function openSession(
   identity: Identity,
   visitor: Visitor,
-  account: Account,
-  given: { readonly agent: string | undefined; readonly first?: (tx: Tx) => Promise<void> },
+  account: Pick<Account, 'id' | 'indexes'>,
+  given: { readonly agent: string | undefined; readonly as?: 'sign-in' | 'second-factor'; readonly first?: (tx: Tx) => Promise<void> },
 ): Promise<SignedIn> {
   const { gate, tokens, emit, realm, lifetimes: { idle, absolute } } = identity
   const session = newId()
@@ -150,7 +150,7 @@ export async function openSession(
     session, account.id, account.indexes, realm, [familyHash(refresh), tokenHash(refresh)], deviceLabel(given.agent), agentHash(given.agent),
     addressPrefix(visitor.address), idle, absolute,
   ]
-  const caller = systemCaller('sign-in', identity.tenant, visitor)
+  const caller = systemCaller(given.as ?? 'sign-in', identity.tenant, visitor)
   const opened = await transaction(gate, caller, { action: 'auth.login_succeeded', resource: { type: 'user', id: account.id } }, async (tx) => {
     await given.first?.(tx)
     const [row] = await tx.query<Opened>({ name: 'redoubt.open_session', text: 'select role, tenant from guard.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', values })
