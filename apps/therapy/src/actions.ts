@@ -1,3 +1,5 @@
+import { codeActions } from 'redoubt/tokens/codes'
+import { factorActions } from 'redoubt/tokens/factors'
 import { sessionActions } from 'redoubt/tokens/sessions'
 import type { Actions } from 'redoubt/transaction'
 
@@ -8,6 +10,8 @@ import type { Actions } from 'redoubt/transaction'
  */
 export const actions = {
   ...sessionActions,
+  ...codeActions,
+  ...factorActions,
   'account.viewed': { audited: true, purpose: 'account' },
 
   'therapist.viewed': { audited: false },

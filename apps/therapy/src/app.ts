@@ -7,6 +7,7 @@ import { once, type Repeatable } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
 import type { Tokens } from 'redoubt/tokens'
+import type { SecondFactors } from 'redoubt/tokens/factors'
 import type { Passwords } from 'redoubt/tokens/password'
 import type { Identity } from 'redoubt/tokens/sessions'
 import { transaction, type Gate } from 'redoubt/transaction'
@@ -24,6 +25,8 @@ export type App = {
   readonly identity: Identity
   /** The same sessions in browsers. */
   readonly browser: Browser
+  /** Second factors, and what they stand on: one-time codes and step-up. */
+  readonly factors: SecondFactors<Therapy>
   readonly emit: Emit
   /** The service's clock. Functions take the time as an argument, so that a rule about time can be tested. */
   readonly now: () => Date

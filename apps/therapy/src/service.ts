@@ -1,5 +1,6 @@
 import express from 'express'
 import { createServer, type Server } from 'node:http'
+import { isIP } from 'node:net'
 import { commitPersonal } from 'redoubt/audit/entry'
 import { openColumns, type Columns } from 'redoubt/columns'
 import type { Caller } from 'redoubt/context'
@@ -23,6 +24,8 @@ import { openPool, type Pool } from 'redoubt/pg'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { openTokens, type Tokens } from 'redoubt/tokens'
 import { followKeys, tokenKeys } from 'redoubt/tokens/keys'
+import { openCodes } from 'redoubt/tokens/codes'
+import { openPasskeys, type Passkeys } from 'redoubt/tokens/factors/passkey'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
 import { lifetimes } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
@@ -36,6 +39,7 @@ import { consentRoutes } from './consents.ts'
 import type { Settings as Config } from './config.ts'
 import { conversationRoutes } from './conversations.ts'
 import { disclosureRoutes } from './disclosures.ts'
+import { factorRoutes } from './factor-routes.ts'
 import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
@@ -97,7 +101,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
 /** Every route of the service: the one list that is served, documented and tested. */
 export function routesOf(app: App): readonly Route[] {
   return [
-    ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
+    ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
     cspReports('/csp-report', app.emit),
   ]
@@ -145,9 +149,11 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     ends.push(() => following.stop())
     const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
     const csrf = openCsrf({ secrets: async () => (await keyring.purposeKey('csrf')).secrets, origins: [settings.publicOrigin], controls })
+    const codes = openCodes({ keyring, gate: db, emit })
     const app: App = {
       db, columns, passwords, tokens, emit, now,
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
+      factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
     }
     const routes = routesOf(app)
@@ -164,6 +170,14 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     await close()
     throw error
   }
+}
+
+/** Browsers give passkeys to host names under TLS, and to localhost: not to 127.0.0.1, which is the same place. */
+function passkeysOf(publicOrigin: string, keyring: Keyring): Passkeys | undefined {
+  const url = new URL(publicOrigin)
+  if (url.protocol === 'http:' && url.hostname === '127.0.0.1') url.hostname = 'localhost'
+  if (isIP(url.hostname) !== 0 || url.hostname.startsWith('[') || (url.protocol !== 'https:' && url.hostname !== 'localhost')) return undefined
+  return openPasskeys({ origin: url.origin, name: 'Therapy', keyring })
 }
 
 /** The address of a person's request, sealed under that person's own key; the chain holds a commitment to it. */

@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
+import { beginSecondFactor } from 'redoubt/tokens/factors/sign-in'
 import { endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
 import { refreshSession } from 'redoubt/tokens/refresh'
@@ -10,11 +11,17 @@ import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { found, sql, type App } from './app.ts'
 import { email, idParams, rowId, utc, utcOf } from './fields.ts'
+import { requestOptions } from './passkey-fields.ts'
 
 const signedIn = z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), refresh_token: z.string(), user_id: rowId, role: z.string() })
+/** The password was right, and the account has a second factor: POST /api/auth/second-factor goes on. */
+const factorRequired = z.object({ status: z.literal('factor_required'), pending: z.string(), factors: z.array(z.enum(['totp', 'webauthn', 'recovery'])), passkey: requestOptions.nullable() })
 const ownSession = z.object({ id: rowId, device: z.string(), address_prefix: z.string().nullable(), created_at: utc, last_used_at: utc, current: z.boolean() })
 
 const inBrowser = z.object({ status: z.literal('signed_in'), user_id: rowId, role: z.string() })
+/** How a sign-in is answered: tokens in the body, or in cookies where the client is a browser. */
+export const sessionMode = z.enum(['bearer', 'cookie']).optional()
+export const opened = z.union([signedIn, inBrowser])
 
 function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z.input<typeof signedIn> {
   return { access_token: token, token_type: 'Bearer', expires_in: expiresIn, refresh_token: refresh, user_id: actor, role }
@@ -23,6 +30,11 @@ function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z
 /** In cookie mode the tokens go into the cookies alone, where no script reads them. */
 function browserAnswer({ cookies }: Browser, identity: Identity, { token, refresh, actor, role }: SignedIn): Reply<z.input<typeof inBrowser>> {
   return reply({ status: 'signed_in' as const, user_id: actor, role }, { cookies: cookies.set({ access: token, refresh }, identity.lifetimes.idle) })
+}
+
+/** What a sign-in that succeeded answers, in the mode it was asked in. */
+export function openedAnswer(browser: Browser, identity: Identity, mode: z.output<typeof sessionMode>, done: SignedIn): z.input<typeof signedIn> | Reply<z.input<typeof inBrowser>> {
+  return mode === 'cookie' ? browserAnswer(browser, identity, done) : signedInAnswer(done)
 }
 
 /**
@@ -37,16 +49,18 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
     browser.cookies.read(headers).refresh === undefined ? null : reply(null, { cookies: browser.cookies.clear(), headers: { 'Clear-Site-Data': '"cache", "storage"' } })
   return [
     route({
-      method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in',
-      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most), session: z.enum(['bearer', 'cookie']).optional() }),
-      answer: z.union([signedIn, inBrowser]),
-      refuses: ['sign_in_failed', 'busy', 'csrf_refused'],
+      method: 'POST', path: '/api/auth/login', tags: ['auth'], summary: 'Sign in; where the account has a second factor the answer is a handle to go on with, and no session',
+      access: 'public', body: z.strictObject({ email, password: z.string().max(passwordLength.most), session: sessionMode }),
+      answer: z.union([signedIn, inBrowser, factorRequired]),
+      refuses: ['sign_in_failed', 'busy', 'csrf_refused', 'too_many_requests'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
         const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
         const account = await checkPassword(identity, visitor, { indexes, password: body.password })
-        const opened = await openSession(identity, visitor, account, { agent: headers['user-agent'] })
-        return body.session === 'cookie' ? browserAnswer(browser, identity, opened) : signedInAnswer(opened)
+        const agent = headers['user-agent']
+        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent }))
+        const pending = await beginSecondFactor(app.factors, identity, visitor, account, { agent })
+        return { status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }
       },
     }),
     route({

@@ -277,7 +277,7 @@ as $$
 begin
   return query update redoubt.one_time_codes c set attempts = c.attempts + 1, redeemed_at = pg_catalog.transaction_timestamp()
     where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = (guard.caller()).actor
-      and c.redeemed_at is null and c.expires_at > pg_catalog.clock_timestamp()
+      and c.code_hash is null and c.redeemed_at is null and c.expires_at > pg_catalog.clock_timestamp()
     returning c.id, c.user_id, c.tenant, c.handle_hash, c.code_hash, c.context_hash, c.binding, c.expires_at;
 end $$;
 

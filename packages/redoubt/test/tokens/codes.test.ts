@@ -81,18 +81,18 @@ test('attack: digits without the handle, under another purpose, past their time,
   await refused(codes.show(registering, { purpose: 'email_verify', handle: made.handle }))
   await refused(codes.show(signIn, { purpose: 'login', handle: made.handle, digits: made.digits }))
   await refused(codes.show(signIn, { purpose: 'email_verify', handle: made.handle, digits: made.digits }), 'forbidden')
-  const own = await issue(ada, { user: ada.actor, purpose: 'step_up', digits: 6 })
-  await refused(codes.show(ben, { purpose: 'step_up', handle: own.handle, digits: own.digits }))
-  await refused(issue(ben, { user: ada.actor, purpose: 'step_up', digits: 6 }), 'forbidden')
+  const own = await issue(ada, { user: ada.actor, purpose: 'email_change', digits: 6 })
+  await refused(codes.show(ben, { purpose: 'email_change', handle: own.handle, digits: own.digits }))
+  await refused(issue(ben, { user: ada.actor, purpose: 'email_change', digits: 6 }), 'forbidden')
   await refused(issue(ben, { user: ben.actor, purpose: 'reset', digits: 6 }), 'forbidden')
   await database.admin("update redoubt.one_time_codes set expires_at = now() - interval '1 second' where id = $1", [own.id])
-  await refused(codes.show(ada, { purpose: 'step_up', handle: own.handle, digits: own.digits }))
+  await refused(codes.show(ada, { purpose: 'email_change', handle: own.handle, digits: own.digits }))
 })
 
 test('a code for one resource is refused for another, and the try counts', async () => {
   const ada = await makeAccount(database, 'context')
-  const made = await issue(ada, { user: ada.actor, purpose: 'step_up', digits: 6, context: 'export 1' })
-  const shown: Shown = { purpose: 'step_up', handle: made.handle, digits: made.digits }
+  const made = await issue(ada, { user: ada.actor, purpose: 'email_change', digits: 6, context: 'export 1' })
+  const shown: Shown = { purpose: 'email_change', handle: made.handle, digits: made.digits }
   await refused(codes.show(ada, { ...shown, context: 'export 2' }))
   await refused(codes.show(ada, shown))
   assert.equal((await rowOf(made.id)).attempts, 2)
