@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { openClinic, type Answer, type Someone } from './support/clinic.ts'
+import { protect } from './support/factors.ts'
 
 type Operation = { readonly security?: readonly unknown[]; readonly requestBody?: unknown; readonly parameters?: readonly { readonly in: string; readonly name: string; readonly required?: boolean }[] }
 type Walked = { readonly method: string; readonly path: string; readonly operation: Operation; readonly name: string }
@@ -20,6 +21,7 @@ const otherTherapist = await clinic.therapist()
 const otherPatient = await clinic.patient()
 const session = clinic.service.app.tokens.verify(ada.token).session
 await clinic.care(otherPatient, otherTherapist)
+const { factor } = await protect(ada)
 
 const absent = '0190a8f0-0000-7000-8000-0000000000ff'
 /** What stands for {id} on each path: something real that belongs to somebody else. */
@@ -28,14 +30,26 @@ const belongings: Readonly<Record<string, string>> = {
   '/api/relationships/{id}/accept': care, '/api/relationships/{id}/end': care, '/api/consents/{id}/withdraw': consent,
   '/api/appointments/{id}': appointment, '/api/appointments/{id}/complete': appointment, '/api/appointments/{id}/notes': appointment,
   '/api/notes/{id}/release': note, '/api/conversations/{id}/messages': care, '/api/messages/{id}/read': message,
-  '/api/auth/sessions/{id}': session, '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
+  '/api/auth/sessions/{id}': session, '/api/auth/factors/{id}': factor, '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
 }
+const credential = { id: 'AAAA', rawId: 'AAAA', type: 'public-key', clientExtensionResults: {} } as const
+const requestResponse = { ...credential, response: { clientDataJSON: 'e30', authenticatorData: 'AAAA', signature: 'AAAA' } }
 /** A body that would be right, for each route that takes one. */
 const bodies: Readonly<Record<string, unknown>> = {
   'POST /api/auth/register': { role: 'patient', email: 'walk@example.org', password: 'long enough for it', first_name: 'W', last_name: 'K', dob: '1990-01-01' },
   'POST /api/auth/login': { email: ada.email, password: ada.password },
   'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64), attempt: 'AAAAAAAAAAAAAAAAAAAAAA' },
   'POST /csp-report': { 'csp-report': {} },
+  'POST /api/auth/second-factor': { pending: 'A'.repeat(43), proof: { kind: 'totp', code: '123456' } },
+  'POST /api/auth/passkey/options': {},
+  'POST /api/auth/passkey': { response: requestResponse },
+  'POST /api/auth/step-up/options': { action: 'factor.enrol', resource: absent },
+  'POST /api/auth/step-up': { action: 'factor.enrol', resource: absent, proof: { kind: 'webauthn', response: requestResponse } },
+  'POST /api/auth/factors/totp': { label: 'phone' },
+  'POST /api/auth/factors/totp/confirm': { id: absent, code: '123456' },
+  'POST /api/auth/factors/passkey/options': {},
+  'POST /api/auth/factors/passkey': { label: 'laptop', response: { ...credential, response: { clientDataJSON: 'e30', attestationObject: 'oA', transports: ['usb'] } } },
+  'POST /api/auth/factors/recovery': {},
   'PUT /api/patients/{id}': { first_name: 'X', last_name: 'Y', dob: '1990-01-01', phone: null, address: null, emergency_contact: null, insurance_no: null, version: 1 },
   'PATCH /api/therapists/me': { version: 99, bio: 'x' },
   'POST /api/relationships': { therapist_id: absent, basis: 'referral' },
@@ -56,7 +70,10 @@ const document = JSON.parse((await clinic.send()('GET', '/openapi.json')).text) 
 const walked: readonly Walked[] = Object.entries(document.paths).flatMap(([path, operations]) =>
   Object.entries(operations).map(([method, operation]) => ({ method: method.toUpperCase(), path, operation, name: `${method.toUpperCase()} ${path}` })))
 const isPublic = (walk: Walked): boolean => !Array.isArray(walk.operation.security) || walk.operation.security.length === 0
-const publicRoutes = ['POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json', 'POST /csp-report']
+const publicRoutes = [
+  'POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey',
+  'GET /.well-known/jwks.json', 'POST /csp-report',
+]
 
 function target({ path, operation }: Walked, id: string): string {
   return path.replace('{id}', id) + (operation.parameters?.some(({ name, required }) => name === 'version' && required === true) === true ? '?version=1' : '')

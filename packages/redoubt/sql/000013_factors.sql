@@ -72,6 +72,16 @@ grant select on redoubt.mfa_factors to {app};
 create policy app_select on redoubt.mfa_factors for select to {app} using (user_id = (select guard.actor()));
 grant select (id, user_id, created_at, last_used_at) on redoubt.recovery_codes to {app};
 create policy app_select on redoubt.recovery_codes for select to {app} using (user_id = (select guard.actor()));
+create policy app_select on redoubt.factor_tries for select to {app} using (false);
+create policy app_insert on redoubt.mfa_factors for insert to {app} with check (false);
+create policy app_update on redoubt.mfa_factors for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.mfa_factors for delete to {app} using (false);
+create policy app_insert on redoubt.recovery_codes for insert to {app} with check (false);
+create policy app_update on redoubt.recovery_codes for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.recovery_codes for delete to {app} using (false);
+create policy app_insert on redoubt.factor_tries for insert to {app} with check (false);
+create policy app_update on redoubt.factor_tries for update to {app} using (false) with check (false);
+create policy app_delete on redoubt.factor_tries for delete to {app} using (false);
 
 set local role {guard};
 

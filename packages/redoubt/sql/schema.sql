@@ -446,6 +446,15 @@ create table redoubt.factor_tries (
 alter table redoubt.factor_tries enable row level security;
 alter table redoubt.factor_tries force row level security;
 alter table redoubt.factor_tries owner to {owner};
+create policy app_delete on redoubt.factor_tries for delete to {app}
+  using (false);
+create policy app_insert on redoubt.factor_tries for insert to {app}
+  with check (false);
+create policy app_select on redoubt.factor_tries for select to {app}
+  using (false);
+create policy app_update on redoubt.factor_tries for update to {app}
+  using (false)
+  with check (false);
 create policy guard_delete on redoubt.factor_tries for delete to {guard}
   using (true);
 create policy guard_insert on redoubt.factor_tries for insert to {guard}
@@ -624,8 +633,15 @@ alter table redoubt.mfa_factors enable row level security;
 alter table redoubt.mfa_factors force row level security;
 alter table redoubt.mfa_factors owner to {owner};
 CREATE INDEX mfa_factors_by_user ON redoubt.mfa_factors USING btree (user_id);
+create policy app_delete on redoubt.mfa_factors for delete to {app}
+  using (false);
+create policy app_insert on redoubt.mfa_factors for insert to {app}
+  with check (false);
 create policy app_select on redoubt.mfa_factors for select to {app}
   using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.mfa_factors for update to {app}
+  using (false)
+  with check (false);
 create policy guard_delete on redoubt.mfa_factors for delete to {guard}
   using (true);
 create policy guard_insert on redoubt.mfa_factors for insert to {guard}
@@ -709,8 +725,15 @@ alter table redoubt.recovery_codes enable row level security;
 alter table redoubt.recovery_codes force row level security;
 alter table redoubt.recovery_codes owner to {owner};
 CREATE INDEX recovery_codes_by_user ON redoubt.recovery_codes USING btree (user_id);
+create policy app_delete on redoubt.recovery_codes for delete to {app}
+  using (false);
+create policy app_insert on redoubt.recovery_codes for insert to {app}
+  with check (false);
 create policy app_select on redoubt.recovery_codes for select to {app}
   using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.recovery_codes for update to {app}
+  using (false)
+  with check (false);
 create policy guard_delete on redoubt.recovery_codes for delete to {guard}
   using (true);
 create policy guard_insert on redoubt.recovery_codes for insert to {guard}

@@ -94,7 +94,7 @@ export async function checkProof(factors: SecondFactors, user: string, rows: rea
     return undefined
   }
   const row = rows.find(({ credential_id }) => credential_id?.toString('base64url') === proof.response.id)
-  if (row?.credential_id == null || factors.passkeys === undefined) return undefined
+  if (row === undefined || row.credential_id === null || factors.passkeys === undefined) return undefined
   const held = await factors.passkeys.verified(proof.response, use, { id: row.credential_id, publicKey: await openSecret(factors, row) }, user)
   return held === undefined ? undefined : { kind: 'webauthn', values: [row.id, held.step, held.count, null] }
 }

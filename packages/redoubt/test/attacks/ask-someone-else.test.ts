@@ -39,6 +39,8 @@ await database.admin(`insert into keys.data_keys (key_id, tenant, subject, keep,
 /** What a caller of the function could mean by an argument of each type; the first ones are the victim's. */
 const meant: Readonly<Record<string, readonly unknown[]>> = {
   uuid: [victim.actor, victim.session, relationship, entry, carer.actor],
+  'text[]': [['usb'], null],
+  boolean: [true, false],
   'uuid[]': [[victim.actor], [victim.actor, carer.actor], []],
   text: ['tenant', victim.actor, 'done', victim.tenant, 'care', key.kid],
   'bytea[]': [[victim.emailIndex], [dataKey], [carer.emailIndex, victim.emailIndex], []],
