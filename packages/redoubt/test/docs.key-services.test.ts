@@ -81,3 +81,25 @@ test('every detail of a refusal that a runbook lists is one that the providers g
     for (const begin of told.filter((text) => text.includes(' '))) assert.ok(details.some((detail) => detail.startsWith(begin)), `${provider}: ${begin}`)
   }
 })
+
+test('secrets.md lists every secret setting of Therapy, with its owner and how often it is replaced', async () => {
+  const { settings } = await import('../../../apps/therapy/src/config.ts')
+  const rows = [...readFileSync(join(repository, 'docs/runbooks/secrets.md'), 'utf8').matchAll(/^\| `([A-Z_]+)` \|(.+)\|$/gm)].map((row) => [row[1] ?? '', row[2] ?? ''] as const)
+  const missing = Object.entries(settings.settings).flatMap(([name, setting]) => {
+    if (setting.rotateDays === null) return []
+    const row = rows.find(([listed]) => listed === name)?.[1] ?? ''
+    return row.includes(`| ${setting.owner} |`) && row.includes(`| ${setting.rotateDays} days |`) ? [] : [`${name}: ${setting.owner}, ${setting.rotateDays} days`]
+  })
+  assert.deepEqual(missing, [])
+})
+
+test('secrets.md gives each key the period after which keys status calls for its rotation', async () => {
+  const { rotateAfterDays } = await import('../src/keyring/status.ts')
+  const text = readFileSync(join(repository, 'docs/runbooks/secrets.md'), 'utf8')
+  const days = (key: string): string => new RegExp(`^\\| ${key}[^|]*\\|[^|]*\\| ([^|]+) \\|`, 'm').exec(text)?.[1] ?? ''
+  const told = { root: days('root'), keyEncryptionKey: days('key-encryption keys'), data: days('data keys'), index: days('blind-index keys'), tokenSign: days('`token-sign`'), otherSigning: days('`audit-anchor`'), caller: days('`caller`') }
+  for (const [key, period] of Object.entries(rotateAfterDays)) {
+    const row = told[key as keyof typeof told]
+    assert.ok(period === 1 ? row === 'daily' : row.startsWith(`${period} days`), `${key}: ${row}`)
+  }
+})

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
 import { test } from 'node:test'
-import { commands } from '../src/cli.ts'
+import { commands, dispatch } from '../src/cli.ts'
 import { refusals } from '../src/errors.ts'
 import { lines } from './support/architecture/order.ts'
 
@@ -66,6 +66,38 @@ test('commands that the documents name exist', () => {
     return [...runs, ...told].map((name) => `${path}: ${name}`)
   })
   assert.deepEqual(wrong, [])
+})
+
+/** What `redoubt <words> --help` prints. */
+async function helpOf(words: readonly string[]): Promise<string> {
+  let said = ''
+  const hear = (text: string): void => void (said += text)
+  await dispatch([...words, '--help'], { env: {}, cwd: repository, out: hear, err: hear })
+  return said
+}
+
+/** Command lines in the documents: the words and the options, up to the end of the code mark, the line, a pipe or a comment. */
+function commandLines(text: string): readonly (readonly string[])[] {
+  return [...text.matchAll(/(?:`redoubt|npm run (?:--silent )?redoubt --) ([a-z][^`\n|#>]*)/g)].map((match) => (match[1] ?? '').trim().split(/\s+/))
+}
+
+test('every command line in the documents is one that the command’s own help knows, with its options', async () => {
+  const wrong: string[] = []
+  for (const path of documents.filter((name) => name !== 'docs/formats.md')) {
+    for (const line of commandLines(read(path))) {
+      const [first = '', second = ''] = line
+      const whole = commands.some(({ name }) => name === `${first} ${second}`)
+      const own = await helpOf([first])
+      const below = /^[a-z-]+$/.test(second) && (whole || new RegExp(`(?:redoubt ${first} |^ +)${second}\\b`, 'm').test(own))
+      if (!below && /^[a-z-]+$/.test(second)) wrong.push(`${path}: redoubt ${first} ${second}`)
+      const help = below ? `${own}\n${await helpOf([first, second])}` : own
+      for (const option of line.filter((word) => word.startsWith('--')).map((word) => word.replace(/[=,.;:)].*$/, ''))) {
+        if (!help.includes(option)) wrong.push(`${path}: redoubt ${first} ${second} ${option}`)
+      }
+    }
+  }
+  assert.deepEqual([...new Set(wrong)], [])
+  assert.deepEqual(commandLines('`redoubt keys rotate data --subject <id>` and npm run --silent redoubt -- audit verify | cat').map((words) => words.slice(0, 4)), [['keys', 'rotate', 'data', '--subject'], ['audit', 'verify']])
 })
 
 test('the code map names every file of the library that has a line', () => {
