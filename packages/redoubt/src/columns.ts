@@ -10,13 +10,13 @@ type OrNull<C, V> = C extends { readonly nullable: true } ? V | null : V
 
 /** A row as the app knows it: `email` instead of `email_enc`, no blind indexes. */
 export type Clear<D extends Tables, N extends TableName<D>> = {
-  [C in keyof ColumnsOf<D, N> as ColumnsOf<D, N>[C] extends { readonly kind: 'index' }
+  [C in keyof ColumnsOf<D, N> as ColumnsOf<D, N>[C] extends { readonly kind: 'index' | 'legacy' }
     ? never
     : ColumnsOf<D, N>[C] extends { readonly kind: 'sealed' }
       ? C extends `${infer Name}_enc` ? Name : never
       : C]: ColumnsOf<D, N>[C] extends { readonly kind: 'sealed' }
     ? OrNull<ColumnsOf<D, N>[C], string>
-    : Database<D>[N][C] extends { readonly __insert__: infer I } ? I : Database<D>[N][C]
+    : C extends keyof Database<D>[N] ? Database<D>[N][C] extends { readonly __insert__: infer I } ? I : Database<D>[N][C] : never
 }
 
 type IndexesOf<Columns, R> = {

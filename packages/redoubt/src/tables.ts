@@ -40,7 +40,24 @@ export type SealedColumn = Flags & {
   readonly keep?: string
 }
 export type IndexColumn = Flags & { readonly kind: 'index'; readonly of: string; readonly id: number }
-export type Column = PlainColumn | SealedColumn | IndexColumn
+
+/** Forms in which an older system stored a value (docs/formats.md, "Legacy forms"). */
+export type LegacyForm = 'plaintext' | 'base64' | 'gcm-v1' | 'cryptojs' | 'jwt-hs256'
+export type LegacySource = {
+  /** The sealed column of the same table that takes the value. */
+  readonly into: string
+  /** What may stand in the column; the first one that recognises a value decides, so `plaintext` comes last. */
+  readonly forms: readonly LegacyForm[]
+  /** Settings with the old secrets, by form: `{ cryptojs: 'LEGACY_CARD_PASSPHRASE' }`. */
+  readonly secrets?: Readonly<Partial<Record<LegacyForm, string>>>
+  /** For jwt-hs256: the claim that holds the value. */
+  readonly claim?: string
+  /** The value as it shall be sealed (trimmed, an address in small letters), or null where it is none (a placeholder). */
+  readonly accept?: (value: string) => string | null
+}
+/** What an older system left: read and emptied by `redoubt reencrypt` alone, invisible to queries. */
+export type LegacyColumn = Flags & { readonly kind: 'legacy'; readonly type: 'text' | 'bytea'; readonly dataClass: DataClass; readonly source: LegacySource | null }
+export type Column = PlainColumn | SealedColumn | IndexColumn | LegacyColumn
 
 /**
  * A column kept as it is.
@@ -72,6 +89,19 @@ export function blindIndex<const O extends string, const F extends Flags = Recor
   flags?: F,
 ): { readonly kind: 'index'; readonly id: number; readonly of: O } & F {
   return { kind: 'index', id, of, ...(flags as F) }
+}
+
+/**
+ * A column of an older system that is still there: imported into a sealed column, then wiped; without a source it is only
+ * wiped (a card verification value must not be kept in any form). The migration that drops it takes it out of tables.ts.
+ */
+export function legacy<const S extends LegacySource, const F extends Flags = Record<never, never>>(
+  type: 'text' | 'bytea',
+  dataClass: DataClass,
+  source: S | null,
+  flags?: F,
+): { readonly kind: 'legacy'; readonly type: 'text' | 'bytea'; readonly dataClass: DataClass; readonly source: S | null } & F {
+  return { kind: 'legacy', type, dataClass, source, ...(flags as F) }
 }
 
 export type Table = {
@@ -114,7 +144,9 @@ type KyselyColumn<C extends Column> = C extends { readonly generated: true }
 
 /** Kysely's Database type, inferred from the declaration: what is not classified does not compile in a query. */
 export type Database<D extends Tables> = {
-  [T in keyof D['tables']]: { [C in keyof D['tables'][T]['columns']]: KyselyColumn<D['tables'][T]['columns'][C]> }
+  [T in keyof D['tables']]: {
+    [C in keyof D['tables'][T]['columns'] as D['tables'][T]['columns'][C] extends { readonly kind: 'legacy' } ? never : C]: KyselyColumn<D['tables'][T]['columns'][C]>
+  }
 }
 
 /** Names of the declared tables. */
@@ -122,6 +154,19 @@ export type TableName<D extends Tables> = keyof D['tables'] & string
 
 function check(condition: boolean, message: string): void {
   if (!condition) throw new TypeError(`defineTables: ${message}`)
+}
+
+function checkLegacy(where: string, { source, dataClass }: LegacyColumn, columns: Table['columns']): void {
+  check(dataClass !== 'SAD' || source === null, `${where}: SAD is wiped, never imported`)
+  if (source === null) return
+  check(columns[source.into]?.kind === 'sealed', `${where}: source.into must name a sealed column of its table`)
+  check(source.forms.length > 0, `${where}: source.forms must not be empty`)
+  check(!source.forms.slice(0, -1).includes('plaintext'), `${where}: plaintext recognises everything and must come last`)
+  check(!source.forms.includes('jwt-hs256') || source.claim !== undefined, `${where}: jwt-hs256 needs source.claim`)
+  for (const form of source.forms) {
+    const secret = source.secrets?.[form]
+    check((form === 'plaintext' || form === 'base64') === (secret === undefined), `${where}: source.secrets must name a setting for each form that has a secret, and for no other`)
+  }
 }
 
 function checkTable(name: string, table: Table, retention: Tables['retention']): void {
@@ -136,6 +181,10 @@ function checkTable(name: string, table: Table, retention: Tables['retention']):
   for (const [columnName, column] of Object.entries(columns)) {
     const where = `${name}.${columnName}`
     if (column.kind === 'plain') continue
+    if (column.kind === 'legacy') {
+      checkLegacy(where, column, columns)
+      continue
+    }
     check(Number.isInteger(column.id) && column.id > 0 && column.id < 0x1_0000, `${where}: id must be 1 to 65535`)
     check(!ids.has(column.id), `${where}: id is used twice in the table`)
     ids.add(column.id)

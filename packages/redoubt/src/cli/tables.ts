@@ -10,10 +10,10 @@ data it is, and how long it is kept.
 
 function rowOf(tableName: string, table: Table, name: string, column: Column, days: (keep: string) => string): readonly string[] {
   const index = Object.entries(table.columns).find(([, other]) => other.kind === 'index' && other.of === name)
-  const searchable = column.kind === 'index' ? 'is the index' : column.kind === 'plain' ? 'yes' : index === undefined ? 'no' : 'by equality'
+  const searchable = column.kind === 'index' ? 'is the index' : column.kind === 'legacy' ? 'no' : column.kind === 'plain' ? 'yes' : index === undefined ? 'no' : 'by equality'
   const keep = column.kind === 'sealed' && column.keep !== undefined ? column.keep : table.keep
   const dataClass = column.kind === 'index' ? `index of ${column.of}` : column.dataClass
-  return [tableName, name, dataClass, column.kind === 'sealed' ? 'sealed' : '-', searchable, table.subject ?? '-', days(keep)]
+  return [tableName, name, dataClass, column.kind === 'sealed' ? 'sealed' : column.kind === 'legacy' ? (column.source === null ? 'to be wiped' : `into ${column.source.into}`) : '-', searchable, table.subject ?? '-', days(keep)]
 }
 
 /** `redoubt tables`: the declaration as a person reads it. */

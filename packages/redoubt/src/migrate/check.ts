@@ -21,7 +21,7 @@ export const kernelDefiners: readonly string[] = [
 ]
 
 function typeOf(column: Column): string {
-  return column.kind === 'plain' ? column.type : 'bytea'
+  return column.kind === 'plain' || column.kind === 'legacy' ? column.type : 'bytea'
 }
 
 /** Compares the declared columns with the catalogue's. */
