@@ -40,6 +40,8 @@ export type Event =
   | { readonly type: 'key.retired'; readonly purpose: string; readonly keys: number }
   | { readonly type: 'key.service_failed'; readonly provider: string; readonly code: RefusalCode }
   | { readonly type: 'key.service_cut_off' | 'key.service_restored'; readonly provider: string }
+  | { readonly type: 'reencrypt.started'; readonly job: string; readonly kind: string; readonly table: string }
+  | { readonly type: 'reencrypt.ended'; readonly job: string; readonly kind: string; readonly table: string; readonly state: string; readonly proven: boolean; readonly changed: number; readonly failed: number }
   | { readonly type: 'idempotency.sweep_failed'; readonly error: unknown }
   | { readonly type: 'migration.applied'; readonly version: string; readonly milliseconds: number }
   | { readonly type: 'health.failed'; readonly check: string; readonly error: unknown }

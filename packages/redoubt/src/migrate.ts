@@ -110,7 +110,8 @@ export async function migrate(settings: { readonly url: string; readonly service
   }
 }
 
-async function inTransaction(connection: ScriptConnection, service: string, sql: string): Promise<void> {
+/** A script in a transaction of its own, with the migrators' lock. */
+export async function inTransaction(connection: ScriptConnection, service: string, sql: string): Promise<void> {
   await connection.script(`begin; set local lock_timeout = '5s'; set local statement_timeout = '10min'; select pg_advisory_xact_lock(7301, 1)`)
   try {
     await connection.script(withRoles(sql, service))

@@ -14,6 +14,7 @@ const families: Readonly<Record<Family, Category>> = {
   health: 'service',
   idempotency: 'service',
   migration: 'service',
+  reencrypt: 'audit',
   service: 'service',
 }
 

@@ -1,0 +1,106 @@
+import { Refusal } from '../errors.ts'
+import type { DataKey, IndexKey, Keyring, KeyScope, KeysPool } from '../keyring.ts'
+import { KEY_ID_BYTES } from '../aead.ts'
+import { looksSealed } from '../seal/wire.ts'
+
+/** What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. */
+export type KeyFact = { readonly scope: KeyScope; readonly active: boolean }
+
+/** The id as a map key: 16 characters, one per byte. */
+export function keyIdText(sealed: Buffer): string {
+  return sealed.toString('latin1', 1, 1 + KEY_ID_BYTES)
+}
+
+export function scopeText({ tenant, subject, keep }: KeyScope): string {
+  return `${subject}${keep}/${tenant}`
+}
+
+type FactRow = { readonly key_id: Buffer; readonly tenant: string; readonly subject: string; readonly keep: string; readonly active: boolean }
+
+const selectFacts = {
+  name: 'redoubt_reencrypt_facts',
+  text: `select d.key_id, d.tenant, d.subject, d.keep, d.state = 'active' as active from keys.data_keys d where d.key_id = any ($1::bytea[])`,
+}
+const selectErased = {
+  name: 'redoubt_reencrypt_erased',
+  text: `select s.n::int4 as n from unnest($1::text[], $2::uuid[], $3::text[]) with ordinality as s (tenant, subject, keep, n)
+    join keys.erased e on e.tenant = s.tenant and e.subject = s.subject and e.keep = s.keep`,
+}
+
+const mostFacts = 50_000
+/** Milliseconds a fact is believed: as long as a process may use a data key that was replaced or destroyed elsewhere. */
+const factLifetime = 60_000
+
+export type KeyFacts = {
+  /** Facts of the keys that these values name, by keyIdText; a key that does not exist is absent. */
+  of(values: readonly Buffer[]): Promise<ReadonlyMap<string, KeyFact>>
+  /** Which of these scopes were erased, by scopeText. */
+  erased(scopes: readonly KeyScope[]): Promise<ReadonlySet<string>>
+  forget(): void
+}
+
+/** @param pool of the keys role */
+export function openKeyFacts(pool: KeysPool): KeyFacts {
+  const known = new Map<string, KeyFact>()
+  let since = performance.now()
+  return {
+    async of(values) {
+      if (performance.now() - since > factLifetime || known.size > mostFacts) {
+        known.clear()
+        since = performance.now()
+      }
+      const found = new Map<string, KeyFact>()
+      const missing = new Map<string, Buffer>()
+      for (const value of values) {
+        const id = keyIdText(value)
+        if (found.has(id) || missing.has(id)) continue
+        const fact = known.get(id)
+        if (fact === undefined) missing.set(id, value.subarray(1, 1 + KEY_ID_BYTES))
+        else found.set(id, fact)
+      }
+      if (missing.size === 0) return found
+      for (const row of await pool.query<FactRow>({ ...selectFacts, values: [[...missing.values()]] })) {
+        const fact = { scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active }
+        const id = row.key_id.toString('latin1', 0, KEY_ID_BYTES)
+        found.set(id, fact)
+        known.set(id, fact)
+      }
+      return found
+    },
+    async erased(scopes) {
+      if (scopes.length === 0) return new Set()
+      const rows = await pool.query<{ readonly n: number }>({
+        ...selectErased, values: [scopes.map(({ tenant }) => tenant), scopes.map(({ subject }) => subject), scopes.map(({ keep }) => keep)],
+      })
+      return new Set(rows.flatMap(({ n }) => { const scope = scopes[n - 1]; return scope === undefined ? [] : [scopeText(scope)] }))
+    },
+    forget: () => known.clear(),
+  }
+}
+
+/** Every key to seal with, by scopeText; a scope that was erased is absent. One statement for all that are not in memory. */
+export async function sealingKeys(keyring: Keyring, scopes: ReadonlyMap<string, KeyScope>): Promise<ReadonlyMap<string, DataKey>> {
+  const names = [...scopes.keys()]
+  const wanted = [...scopes.values()]
+  const keys = await keyring.keysFor(wanted).catch(async (refusal: unknown): Promise<readonly (DataKey | undefined)[]> => {
+    if (!(refusal instanceof Refusal) || refusal.code !== 'key_destroyed') throw refusal
+    // One erased subject must not hide the others; asked in one turn, these share one statement again.
+    return Promise.all(wanted.map((scope) => keyring.keyFor(scope).catch((one: unknown) => {
+      if (one instanceof Refusal && one.code === 'key_destroyed') return undefined
+      throw one
+    })))
+  })
+  return new Map(names.flatMap((name, at) => { const key = keys[at]; return key === undefined ? [] : [[name, key] as const] }))
+}
+
+/** The keys these values were sealed under, by keyIdText. */
+export async function openingKeys(keyring: Keyring, values: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>> {
+  const ids = new Map<string, Buffer>()
+  for (const value of values) if (looksSealed(value)) ids.set(keyIdText(value), value.subarray(1, 1 + KEY_ID_BYTES))
+  if (ids.size === 0) return new Map()
+  const keys = await keyring.byId([...ids.values()])
+  return new Map([...keys.values()].map((key) => [key.id.toString('latin1', 0, KEY_ID_BYTES), key]))
+}
+
+/** Index keys of a column: the one to write with, and all that a value may stand under. */
+export type IndexKeys = { readonly newest: IndexKey; readonly all: readonly IndexKey[] }

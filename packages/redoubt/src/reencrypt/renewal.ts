@@ -1,0 +1,162 @@
+import type { IndexKey, Keyring, KeyScope } from '../keyring.ts'
+import { blindIndex, seal } from '../seal.ts'
+import { looksSealed, openWith, version } from '../seal/wire.ts'
+import { keyIdText, openingKeys, scopeText, sealingKeys, type KeyFact, type KeyFacts } from './key-facts.ts'
+import { tally, type Change, type Reason, type Verdict, type Work } from './outcome.ts'
+import type { Page, PageRow } from './page.ts'
+import { columnsFor, type SealedPart, type Shape } from './shape.ts'
+
+/** Whether a value has to be sealed again, or why it cannot be. */
+export type Standing = 'new' | 'old' | 'erased' | Reason
+
+/** What a value's header and the key schema say, without opening it. */
+export function standing(value: Buffer, fact: KeyFact | undefined, scope: KeyScope, erased: ReadonlySet<string>): Standing {
+  if (!looksSealed(value)) return 'not_sealed'
+  if (erased.has(scopeText(scope))) return 'erased'
+  if (fact === undefined) return 'key_unknown'
+  // A key that is genuine, but somebody else's or of another retention class: the row was moved.
+  if (fact.scope.subject !== scope.subject || fact.scope.tenant !== scope.tenant || fact.scope.keep !== scope.keep) return 'wrong_place'
+  return fact.active && value[0] === version ? 'new' : 'old'
+}
+
+/** The column's values of a page with their scopes; rows about nobody are left out. */
+export function scopesOf(page: Page, parts: readonly (readonly [part: SealedPart, at: number])[]): { readonly values: readonly Buffer[]; scope(row: PageRow, part: SealedPart): KeyScope | null } {
+  const values: Buffer[] = []
+  for (const row of page.rows) for (const [, at] of parts) {
+    const value = row.values[at]
+    if (Buffer.isBuffer(value) && looksSealed(value)) values.push(value)
+  }
+  return { values, scope: (row, part) => (row.subject === null ? null : { tenant: row.tenant, subject: row.subject, keep: part.keep }) }
+}
+
+/** Where each sealed part stands in the pages of a job: its values, and those of its indexes behind it. */
+export function placesOf(shape: Shape, read: readonly string[]): readonly (readonly [part: SealedPart, at: number, indexes: readonly number[]])[] {
+  return shape.sealed.map((part) => [part, read.indexOf(part.name), part.indexes.map(({ name }) => read.indexOf(name))] as const)
+}
+
+export type IndexKeysOf = (columnId: number) => readonly IndexKey[]
+
+/** Index keys of a table's columns, asked once a page: a rotation in the middle of a job is seen. */
+export async function indexKeysOf(keyring: Keyring, shape: Shape): Promise<IndexKeysOf> {
+  const found = new Map<number, readonly IndexKey[]>()
+  for (const { indexes } of shape.sealed) for (const { column } of indexes) found.set(column.id, await keyring.indexKeys(shape.table.id, column.id))
+  return (columnId) => found.get(columnId) ?? []
+}
+
+function isNewest(value: Buffer | null | undefined, keys: readonly IndexKey[]): boolean {
+  return Buffer.isBuffer(value) && value[0] === keys[0]?.version
+}
+
+/**
+ * Re-encryption: what is not under the active key of its subject, or in an older form, is sealed anew; a blind index
+ * under an older version is computed anew. One opening serves both.
+ */
+export function renewal(settings: { readonly shape: Shape; readonly keyring: Keyring; readonly facts: KeyFacts }): Work {
+  const { shape, keyring, facts } = settings
+  const { read, write } = columnsFor(shape, 'reencrypt')
+  const parts = placesOf(shape, read)
+  const { id: table } = shape.table
+
+  async function prepare(page: Page): Promise<() => ReturnType<ReturnType<typeof tally>['outcome']>> {
+    const { values, scope } = scopesOf(page, parts.map(([part, at]) => [part, at] as const))
+    const [known, indexKeys] = await Promise.all([facts.of(values), indexKeysOf(keyring, shape)])
+
+    const toOpen: Buffer[] = []
+    const toSeal = new Map<string, KeyScope>()
+    const unknown = new Map<string, KeyScope>()
+    for (const row of page.rows) for (const [part, at, indexes] of parts) {
+      const value = row.values[at]
+      const owner = scope(row, part)
+      if (!Buffer.isBuffer(value) || owner === null || !looksSealed(value)) continue
+      const fact = known.get(keyIdText(value))
+      if (fact === undefined) unknown.set(scopeText(owner), owner)
+      const old = standing(value, fact, owner, none) === 'old'
+      if (old) toSeal.set(scopeText(owner), owner)
+      if (old || indexes.some((index, n) => !isNewest(row.values[index], indexKeys(part.indexes[n]?.column.id ?? 0)))) toOpen.push(value)
+    }
+    const [opening, sealing, erased] = await Promise.all([
+      openingKeys(keyring, toOpen),
+      toSeal.size === 0 ? new Map() as Awaited<ReturnType<typeof sealingKeys>> : sealingKeys(keyring, toSeal),
+      facts.erased([...unknown.values()]),
+    ])
+
+    function look(row: PageRow, verdict: Verdict, hold: (id: Buffer) => void): void {
+      for (const [part, at, indexes] of parts) {
+        const value = row.values[at]
+        if (!Buffer.isBuffer(value)) continue
+        const fail = (reason: Reason): void => void verdict.failures.push({ idBytes: row.idBytes, column: part.name, reason })
+        const owner = scope(row, part)
+        if (owner === null || row.subject === null) {
+          fail('no_subject')
+          continue
+        }
+        const stands = standing(value, known.get(keyIdText(value)), owner, erased)
+        if (stands === 'erased') {
+          verdict.erased = true
+          continue
+        }
+        if (stands !== 'new' && stands !== 'old') {
+          fail(stands)
+          continue
+        }
+        const stale = indexes.filter((index, n) => !isNewest(row.values[index], indexKeys(part.indexes[n]?.column.id ?? 0)))
+        if (stands === 'new' && stale.length === 0) {
+          verdict.already = true
+          continue
+        }
+        const key = opening.get(keyIdText(value))
+        const place = { tenant: row.tenant, table, column: part.column.id, row: row.id, subject: row.subject }
+        const plaintext = key === undefined ? null : openWith(key, place, value)
+        if (plaintext === null) {
+          fail(key === undefined ? 'key_unknown' : 'does_not_open')
+          continue
+        }
+        const change = (verdict.change ??= { id: row.id, idBytes: row.idBytes, olds: blank(read.length), news: blank(read.length) })
+        change.olds[at] = value
+        if (stands === 'old') {
+          const fresh = sealing.get(scopeText(owner))
+          if (fresh === undefined) {
+            // Erased between two of our questions: there is nothing left to seal with, and nothing to keep.
+            verdict.erased = true
+            verdict.change = null
+            plaintext.fill(0)
+            return
+          }
+          change.news[at] = seal(fresh, place, plaintext)
+          hold(fresh.id)
+        }
+        recompute(row, part, indexes, indexKeys, plaintext, change)
+        plaintext.fill(0)
+      }
+    }
+
+    function recompute(row: PageRow, part: SealedPart, indexes: readonly number[], keysOf: IndexKeysOf, plaintext: Buffer, change: Change): void {
+      indexes.forEach((index, n) => {
+        const column = part.indexes[n]?.column.id ?? 0
+        const [newest] = keysOf(column)
+        if (newest === undefined || isNewest(row.values[index], keysOf(column))) return
+        change.olds[index] = row.values[index] ?? null
+        change.news[index] = blindIndex(newest, { tenant: row.tenant, table, column }, plaintext)
+      })
+    }
+
+    return () => {
+      const out = tally()
+      for (const row of page.rows) {
+        const verdict: Verdict = { change: null, failures: [], already: false, erased: false }
+        look(row, verdict, out.hold)
+        out.add(verdict)
+      }
+      return out.outcome()
+    }
+  }
+
+  return { read, write, prepare, forget: () => facts.forget() }
+}
+
+const none: ReadonlySet<string> = new Set()
+
+/** One entry per column of a page, none of them filled. */
+export function blank(columns: number): (Buffer | null)[] {
+  return Array<Buffer | null>(columns).fill(null)
+}
