@@ -57,7 +57,7 @@ test('import: every row in exactly one of migrated, already new, failed with rea
   assert.equal(result?.reasons.duplicate, 1)
   const now = await shop.read()
   const adas = rows.filter(({ stored }) => stored === rows[0]?.stored || stored === rows.at(-1)?.stored).map(({ id }) => now.get(id)?.email ?? null)
-  assert.deepEqual(adas.sort(), ['ada@example.org', null])
+  assert.deepEqual(new Set(adas), new Set(['ada@example.org', null]))
   for (const { id, expected } of rows.slice(1, -1)) assert.deepEqual([now.get(id)?.email, now.get(id)?.found], [expected, true])
   assert.equal(now.get(migrated?.id ?? '')?.email, migrated?.email)
 })

@@ -5,6 +5,8 @@ export type Io = {
   readonly cwd: string
   readonly out: (text: string) => void
   readonly err: (text: string) => void
+  /** Whether a person watches `err`; progress is drawn there then. */
+  readonly terminal?: boolean
 }
 
 /** Exit codes of every command. */

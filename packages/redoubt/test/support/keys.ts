@@ -47,6 +47,8 @@ export function counted(inner: KeyService): CountedService {
 
 export type KeysWorld = {
   readonly service: CountedService
+  /** File of the root key. */
+  readonly root: string
   readonly events: Event[]
   /** Texts of the statements that went to the database. */
   readonly statements: string[]
@@ -64,6 +66,7 @@ export async function keysWorld(database: TestDatabase): Promise<KeysWorld> {
   const pools: { close(): Promise<void> }[] = []
   return {
     service,
+    root: `${folder.path}/root.key`,
     events,
     statements,
     keyring(more = {}) {
