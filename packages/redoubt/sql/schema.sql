@@ -8,6 +8,7 @@ grant usage on schema guard to {app};
 grant usage on schema guard to {auditor};
 grant usage on schema guard to {ingest};
 grant usage on schema guard to {keys};
+grant usage on schema guard to {migrator};
 grant usage on schema guard to {owner};
 grant usage on schema guard to {worker};
 create schema keys;
@@ -19,6 +20,8 @@ grant usage on schema redoubt to {auditor};
 grant usage on schema redoubt to {backup};
 grant usage on schema redoubt to {guard};
 grant usage on schema redoubt to {ingest};
+grant usage on schema redoubt to {keys};
+grant usage on schema redoubt to {migrator};
 grant usage on schema redoubt to {worker};
 
 -- types
@@ -465,6 +468,139 @@ create policy guard_update on redoubt.factor_tries for update to {guard}
   using (true)
   with check (true);
 grant delete, insert, select, update on redoubt.factor_tries to {guard};
+create table redoubt.crypto_job_cursors (
+  job_id uuid not null,
+  round integer not null,
+  range_no integer not null,
+  next_id uuid not null,
+  last_id uuid not null,
+  holder uuid,
+  held_until timestamp with time zone,
+  done_at timestamp with time zone,
+  changed bigint default 0 not null,
+  already bigint default 0 not null,
+  absent bigint default 0 not null,
+  erased bigint default 0 not null,
+  failed bigint default 0 not null,
+  constraint crypto_job_cursors_pkey PRIMARY KEY (job_id, round, range_no),
+  constraint crypto_job_cursors_job_id_fkey FOREIGN KEY (job_id) REFERENCES redoubt.crypto_jobs(id)
+);
+alter table redoubt.crypto_job_cursors enable row level security;
+alter table redoubt.crypto_job_cursors force row level security;
+alter table redoubt.crypto_job_cursors owner to {owner};
+create policy app_delete on redoubt.crypto_job_cursors for delete to {app}
+  using (false);
+create policy app_insert on redoubt.crypto_job_cursors for insert to {app}
+  with check (false);
+create policy app_select on redoubt.crypto_job_cursors for select to {app}
+  using (false);
+create policy app_update on redoubt.crypto_job_cursors for update to {app}
+  using (false)
+  with check (false);
+create policy migrator_insert on redoubt.crypto_job_cursors for insert to {migrator}
+  with check (true);
+create policy migrator_select on redoubt.crypto_job_cursors for select to {migrator}
+  using (true);
+create policy migrator_update on redoubt.crypto_job_cursors for update to {migrator}
+  using (true)
+  with check (true);
+create policy others_select on redoubt.crypto_job_cursors for select to {auditor}, {keys}, {worker}
+  using (true);
+grant select on redoubt.crypto_job_cursors to {auditor};
+grant select on redoubt.crypto_job_cursors to {keys};
+grant insert, select, update on redoubt.crypto_job_cursors to {migrator};
+grant select on redoubt.crypto_job_cursors to {worker};
+
+create table redoubt.crypto_job_failures (
+  job_id uuid not null,
+  row_id uuid not null,
+  column_name text not null,
+  reason text not null,
+  at timestamp with time zone default now() not null,
+  constraint crypto_job_failures_pkey PRIMARY KEY (job_id, row_id, column_name),
+  constraint crypto_job_failures_job_id_fkey FOREIGN KEY (job_id) REFERENCES redoubt.crypto_jobs(id),
+  constraint crypto_job_failures_reason_check CHECK ((reason ~ '^[a-z_]{3,40}$'::text))
+);
+alter table redoubt.crypto_job_failures enable row level security;
+alter table redoubt.crypto_job_failures force row level security;
+alter table redoubt.crypto_job_failures owner to {owner};
+create policy app_delete on redoubt.crypto_job_failures for delete to {app}
+  using (false);
+create policy app_insert on redoubt.crypto_job_failures for insert to {app}
+  with check (false);
+create policy app_select on redoubt.crypto_job_failures for select to {app}
+  using (false);
+create policy app_update on redoubt.crypto_job_failures for update to {app}
+  using (false)
+  with check (false);
+create policy migrator_delete on redoubt.crypto_job_failures for delete to {migrator}
+  using (true);
+create policy migrator_insert on redoubt.crypto_job_failures for insert to {migrator}
+  with check (true);
+create policy migrator_select on redoubt.crypto_job_failures for select to {migrator}
+  using (true);
+create policy migrator_update on redoubt.crypto_job_failures for update to {migrator}
+  using (true)
+  with check (true);
+create policy others_select on redoubt.crypto_job_failures for select to {auditor}, {keys}, {worker}
+  using (true);
+grant select on redoubt.crypto_job_failures to {auditor};
+grant select on redoubt.crypto_job_failures to {keys};
+grant delete, insert, select, update on redoubt.crypto_job_failures to {migrator};
+grant select on redoubt.crypto_job_failures to {worker};
+
+create table redoubt.crypto_jobs (
+  id uuid not null,
+  kind text not null,
+  table_id integer not null,
+  table_name text not null,
+  columns text[] not null,
+  state text default 'running'::text not null,
+  round integer default 1 not null,
+  rows_expected bigint default 0 not null,
+  started_at timestamp with time zone default now() not null,
+  started_by text default SESSION_USER not null,
+  finished_at timestamp with time zone,
+  holder uuid,
+  held_until timestamp with time zone,
+  proven_from timestamp with time zone,
+  proven_at timestamp with time zone,
+  proof jsonb,
+  constraint crypto_jobs_pkey PRIMARY KEY (id),
+  constraint crypto_jobs_check CHECK ((proven_at >= proven_from)),
+  constraint crypto_jobs_check1 CHECK (((state = 'done'::text) = (finished_at IS NOT NULL))),
+  constraint crypto_jobs_kind_check CHECK ((kind = ANY (ARRAY['reencrypt'::text, 'import'::text, 'wipe'::text, 'verify'::text]))),
+  constraint crypto_jobs_round_check CHECK (((round >= 1) AND (round <= 100))),
+  constraint crypto_jobs_state_check CHECK ((state = ANY (ARRAY['running'::text, 'done'::text]))),
+  constraint crypto_jobs_table_id_check CHECK (((table_id >= 1) AND (table_id <= 65535)))
+);
+alter table redoubt.crypto_jobs enable row level security;
+alter table redoubt.crypto_jobs force row level security;
+alter table redoubt.crypto_jobs owner to {owner};
+CREATE INDEX crypto_jobs_by_proof ON redoubt.crypto_jobs USING btree (table_id, kind, proven_at);
+CREATE UNIQUE INDEX crypto_jobs_one_running ON redoubt.crypto_jobs USING btree (kind, table_id) WHERE (state = 'running'::text);
+create policy app_delete on redoubt.crypto_jobs for delete to {app}
+  using (false);
+create policy app_insert on redoubt.crypto_jobs for insert to {app}
+  with check (false);
+create policy app_select on redoubt.crypto_jobs for select to {app}
+  using (false);
+create policy app_update on redoubt.crypto_jobs for update to {app}
+  using (false)
+  with check (false);
+create policy migrator_insert on redoubt.crypto_jobs for insert to {migrator}
+  with check (true);
+create policy migrator_select on redoubt.crypto_jobs for select to {migrator}
+  using (true);
+create policy migrator_update on redoubt.crypto_jobs for update to {migrator}
+  using (true)
+  with check (true);
+create policy others_select on redoubt.crypto_jobs for select to {auditor}, {keys}, {worker}
+  using (true);
+grant select on redoubt.crypto_jobs to {auditor};
+grant select on redoubt.crypto_jobs to {keys};
+grant insert, select, update on redoubt.crypto_jobs to {migrator};
+grant select on redoubt.crypto_jobs to {worker};
 
 create table redoubt.idempotency_keys (
   id uuid not null,
@@ -1494,6 +1630,7 @@ begin
 end $function$;
 alter function guard.hold_keys(key_ids bytea[]) owner to {guard};
 grant execute on function guard.hold_keys(key_ids bytea[]) to {app};
+grant execute on function guard.hold_keys(key_ids bytea[]) to {migrator};
 grant execute on function guard.hold_keys(key_ids bytea[]) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer)
@@ -2397,4 +2534,19 @@ begin
   return new;
 end $function$;
 alter function keys.under_active_key() owner to {owner};
+
+CREATE OR REPLACE FUNCTION redoubt.hold_crypto_range(p_job uuid, p_round integer, p_range integer, p_holder uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform 1 from redoubt.crypto_job_cursors c
+    where c.job_id = p_job and c.round = p_round and c.range_no = p_range and c.holder = p_holder and c.done_at is null for update;
+  if not found then
+    raise exception using errcode = 'RD409', message = 'conflict';
+  end if;
+end $function$;
+alter function redoubt.hold_crypto_range(p_job uuid, p_round integer, p_range integer, p_holder uuid) owner to {owner};
+grant execute on function redoubt.hold_crypto_range(p_job uuid, p_round integer, p_range integer, p_holder uuid) to {migrator};
 

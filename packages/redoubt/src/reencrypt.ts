@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
+import type { KeyUser } from './context.ts'
 import type { Emit } from './events.ts'
 import type { Keyring, KeysPool } from './keyring.ts'
 import type { Pool } from './pg.ts'
@@ -75,6 +76,18 @@ function workOf(settings: ReencryptSettings, keyring: Keyring, shape: Shape, kin
   }
 }
 
+/** Notes in the record of key usage that a job used the keys, and for what. */
+function usedBy(keyring: Keyring, kind: Kind): Keyring {
+  const by: KeyUser = { actor: 'operator', purpose: `job ${kind}` }
+  return {
+    ...keyring,
+    keyFor: (scope) => keyring.keyFor(scope, by),
+    keysFor: (scopes) => keyring.keysFor(scopes, by),
+    byId: (ids) => keyring.byId(ids, by),
+    indexKeys: (table, column) => keyring.indexKeys(table, column, by),
+  }
+}
+
 function chosen(settings: ReencryptSettings, kind: Kind): readonly Shape[] {
   const shapes = shapesFor(settings.tables, kind)
   const { only } = settings
@@ -100,7 +113,7 @@ async function prove(settings: ReencryptSettings, shape: Shape, kind: Kind, fact
 async function pass(settings: ReencryptSettings, shape: Shape, job: Job, holder: string, facts: KeyFacts, leaseSeconds: number): Promise<boolean> {
   const { pool } = settings
   const stopped = (): boolean => settings.signal?.aborted === true
-  const work = workOf(settings, settings.keyring, shape, job.kind, facts)
+  const work = workOf(settings, usedBy(settings.keyring, job.kind), shape, job.kind, facts)
   const unique = work.write.length === 0 || job.kind === 'wipe' ? [] : (await pool.query<{ readonly name: string }>({ ...uniqueText(), values: [shape.name, work.write] })).map(({ name }) => name)
   const write = writer(shape, job.kind, work, unique)
   const throttle = openThrottle(pool, settings.throttle ?? {})
@@ -175,7 +188,7 @@ export async function runJobs(settings: ReencryptSettings, kind: Kind): Promise<
 /** What runJobs would do now; writes nothing, makes no key. */
 export async function rehearseJobs(settings: ReencryptSettings, kind: Kind): Promise<readonly Rehearsed[]> {
   const facts = openKeyFacts(settings.keysPool)
-  const keyring = rehearsalKeyring(settings.keyring, settings.keysPool, facts)
+  const keyring = rehearsalKeyring(usedBy(settings.keyring, kind), settings.keysPool, facts)
   const results: Rehearsed[] = []
   for (const shape of chosen(settings, kind)) {
     const work = workOf(settings, keyring, shape, kind, facts)

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { openKeyring } from '../keyring.ts'
+import { startKeyUsage } from '../keyring/usage.ts'
 import { openKeyService } from '../kms.ts'
 import { keyServiceOptions } from '../kms/environment.ts'
 import { allowReencryption, tablesWithoutRights, withdrawReencryption } from '../migrate/rights.ts'
@@ -91,7 +92,8 @@ async function withSettings<T>(io: Io, tables: Tables, options: Options, signal:
     const missing = await tablesWithoutRights(pool, tables)
     if (missing.length > 0) throw new WorkRefused(`jobs are not allowed on ${missing.join(', ')}: run \`redoubt reencrypt allow\` first`)
     const service = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
-    const keyring = openKeyring({ pool: keysPool, service, realm: tables.service, emit: quiet })
+    const record = startKeyUsage({ pool: keysPool, emit: quiet })
+    const keyring = openKeyring({ pool: keysPool, service, realm: tables.service, emit: quiet, usage: record })
     const rowsPerSecond = amount('rows-per-second', options['rows-per-second'])
     const latencyMs = amount('max-latency', options['max-latency'])
     const lagSeconds = amount('max-lag', options['max-lag'])
@@ -102,6 +104,7 @@ async function withSettings<T>(io: Io, tables: Tables, options: Options, signal:
         ...(options.table.length === 0 ? {} : { only: options.table }),
       })
     } finally {
+      await record.stop()
       keyring.close()
       service.close()
     }

@@ -1,10 +1,10 @@
-import type { IndexKey, KeyScope } from '../keyring.ts'
+import type { KeyScope } from '../keyring.ts'
 import type { Pool } from '../pg.ts'
 import { looksSealed } from '../seal/wire.ts'
 import { keyIdText, type KeyFacts } from './key-facts.ts'
 import { firstId, lastId } from './jobs.ts'
 import { pageText, parsePage } from './page.ts'
-import { placesOf, standing, type IndexKeysOf } from './renewal.ts'
+import { isNewest, placesOf, standing, type IndexKeysOf } from './renewal.ts'
 import { columnsFor, identifier, relation, type Kind, type Shape } from './shape.ts'
 
 /** What is left to do, by column; counts only. */
@@ -47,7 +47,7 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
           const stored = row.values[index]
           const { name = '', column } = part.indexes[n] ?? {}
           if (!Buffer.isBuffer(stored)) return
-          const current = isCurrent(stored, indexKeys(column?.id ?? 0))
+          const current = isNewest(stored, indexKeys(column?.id ?? 0))
           count(name, current ? 'new' : 'old')
           if (!current) old = true
         })
@@ -58,10 +58,6 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
     end = page.end
   }
   return { rows, columns }
-}
-
-function isCurrent(stored: Buffer, keys: readonly IndexKey[]): boolean {
-  return stored[0] === keys[0]?.version
 }
 
 /** A head has no length to judge by: it is filled up to that of the shortest sealed value. */

@@ -43,8 +43,9 @@ export async function indexKeysOf(keyring: Keyring, shape: Shape): Promise<Index
   return (columnId) => found.get(columnId) ?? []
 }
 
-function isNewest(value: Buffer | null | undefined, keys: readonly IndexKey[]): boolean {
-  return Buffer.isBuffer(value) && value[0] === keys[0]?.version
+/** Whether an index value has the version that is written now; or a later one, by a process whose clock is ahead. */
+export function isNewest(value: Buffer | null | undefined, keys: readonly IndexKey[]): boolean {
+  return Buffer.isBuffer(value) && keys[0] !== undefined && (value[0] ?? 0) >= keys[0].version && keys.some(({ version: known }) => known === value[0])
 }
 
 /**

@@ -35,8 +35,8 @@ export function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'w
     return `${identifier(name)} = ${kind === 'wipe' ? `case when n.o${o} is null then t.${identifier(name)} end` : `coalesce(n.v${n}, t.${identifier(name)})`}`
   })
   const change = work.write.length === 0
-    ? '(select n.id from n where false)'
-    : `update ${relation(shape.name)} t set ${assignments.join(', ')} from n where t.${id} = n.id and ${unchanged.join(' and ')} returning t.${id} as id`
+    ? ['select', 'n.id from n where false'] as const
+    : ['update', `${relation(shape.name)} t set ${assignments.join(', ')} from n where t.${id} = n.id and ${unchanged.join(' and ')} returning t.${id} as id`] as const
   const twice = unique.map((name) => {
     const v = `v${work.write.indexOf(name)}`
     return `(select g.id, '${identifier(name)}' as col from given g where g.${v} is not null and (
@@ -45,7 +45,7 @@ export function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'w
   return `with given as (select * from unnest(${['$15::uuid[]', ...parameters].join(', ')}) as n (${['id', ...olds, ...news].join(', ')})),
     twice (id, col) as (${twice.length === 0 ? 'select null::uuid, null where false' : twice.join(' union all ')}),
     n as (select g.* from given g${twice.length === 0 ? '' : ' where not exists (select from twice w where w.id = g.id)'}),
-    changed as (${change}),
+    changed as (${change.join(' ')}),
     missed as (select n.id from n where not exists (select from changed c where c.id = n.id)),
     noted as (insert into redoubt.crypto_job_failures (job_id, row_id, column_name, reason)
       select $1::uuid, m.id, '', 'changed_meanwhile' from missed m

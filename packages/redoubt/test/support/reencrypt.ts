@@ -1,9 +1,8 @@
-import { randomBytes, randomUUID } from 'node:crypto'
-import { keyId, secretKey, wrapKey } from '../../src/aead.ts'
-import { framed } from '../../src/bytes.ts'
+import { randomUUID } from 'node:crypto'
 import type { Event } from '../../src/events.ts'
 import type { Keyring } from '../../src/keyring.ts'
-import { kekColumns, kekContext, type KekRow } from '../../src/keyring/keks.ts'
+import { openRotation } from '../../src/keyring/rotate.ts'
+import { unrecorded } from '../../src/keyring/usage.ts'
 import { allowReencryption } from '../../src/migrate/rights.ts'
 import { openPool, type Pool } from '../../src/pg.ts'
 import type { ReencryptSettings } from '../../src/reencrypt.ts'
@@ -63,7 +62,7 @@ export type Shop = {
   insert(customers: readonly Customer[]): Promise<void>
   /** What the app would read: id to clear values. */
   read(): Promise<ReadonlyMap<string, { readonly email: string | null; readonly note: string | null; readonly found: boolean; readonly version: number }>>
-  /** Puts every data key out of use, as a rotation does; the next one is made when somebody asks. */
+  /** A new version of every data key; whoever asks for `keyring` again knows of it. */
   rotateDataKeys(): Promise<void>
   rotateIndexKey(): Promise<void>
   close(): Promise<void>
@@ -89,7 +88,6 @@ export async function openShop(database: TestDatabase): Promise<Shop> {
   const pool = openPool({ url: database.url('migrator'), max: 6, statementTimeout: 60_000, emit })
   const keysPool = openPool({ url: database.url('keys'), max: 4, emit })
   let keyring = keys.keyring()
-  let rotations = 0
 
   const shop: Shop = {
     tables, keys, pool, keysPool, events, service: database.service,
@@ -135,20 +133,15 @@ export async function openShop(database: TestDatabase): Promise<Shop> {
       }))
     },
     async rotateDataKeys() {
-      await database.admin(`update keys.data_keys set state = 'decrypt_only', version = version + ${1000 * ++rotations} where state = 'active'`)
+      const rotation = openRotation({ pool: keysPool, service: keys.service, realm: database.service, emit, usage: unrecorded, overlap: 0 })
+      await rotation.dataKeys({})
+      rotation.close()
       keyring = keys.keyring()
     },
     async rotateIndexKey() {
-      const [kek] = await keysPool.query<KekRow>({ text: `select ${kekColumns} from keys.key_encryption_keys k where k.purpose = 'index'`, values: [] })
-      if (kek?.kek_wrapped === undefined || kek.kek_wrapped === null) throw new Error('no index key')
-      const opened = secretKey(await keys.service.unwrap({ provider: kek.kek_provider, keyRef: kek.kek_ref, blob: kek.kek_wrapped }, kekContext(database.service, 'index', kek.kek_version)))
-      const bytes = randomBytes(32)
-      const id = keyId(secretKey(Buffer.from(bytes)))
-      const [last] = await database.admin<{ version: number }>('select max(version) as version from keys.index_keys where table_id = 200')
-      const version = (last?.version ?? 0) + 1
-      const wrapped = wrapKey(opened, framed(['redoubt index key', kek.kek_id, id, String(table.id), String(table.emailIndex), String(version)]), bytes)
-      await database.admin(`update keys.index_keys set state = 'decrypt_only' where table_id = 200`).catch(() => undefined)
-      await database.admin('insert into keys.index_keys (table_id, column_id, version, key_id, kek_id, wrapped) values ($1, $2, $3, $4, $5, $6)', [table.id, table.emailIndex, version, id, kek.kek_id, wrapped])
+      const rotation = openRotation({ pool: keysPool, service: keys.service, realm: database.service, emit, usage: unrecorded, overlap: 0 })
+      await rotation.indexKey({ table: table.id, column: table.emailIndex })
+      rotation.close()
       keyring = keys.keyring()
     },
     async close() {
