@@ -437,37 +437,6 @@ create policy guard_select on redoubt.audit_tombstones for select to {guard}
 grant select on redoubt.audit_tombstones to {auditor};
 grant insert, select on redoubt.audit_tombstones to {guard};
 
-create table redoubt.factor_tries (
-  user_id uuid not null,
-  door text not null,
-  tries integer default 0 not null,
-  last_at timestamp with time zone not null,
-  constraint factor_tries_pkey PRIMARY KEY (user_id, door),
-  constraint factor_tries_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
-  constraint factor_tries_door_check CHECK ((door = ANY (ARRAY['sign_in'::text, 'step_up'::text])))
-);
-alter table redoubt.factor_tries enable row level security;
-alter table redoubt.factor_tries force row level security;
-alter table redoubt.factor_tries owner to {owner};
-create policy app_delete on redoubt.factor_tries for delete to {app}
-  using (false);
-create policy app_insert on redoubt.factor_tries for insert to {app}
-  with check (false);
-create policy app_select on redoubt.factor_tries for select to {app}
-  using (false);
-create policy app_update on redoubt.factor_tries for update to {app}
-  using (false)
-  with check (false);
-create policy guard_delete on redoubt.factor_tries for delete to {guard}
-  using (true);
-create policy guard_insert on redoubt.factor_tries for insert to {guard}
-  with check (true);
-create policy guard_select on redoubt.factor_tries for select to {guard}
-  using (true);
-create policy guard_update on redoubt.factor_tries for update to {guard}
-  using (true)
-  with check (true);
-grant delete, insert, select, update on redoubt.factor_tries to {guard};
 create table redoubt.crypto_job_cursors (
   job_id uuid not null,
   round integer not null,
@@ -601,6 +570,38 @@ grant select on redoubt.crypto_jobs to {auditor};
 grant select on redoubt.crypto_jobs to {keys};
 grant insert, select, update on redoubt.crypto_jobs to {migrator};
 grant select on redoubt.crypto_jobs to {worker};
+
+create table redoubt.factor_tries (
+  user_id uuid not null,
+  door text not null,
+  tries integer default 0 not null,
+  last_at timestamp with time zone not null,
+  constraint factor_tries_pkey PRIMARY KEY (user_id, door),
+  constraint factor_tries_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint factor_tries_door_check CHECK ((door = ANY (ARRAY['sign_in'::text, 'step_up'::text])))
+);
+alter table redoubt.factor_tries enable row level security;
+alter table redoubt.factor_tries force row level security;
+alter table redoubt.factor_tries owner to {owner};
+create policy app_delete on redoubt.factor_tries for delete to {app}
+  using (false);
+create policy app_insert on redoubt.factor_tries for insert to {app}
+  with check (false);
+create policy app_select on redoubt.factor_tries for select to {app}
+  using (false);
+create policy app_update on redoubt.factor_tries for update to {app}
+  using (false)
+  with check (false);
+create policy guard_delete on redoubt.factor_tries for delete to {guard}
+  using (true);
+create policy guard_insert on redoubt.factor_tries for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.factor_tries for select to {guard}
+  using (true);
+create policy guard_update on redoubt.factor_tries for update to {guard}
+  using (true)
+  with check (true);
+grant delete, insert, select, update on redoubt.factor_tries to {guard};
 
 create table redoubt.idempotency_keys (
   id uuid not null,
