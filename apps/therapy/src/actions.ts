@@ -1,3 +1,4 @@
+import { clientActions } from 'redoubt/tokens/clients'
 import { codeActions } from 'redoubt/tokens/codes'
 import { factorActions } from 'redoubt/tokens/factors'
 import { sessionActions } from 'redoubt/tokens/sessions'
@@ -12,6 +13,7 @@ export const actions = {
   ...sessionActions,
   ...codeActions,
   ...factorActions,
+  ...clientActions,
   'account.viewed': { audited: true, purpose: 'account' },
 
   'therapist.viewed': { audited: false },

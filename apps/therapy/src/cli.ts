@@ -1,6 +1,8 @@
 import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { Refusal } from 'redoubt/errors'
+import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
+import type { App } from './app.ts'
 import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
 import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
@@ -9,13 +11,38 @@ import { verifyTherapist } from './verification.ts'
 const help = `npm run therapy -- <command>
 
   verify-therapist <e-mail>   marks a therapist's licence as verified, so that patients find and book them
+  api-client create <name> <scopes> [<networks>]
+                              makes an API client and prints its id and secret, this once; scopes and networks are
+                              comma-separated, scopes: ${scopes.join(', ')}
+  api-client rotate <id>      gives it a new secret; the one before it holds for a day
+  api-client revoke <id>      ends it and all its tokens at once
 
 Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.`
 
+/** What was asked for, and what is said where nothing was found to do it on; undefined when it is no command. */
+function workOf(words: readonly string[]): { work(app: App): Promise<string>; readonly missing: string } | undefined {
+  const [command, ...rest] = words
+  const visitor = { requestId: newId(), address: null }
+  if (command === 'verify-therapist' && rest.length === 1) {
+    return {
+      work: async (app) => `verified ${await verifyTherapist(app, visitor, rest[0] ?? '')}`,
+      missing: 'no account has this address, or it is not a therapist’s, or they are verified already',
+    }
+  }
+  const client = command === 'api-client' ? clientCommandOf(rest) : undefined
+  if (client === undefined) return undefined
+  return { work: async (app) => told(client, await runClientCommand(app, visitor, client)), missing: 'no client has this id, or it is revoked' }
+}
+
+function told(command: ClientCommand, { id, secret }: { readonly id: string; readonly secret: string }): string {
+  return command.do === 'revoke' ? `revoked ${id}` : `client_id ${id}\nclient_secret ${secret}`
+}
+
 run('therapy', async () => {
-  const [command, address, ...rest] = process.argv.slice(2)
-  if (command === '--help') return say(help)
-  if (command !== 'verify-therapist' || address === undefined || rest.length > 0) {
+  const words = process.argv.slice(2)
+  if (words[0] === '--help') return say(help)
+  const asked = workOf(words)
+  if (asked === undefined) {
     complain(help)
     process.exitCode = exitCodes.refused
     return
@@ -25,10 +52,10 @@ run('therapy', async () => {
     const settings = settingsFrom({ ...process.env, ...development?.env })
     const service = await openService({ ...serviceSettings(settings, process.env, () => undefined), poolSize: 1 })
     try {
-      say(`verified ${await verifyTherapist(service.app, { requestId: newId(), address: null }, address)}`)
+      say(await asked.work(service.app))
     } catch (error) {
       if (!(error instanceof Refusal) || error.code !== 'not_found') throw error
-      complain('therapy verify-therapist: nothing was changed: no account has this address, or it is not a therapist’s, or they are verified already')
+      complain(`therapy ${words[0] ?? ''}: nothing was changed: ${asked.missing}`)
       process.exitCode = exitCodes.failed
     } finally {
       await service.close()

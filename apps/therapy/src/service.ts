@@ -32,6 +32,7 @@ import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
 import { z } from 'zod'
 import { actions } from './actions.ts'
+import { apiClientRoutes, clientTokenRoutes } from './api-clients.ts'
 import { realm, type App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
 import { registrationRoutes } from './auth.ts'
@@ -103,7 +104,7 @@ export function routesOf(app: App): readonly Route[] {
   return [
     ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
-    cspReports('/csp-report', app.emit),
+    ...clientTokenRoutes(app), ...apiClientRoutes(app), cspReports('/csp-report', app.emit),
   ]
 }
 

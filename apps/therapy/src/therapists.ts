@@ -33,12 +33,12 @@ export function therapistRoutes(app: App): readonly Route[] {
   return [
     route({
       method: 'GET', path: '/api/therapists', tags: ['therapists'], summary: 'Verified therapists by name',
-      access: ['patient', 'therapist', 'admin', 'auditor'], query: z.strictObject(pageQuery), answer: pageOf(profileAnswer),
+      access: ['patient', 'therapist', 'admin', 'auditor'], scope: 'therapists:read', query: z.strictObject(pageQuery), answer: pageOf(profileAnswer),
       handle: ({ caller, query }) => transaction(app.db, caller, 'therapist.viewed', (tx) => listTherapists(tx, query)),
     }),
     route({
       method: 'GET', path: '/api/therapists/{id}', tags: ['therapists'], summary: 'One verified therapist, or one’s own profile',
-      access: ['patient', 'therapist', 'admin', 'auditor'], params: idParams, answer: profileAnswer,
+      access: ['patient', 'therapist', 'admin', 'auditor'], scope: 'therapists:read', params: idParams, answer: profileAnswer,
       handle: ({ caller, params }) => transaction(app.db, caller, 'therapist.viewed', (tx) => readTherapist(tx, params.id)),
     }),
     route({

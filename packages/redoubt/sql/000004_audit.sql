@@ -92,7 +92,7 @@ begin
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
     values (who.entry, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
-      case when who.actor is null then 'system' else 'user' end, who.actor, who.role, who.tenant, who.action,
+      case when who.actor is null then 'system' when who.role = 'api_client' then 'api_client' else 'user' end, who.actor, who.role, who.tenant, who.action,
       p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
       p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days))
     on conflict (id) do nothing;

@@ -17,6 +17,19 @@ export type Person = Visitor & {
   readonly session: string
 }
 
+/** A program of a tenant that signed in with an id and a secret (tokens/clients). */
+export type ApiClient = Visitor & {
+  readonly kind: 'api_client'
+  /** The client's id. */
+  readonly actor: string
+  readonly role: 'api_client'
+  readonly tenant: string
+  /** A session of its own, which ends when the client is revoked. */
+  readonly session: string
+  /** What it may do; a route names the one it asks for. */
+  readonly scopes: readonly string[]
+}
+
 /** Explicitly named work of the service itself, with the narrow rights the policies give to its name. */
 export type System = Visitor & {
   readonly kind: 'system'
@@ -28,7 +41,7 @@ export type System = Visitor & {
 }
 
 /** Whoever the gate works for. Only http/authenticate.ts and `systemCaller` make one. */
-export type Caller = Person | System
+export type Caller = Person | ApiClient | System
 
 /**
  * A named system caller: sign-in, registration, a job.

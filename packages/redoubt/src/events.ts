@@ -23,6 +23,8 @@ export type Event =
   | { readonly type: 'auth.factor_delayed'; readonly requestId: string; readonly actor: string; readonly seconds: number }
   | { readonly type: 'auth.mfa_changed'; readonly requestId: string; readonly actor: string; readonly change: 'enrolled' | 'removed' | 'recovery_codes_replaced' | 'recovery_code_used' }
   | { readonly type: 'security.credential_cloned'; readonly requestId: string; readonly actor: string; readonly factor: string }
+  | { readonly type: 'auth.client_signed_in'; readonly requestId: string; readonly actor: string }
+  | { readonly type: 'auth.client_refused'; readonly requestId: string }
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }
   | { readonly type: 'security.control_triggered'; readonly requestId: string; readonly control: ControlName; readonly mode: 'report' | 'enforce'; readonly rule: string }
   | { readonly type: 'security.csp_violation'; readonly requestId: string; readonly directive: string; readonly blocked: string; readonly disposition: string }

@@ -23,8 +23,14 @@ export type TokenKey = {
 }
 
 export type Tokens = {
-  /** A new access token for a person whose session stands, and the seconds it lives. */
-  issue(person: { readonly actor: string; readonly session: string; readonly role: string; readonly tenant: string }): { readonly token: string; readonly expiresIn: number }
+  /** A new access token for a person, or an API client, whose session stands, and the seconds it lives. */
+  issue(person: {
+    readonly actor: string
+    readonly session: string
+    readonly role: string
+    readonly tenant: string
+    readonly client?: { readonly scopes: readonly string[]; readonly networks: readonly string[] }
+  }): { readonly token: string; readonly expiresIn: number }
   /** @throws Refusal unauthenticated, whatever is wrong: the sender learns no more than that */
   verify(token: string): Claims
   /**
@@ -80,7 +86,8 @@ export function openTokens(options: {
       const iat = Math.floor(now() / 1000)
       const exp = iat + accessTokenSeconds
       const jti = randomBytes(16).toString('base64url')
-      const claims = { iss: issuer, aud: audience, sub: person.actor, sid: person.session, role: person.role, tenant: person.tenant, jti, iat, nbf: iat, exp }
+      const client = person.client === undefined ? undefined : { scope: person.client.scopes.join(' '), networks: person.client.networks }
+      const claims = { iss: issuer, aud: audience, sub: person.actor, sid: person.session, role: person.role, tenant: person.tenant, ...client, jti, iat, nbf: iat, exp }
       const body = Buffer.from(JSON.stringify(claims), 'utf8').toString('base64url')
       const signed = `${header}.${body}`
       if (signed.length + 87 > longestToken) throw new TypeError('issue: the claims are too long')

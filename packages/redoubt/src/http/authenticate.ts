@@ -1,14 +1,15 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
-import type { Person, Visitor } from '../context.ts'
+import type { ApiClient, Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Tokens } from '../tokens.ts'
+import { insideNetworks } from '../tokens/clients.ts'
 import type { SessionCookies } from './cookies.ts'
 import type { Kind } from './route.ts'
 
 /** How a caller came. Only the edge knows it; CSRF is asked of those whose browser sends the proof by itself. */
-export type Via = 'bearer' | 'cookie'
+export type Via = 'bearer' | 'cookie' | 'api_client'
 export type Known = {
-  readonly caller: Person
+  readonly caller: Person | ApiClient
   readonly via: Via
   /** Lines of Set-Cookie that must reach the browser, whatever becomes of the request. */
   readonly renewed?: readonly string[]
@@ -26,7 +27,7 @@ export type Authenticate = {
 const scheme = /^bearer +([A-Za-z0-9_.-]+)$/i
 
 /**
- * Callers by `Authorization: Bearer` (RFC 6750 §2.1); never by a query parameter or a form field, which end in logs.
+ * Callers, people and API clients, by `Authorization: Bearer` (RFC 6750 §2.1); never by a query parameter or a form field, which end in logs.
  * The signature, the claims and the time are checked here; whether the session still stands is checked inside the
  * gate, in the transaction that does the work.
  */
@@ -37,7 +38,8 @@ export function bearer(tokens: Tokens): Authenticate {
     if (header === undefined) throw new Refusal('unauthenticated')
     const token = scheme.exec(header)?.[1]
     if (token === undefined) throw new Refusal('unauthenticated')
-    return { caller: callerOf(tokens, token, visitor), via: 'bearer' }
+    const caller = callerOf(tokens, token, visitor)
+    return { caller, via: caller.kind === 'user' ? 'bearer' : 'api_client' }
   }
   return Object.assign(read, { ways: ['bearer'] as const, present: (req: IncomingMessage) => req.headers.authorization !== undefined })
 }
@@ -56,12 +58,12 @@ export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): 
   if (typeof cookies?.read !== 'function') throw new TypeError('cookie: cookies must come from sessionCookies')
   const again = async (refresh: string, req: IncomingMessage, visitor: Visitor, ask: Renew): Promise<Known> => {
     const next = await ask(refresh, req.headers, visitor)
-    return { caller: callerOf(tokens, next.access, visitor), via: 'cookie', renewed: cookies.set(next, next.seconds) }
+    return { caller: personOf(tokens, next.access, visitor), via: 'cookie', renewed: cookies.set(next, next.seconds) }
   }
   const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known> => {
     const { access = '', refresh = '' } = cookies.read(req.headers)
     try {
-      return { caller: callerOf(tokens, access, visitor), via: 'cookie' }
+      return { caller: personOf(tokens, access, visitor), via: 'cookie' }
     } catch (error) {
       if (!(error instanceof Refusal) || kind !== 'page' || refresh === '' || renew === undefined) throw error
       return again(refresh, req, visitor, renew)
@@ -88,15 +90,18 @@ export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[
   })
 }
 
-function callerOf(tokens: Tokens, token: string, visitor: Visitor): Person {
-  const claims = tokens.verify(token)
-  return {
-    kind: 'user',
-    actor: claims.actor,
-    role: claims.role,
-    tenant: claims.tenant,
-    session: claims.session,
-    requestId: visitor.requestId,
-    address: visitor.address,
-  }
+/** @throws Refusal unauthenticated, also for an API client's token from outside its networks */
+function callerOf(tokens: Tokens, token: string, visitor: Visitor): Person | ApiClient {
+  const { actor, role, tenant, session, client } = tokens.verify(token)
+  const { requestId, address } = visitor
+  if (client === undefined) return { kind: 'user', actor, role, tenant, session, requestId, address }
+  if (!insideNetworks(client.networks, address)) throw new Refusal('unauthenticated')
+  return { kind: 'api_client', actor, role: 'api_client', tenant, session, scopes: client.scopes, requestId, address }
+}
+
+/** A program has no browser: its token in a cookie was put there by somebody else. */
+function personOf(tokens: Tokens, token: string, visitor: Visitor): Person {
+  const caller = callerOf(tokens, token, visitor)
+  if (caller.kind !== 'user') throw new Refusal('unauthenticated')
+  return caller
 }

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Person, Visitor } from '../context.ts'
+import type { ApiClient, Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Authenticate, Known } from './authenticate.ts'
@@ -23,7 +23,7 @@ import type { Step, Visit } from './visit.ts'
 export type Check = (
   req: IncomingMessage,
   res: ServerResponse,
-  about: { readonly visitor: Visitor; readonly caller: Person | null; readonly via: Known['via'] | undefined; readonly route: Route },
+  about: { readonly visitor: Visitor; readonly caller: Person | ApiClient | null; readonly via: Known['via'] | undefined; readonly route: Route },
 ) => void | Promise<void>
 
 export type MountOptions = {
@@ -85,13 +85,13 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     if (route.access !== 'public') {
       const wait = authenticate(req, visitor, route.kind)
       known = wait instanceof Promise ? await wait : wait
-      const { actor, role } = known.caller
+      const { actor } = known.caller
       visit.actor = actor
       if (known.renewed !== undefined) {
         visit.renewed = known.renewed
         res.setHeader('Set-Cookie', known.renewed)
       }
-      if (!route.access.includes(role)) {
+      if (!mayCall(route, known.caller)) {
         emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })
         throw new Refusal('forbidden')
       }
@@ -101,6 +101,8 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     if (session !== undefined && csrf === undefined) throw new TypeError('mount: a caller came by cookie, and there is no csrf to ask')
     if (csrf !== undefined && route.method !== 'GET' && (session !== undefined || route.kind === 'page')) csrf.fromOurPage(req.headers, visitor.requestId)
     else if (session !== undefined) csrf?.notEmbedded(req.headers, visitor.requestId)
+    // From server to server: no page of another origin has any business with it, whatever the list of origins says.
+    if (route.raw !== undefined) for (const name of ['Access-Control-Allow-Origin', 'Access-Control-Allow-Credentials', 'Access-Control-Expose-Headers']) res.removeHeader(name)
     for (const check of checks) {
       const wait = check(req, res, { visitor, caller, via: known?.via, route })
       if (wait instanceof Promise) await wait
@@ -137,6 +139,12 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       else answerProblem(req, res, error, emit)
     })
   }
+}
+
+/** People by their role, API clients by their scope alone. */
+function mayCall(route: Route, caller: Person | ApiClient): boolean {
+  if (caller.kind === 'api_client') return route.scope !== undefined && caller.scopes.includes(route.scope)
+  return route.access.includes(caller.role)
 }
 
 /** One header, once; a form's own field is the other way. */

@@ -31,7 +31,7 @@ export function openApi(routes: readonly Route[], info: ApiInfo): JsonSchema {
     paths,
     components: {
       schemas: named,
-      securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } },
+      securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' }, ...clientScheme(routes) },
     },
   }
 }
@@ -51,7 +51,7 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
     operationId: id,
     summary: route.summary,
     ...(route.tags.length === 0 ? undefined : { tags: route.tags }),
-    security: route.access === 'public' ? [] : [{ bearer: [] }],
+    security: route.access === 'public' ? [] : [{ bearer: [] }, ...(route.scope === undefined ? [] : [{ client: [route.scope] }])],
     ...(route.access === 'public' ? undefined : { 'x-roles': route.access }),
     ...(parameters.length === 0 ? undefined : { parameters }),
     ...(body === undefined && route.raw === undefined
@@ -66,6 +66,13 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
       ...problemResponses(codesOf(route)),
     },
   }
+}
+
+/** Client credentials, where a route has a scope. */
+function clientScheme(routes: readonly Route[]): JsonSchema {
+  const scopes = [...new Set(routes.flatMap(({ scope }) => (scope === undefined ? [] : [scope])))].sort()
+  const tokenUrl = '/api/auth/token'
+  return scopes.length === 0 ? {} : { client: { type: 'oauth2', flows: { clientCredentials: { tokenUrl, scopes: Object.fromEntries(scopes.map((scope) => [scope, scope])) } } } }
 }
 
 function bodyTypes(route: Route): readonly string[] {

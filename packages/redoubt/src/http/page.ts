@@ -100,7 +100,7 @@ export function page<const C extends Access, P extends z.ZodObject = Nothing, Q 
   if (declared.length !== names.length || !names.every((each) => declared.includes(each))) throw new TypeError(`${name}: params must have exactly the parameters of the path`)
   for (const [where, schema] of [['params', params], ['query', query], ['form', form]] as const) if (schema !== undefined) strictShape(`${name}: ${where}`, schema)
   return Object.freeze<Route>({
-    kind: 'page', method, path: `/${segments.join('/')}`, segments, names, summary: definition.summary, access, params, query, body: undefined, raw: undefined, form, sources,
+    kind: 'page', method, path: `/${segments.join('/')}`, segments, names, summary: definition.summary, access, scope: undefined, params, query, body: undefined, raw: undefined, form, sources,
     answer: null, status: 200, limit: whole(`${name}: limit`, definition.limit ?? 16 * 1024, 1, 1024 * 1024), idempotent: undefined, refuses: [], tags: [], shapes: {},
     // The schemas above are what makes the input of this type; mount passes nothing that they have not parsed.
     handle: definition.handle as unknown as Route['handle'],

@@ -12,7 +12,9 @@ const lingerMilliseconds = 1_000
 const heads = new Map<RefusalCode, string>()
 for (const code of Object.keys(refusals) as RefusalCode[]) {
   const { title, status } = refusals[code]
-  const head = JSON.stringify({ type: problemType(code), title, status, code })
+  // RFC 6749 §5.2 names its errors by the member `error`; a client's library looks there.
+  const oauth = ['invalid_client', 'invalid_scope', 'unsupported_grant_type'].includes(code) ? { error: code } : {}
+  const head = JSON.stringify({ type: problemType(code), title, status, code, ...oauth })
   heads.set(code, head.slice(0, -1))
 }
 
@@ -63,7 +65,8 @@ export function answerProblem(req: IncomingMessage, res: ServerResponse, error: 
   const { refusal, requestId } = noted
   if (refusal.status === 401) {
     // RFC 6750 §3: the error attribute only where a token was presented.
-    res.setHeader('WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
+    if (refusal.code === 'invalid_client') res.setHeader('WWW-Authenticate', 'Basic realm="token"')
+    else res.setHeader('WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
   }
   const text = problemText(refusal, requestId)
   if (refusal.status === 413 || refusal.status === 408) return sendAndClose(req, res, refusal.status, text)

@@ -1,9 +1,10 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { z } from 'zod'
-import type { Person, Visitor } from '../context.ts'
+import type { ApiClient, Person, Visitor } from '../context.ts'
 import { refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'
 import type { Repeatable } from '../idempotency.ts'
+import { isScope } from '../tokens/claims.ts'
 import { defaultBodyLimit } from './body.ts'
 import { onlyKnown, whole } from './options.ts'
 import { parameterName, pathSegments } from './path.ts'
@@ -23,9 +24,9 @@ export type Raw = { readonly limit: number; readonly type: string | readonly [st
 /** A value a handler may hand over: lists and objects may be readonly. */
 export type Given<T> = T extends readonly (infer U)[] ? readonly Given<U>[] : T extends object ? { readonly [K in keyof T]: Given<T[K]> } : T
 
-export type Input<C extends Access, P extends z.ZodType, Q extends z.ZodType, B> = {
-  /** Whoever calls; null on a public route. */
-  readonly caller: C extends 'public' ? null : Person
+export type Input<C extends Access, P extends z.ZodType, Q extends z.ZodType, B, S = undefined> = {
+  /** Whoever calls; null on a public route. An API client only where the route has a scope. */
+  readonly caller: C extends 'public' ? null : S extends string ? Person | ApiClient : Person
   readonly visitor: Visitor
   readonly params: z.output<P>
   readonly query: z.output<Q>
@@ -70,11 +71,14 @@ export type Definition<
   B extends z.ZodType,
   W extends Raw | undefined,
   A extends z.ZodType | null,
+  S extends string | undefined,
 > = {
   readonly method: Method
   readonly path: `/${string}`
   readonly summary: string
   readonly access: C
+  /** API clients that have this scope may call too. */
+  readonly scope?: S
   readonly params?: P
   readonly query?: Q
   readonly body?: B
@@ -86,7 +90,7 @@ export type Definition<
   readonly refuses?: readonly RefusalCode[]
   readonly tags?: readonly string[]
   handle(
-    input: Input<C, P, Q, W extends object ? Buffer : z.output<B>>,
+    input: Input<C, P, Q, W extends object ? Buffer : z.output<B>, S>,
   ): Answer<A> | Promise<Answer<A>>
 }
 type Value<A extends z.ZodType | null> = A extends z.ZodType ? Given<z.input<A>> : null | undefined | void
@@ -102,6 +106,7 @@ export type Route = {
   readonly names: readonly string[]
   readonly summary: string
   readonly access: Access
+  readonly scope: string | undefined
   readonly params: z.ZodObject | undefined
   readonly query: z.ZodObject | undefined
   readonly body: z.ZodType | undefined
@@ -117,17 +122,17 @@ export type Route = {
   readonly refuses: readonly RefusalCode[]
   readonly tags: readonly string[]
   readonly shapes: { readonly params?: JsonSchema; readonly query?: JsonSchema; readonly body?: JsonSchema; readonly answer?: JsonSchema }
-  readonly handle: (input: Input<Access, z.ZodType, z.ZodType, unknown>) => unknown
+  readonly handle: (input: Input<Access, z.ZodType, z.ZodType, unknown, string>) => unknown
 }
 
 const keys = [
-  'method', 'path', 'summary', 'access', 'params', 'query', 'body', 'raw', 'answer', 'status', 'limit', 'idempotent', 'refuses', 'tags', 'handle',
+  'method', 'path', 'summary', 'access', 'scope', 'params', 'query', 'body', 'raw', 'answer', 'status', 'limit', 'idempotent', 'refuses', 'tags', 'handle',
 ]
 
 /**
  * Declares a route: who may call it, what it takes, what it gives. Everything else follows from that: parsing,
  * the 401 and 403, the shape of the answer, the OpenAPI document.
- * @param definition access: 'public', or the roles that may call; params, query, body: strict objects, an unknown
+ * @param definition access: 'public', or the roles that may call; scope: lets API clients in that have it; params, query, body: strict objects, an unknown
  *   field is refused; answer: the allow-list of what leaves, null for no body; idempotent: takes Idempotency-Key;
  *   limit: bytes of body; raw: the body's bytes as sent, for signatures over them
  * @throws TypeError naming what is wrong: no access, a parameter without schema, a schema that lets anything through
@@ -139,7 +144,8 @@ export function route<
   Q extends z.ZodObject = Nothing,
   B extends z.ZodType = z.ZodUndefined,
   W extends Raw | undefined = undefined,
->(definition: Definition<C, P, Q, B, W, A>): Route {
+  const S extends string | undefined = undefined,
+>(definition: Definition<C, P, Q, B, W, A, S>): Route {
   const name = `route ${String(definition?.method)} ${String(definition?.path)}`
   onlyKnown(name, definition, keys)
   const { method, access, params, query, body, raw, answer, idempotent } = definition
@@ -148,6 +154,7 @@ export function route<
   const names = segments.map(parameterName).filter((found) => found !== undefined)
   if (typeof definition.summary !== 'string' || definition.summary === '') throw new TypeError(`${name}: summary is missing`)
   checkAccess(name, access)
+  if (definition.scope !== undefined && (access === 'public' || !isScope(definition.scope))) throw new TypeError(`${name}: scope must be a word such as therapists:read, on a route that is not public`)
   if (typeof definition.handle !== 'function') throw new TypeError(`${name}: handle is missing`)
   if (answer === undefined) throw new TypeError(`${name}: answer must be a schema, or null for no body`)
   if (names.length > 0 || params !== undefined) {
@@ -180,6 +187,7 @@ export function route<
     names,
     summary: definition.summary,
     access,
+    scope: definition.scope,
     params,
     query,
     body,
@@ -208,8 +216,8 @@ export function route<
  * @throws TypeError unless access is 'public' or a list of roles
  */
 export function checkAccess(name: string, access: unknown): void {
-  if (access !== 'public' && !(Array.isArray(access) && access.length > 0 && access.every((role) => typeof role === 'string' && role !== 'public'))) {
-    throw new TypeError(`${name}: access must be 'public' or the roles that may call it`)
+  if (access !== 'public' && !(Array.isArray(access) && access.length > 0 && access.every((role) => typeof role === 'string' && role !== 'public' && role !== 'api_client'))) {
+    throw new TypeError(`${name}: access must be 'public' or the roles that may call it; API clients are let in by scope`)
   }
 }
 

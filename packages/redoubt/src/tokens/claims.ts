@@ -11,6 +11,8 @@ export type Claims = {
   readonly role: string
   readonly tenant: string
   readonly session: string
+  /** Of an API client's token alone: what it may do, and where it may come from. */
+  readonly client: { readonly scopes: readonly string[]; readonly networks: readonly string[] } | undefined
   readonly tokenId: string
   /** Seconds since 1970. */
   readonly notBefore: number
@@ -23,6 +25,14 @@ const scope = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/
 const tokenId = /^[A-Za-z0-9_-]{22}$/
 
 const claimKeys = 'iss,aud,sub,sid,role,tenant,jti,iat,nbf,exp'
+/** RFC 9068 §2.2.3: scope, its words in one text; networks is ours. */
+const clientKeys = 'iss,aud,sub,sid,role,tenant,scope,networks,jti,iat,nbf,exp'
+const scopeList = /^[a-z0-9:-]+(?: [a-z0-9:-]+)*$/
+
+/** True for what a scope may be called: a word, or two with a colon between them. */
+export function isScope(text: string): boolean {
+  return /^[a-z][a-z0-9-]{0,31}(?::[a-z][a-z0-9-]{0,31})?$/.test(text)
+}
 
 /**
  * The header of every token under a key: exactly alg, typ and kid. It is compared as a text and never parsed, so that
@@ -43,7 +53,15 @@ export function readClaims(part: string, expected: { readonly issuer: string; re
   if (iss !== expected.issuer || aud !== expected.audience) throw refused()
   if (!isText(sub, uuid) || !isText(sid, uuid) || !isText(role, word) || !isText(tenant, scope) || !isText(jti, tokenId)) throw refused()
   if (!isSeconds(iat) || !isSeconds(nbf) || !isSeconds(exp) || nbf < iat || exp <= nbf || exp - iat > expected.longest) throw refused()
-  return Object.freeze({ actor: sub, role, tenant, session: sid, tokenId: jti, notBefore: nbf, expiresAt: exp })
+  return Object.freeze({ actor: sub, role, tenant, session: sid, client: clientOf(claims, role), tokenId: jti, notBefore: nbf, expiresAt: exp })
+}
+
+/** A token is an API client's by its scope and by its role, and by both or neither: no person gets to be one. */
+function clientOf({ scope: scopes, networks }: Record<string, unknown>, role: string): Claims['client'] {
+  if ((role === 'api_client') !== (scopes !== undefined)) throw refused()
+  if (scopes === undefined) return undefined
+  if (!isText(scopes, scopeList) || !Array.isArray(networks) || !networks.every((network) => typeof network === 'string')) throw refused()
+  return Object.freeze({ scopes: Object.freeze(scopes.split(' ')), networks: Object.freeze(networks) })
 }
 
 /*
@@ -59,7 +77,8 @@ function readObject(part: string): Record<string, unknown> {
     throw refused()
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw refused()
-  if (Object.keys(value).join() !== claimKeys || JSON.stringify(value) !== text) throw refused()
+  const keys = Object.keys(value).join()
+  if ((keys !== claimKeys && keys !== clientKeys) || JSON.stringify(value) !== text) throw refused()
   return value as Record<string, unknown>
 }
 

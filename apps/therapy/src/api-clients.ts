@@ -1,0 +1,89 @@
+import { systemCaller, type Visitor } from 'redoubt/context'
+import { clientTokenRoute } from 'redoubt/http/client-token'
+import { route, type Route } from 'redoubt/http/route'
+import { isScope } from 'redoubt/tokens/claims'
+import { createClient, isNetwork, listClients, overlapSeconds, revokeClient, rotateClient, type ClientRow } from 'redoubt/tokens/clients'
+import { transaction } from 'redoubt/transaction'
+import { z } from 'zod'
+import { realm, type App } from './app.ts'
+import { idParams, line, rowId, utc, utcOf } from './fields.ts'
+
+/** What an API client can be allowed here. Care data has no scope: no program has a care relationship. */
+export const scopes = ['therapists:read'] as const
+
+const clientBody = z.strictObject({
+  name: line(1, 100),
+  scopes: z.array(z.enum(scopes)).min(1).max(32),
+  networks: z.array(z.string().max(50).refine(isNetwork, { params: { rule: 'network' } })).max(16).optional(),
+})
+const clientView = z.object({
+  id: rowId, name: z.string(), scopes: z.array(z.string()), networks: z.array(z.string()), created_at: utc,
+  rotated_at: utc.nullable(), previous_until: utc.nullable(), last_used_at: utc.nullable(), revoked_at: utc.nullable(),
+})
+const made = z.object({ client_id: rowId, client_secret: z.string() })
+
+/** Signing in as an API client. */
+export function clientTokenRoutes(app: App): readonly Route[] {
+  return [clientTokenRoute({ gate: app.db, tokens: app.tokens, tenant: realm, emit: app.emit })]
+}
+
+/** Making, rotating and revoking API clients, for administrators. */
+export function apiClientRoutes(app: App): readonly Route[] {
+  return [
+    route({
+      method: 'GET', path: '/api/api-clients', tags: ['admin'], summary: 'API clients, oldest first', access: ['admin'], answer: z.object({ items: z.array(clientView) }),
+      handle: ({ caller }) => transaction(app.db, caller, 'client.viewed', async (tx) => ({ items: (await listClients(tx)).map(view) })),
+    }),
+    route({
+      method: 'POST', path: '/api/api-clients', tags: ['admin'], summary: 'A new API client; its secret is shown this once', access: ['admin'], body: clientBody, answer: made, status: 201,
+      handle: ({ caller, body }) => transaction(app.db, caller, 'client.created', async (tx) => shown(await createClient(tx, { ...body, networks: body.networks ?? [] }))),
+    }),
+    route({
+      method: 'POST', path: '/api/api-clients/{id}/rotate', tags: ['admin'], summary: 'A new secret; the one before it holds for overlap seconds, a day by default', access: ['admin'],
+      params: idParams, body: z.strictObject({ overlap: z.int().min(0).max(30 * 24 * 3600).optional() }), answer: made, refuses: ['not_found'],
+      handle: ({ caller, params, body }) => transaction(app.db, caller, 'client.rotated', async (tx) => shown(await rotateClient(tx, params.id, body.overlap ?? overlapSeconds))),
+    }),
+    route({
+      method: 'DELETE', path: '/api/api-clients/{id}', tags: ['admin'], summary: 'Ends an API client and all its tokens, at once and everywhere', access: ['admin'],
+      params: idParams, answer: null, refuses: ['not_found'],
+      handle: ({ caller, params }) => transaction(app.db, caller, 'client.revoked', (tx) => revokeClient(tx, params.id)),
+    }),
+  ]
+}
+
+function shown({ id, secret }: { readonly id: string; readonly secret: string }): z.input<typeof made> {
+  return { client_id: id, client_secret: secret }
+}
+
+function view(row: ClientRow): z.input<typeof clientView> {
+  const when = (date: Date | null): string | null => (date === null ? null : utcOf(date))
+  return {
+    ...row, scopes: [...row.scopes], networks: [...row.networks], created_at: utcOf(row.created_at),
+    rotated_at: when(row.rotated_at), previous_until: when(row.previous_until), last_used_at: when(row.last_used_at), revoked_at: when(row.revoked_at),
+  }
+}
+
+/** The operator's commands, as a system caller that may do nothing else. */
+export type ClientCommand =
+  | { readonly do: 'create'; readonly name: string; readonly scopes: readonly string[]; readonly networks: readonly string[] }
+  | { readonly do: 'rotate' | 'revoke'; readonly id: string }
+
+/** @returns id and secret; the secret is empty where a client was revoked. @throws Refusal not_found */
+export async function runClientCommand(app: App, visitor: Visitor, command: ClientCommand): Promise<{ readonly id: string; readonly secret: string }> {
+  const caller = systemCaller('api-clients', realm, visitor)
+  if (command.do === 'create') return transaction(app.db, caller, 'client.created', (tx) => createClient(tx, command))
+  if (command.do === 'rotate') return transaction(app.db, caller, 'client.rotated', (tx) => rotateClient(tx, command.id))
+  await transaction(app.db, caller, 'client.revoked', (tx) => revokeClient(tx, command.id))
+  return { id: command.id, secret: '' }
+}
+
+/** Reads `create <name> <scopes> [networks]`, `rotate <id>`, `revoke <id>`; undefined when it is none of them. */
+export function clientCommandOf(words: readonly string[]): ClientCommand | undefined {
+  const [what, first, second, third, ...rest] = words
+  if (rest.length > 0 || first === undefined || first === '') return undefined
+  if ((what === 'rotate' || what === 'revoke') && second === undefined && rowId.safeParse(first).success) return { do: what, id: first }
+  const list = (text = ''): readonly string[] => text.split(',').filter((part) => part !== '')
+  const known = list(second).every((scope) => isScope(scope) && (scopes as readonly string[]).includes(scope))
+  if (what !== 'create' || list(second).length === 0 || !known || !list(third).every(isNetwork) || first.length > 100) return undefined
+  return { do: 'create', name: first, scopes: list(second), networks: list(third) }
+}
