@@ -242,6 +242,48 @@ create policy keys_update on keys.purpose_keys for update to {keys}
 grant delete, insert, select on keys.purpose_keys to {keys};
 grant update (kek_id, wrapped, holds) on keys.purpose_keys to {keys};
 
+create table redoubt.api_clients (
+  id uuid not null,
+  tenant text not null,
+  name text not null,
+  secret_hash bytea not null,
+  previous_hash bytea,
+  previous_until timestamp with time zone,
+  scopes text[] not null,
+  networks text[] default '{}'::text[] not null,
+  created_at timestamp with time zone default now() not null,
+  rotated_at timestamp with time zone,
+  last_used_at timestamp with time zone,
+  revoked_at timestamp with time zone,
+  constraint api_clients_pkey PRIMARY KEY (id),
+  constraint api_clients_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
+  constraint api_clients_networks_check CHECK ((cardinality(networks) <= 16)),
+  constraint api_clients_previous_hash_check CHECK ((octet_length(previous_hash) = 32)),
+  constraint api_clients_scopes_check CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 32))),
+  constraint api_clients_secret_hash_check CHECK ((octet_length(secret_hash) = 32))
+);
+alter table redoubt.api_clients enable row level security;
+alter table redoubt.api_clients force row level security;
+alter table redoubt.api_clients owner to {owner};
+CREATE INDEX api_clients_by_tenant ON redoubt.api_clients USING btree (tenant, id);
+create policy app_delete on redoubt.api_clients for delete to {app}
+  using (false);
+create policy app_insert on redoubt.api_clients for insert to {app}
+  with check (((( SELECT guard.role() AS role) = ANY (ARRAY['admin'::text, 'system.api-clients'::text])) AND (tenant = ( SELECT guard.tenant() AS tenant))));
+create policy app_select on redoubt.api_clients for select to {app}
+  using (((( SELECT guard.role() AS role) = ANY (ARRAY['admin'::text, 'system.api-clients'::text])) AND (tenant = ( SELECT guard.tenant() AS tenant))));
+create policy app_update on redoubt.api_clients for update to {app}
+  using (false)
+  with check (false);
+create policy guard_select on redoubt.api_clients for select to {guard}
+  using (true);
+create policy guard_update on redoubt.api_clients for update to {guard}
+  using (true)
+  with check (true);
+grant insert (id, tenant, name, secret_hash, scopes, networks) on redoubt.api_clients to {app};
+grant select (id, tenant, name, previous_until, scopes, networks, created_at, rotated_at, last_used_at, revoked_at) on redoubt.api_clients to {app};
+grant select, update on redoubt.api_clients to {guard};
+
 create table redoubt.audit_anchors (
   seq bigint not null,
   link bytea not null,
@@ -436,6 +478,29 @@ create policy guard_select on redoubt.audit_tombstones for select to {guard}
   using (true);
 grant select on redoubt.audit_tombstones to {auditor};
 grant insert, select on redoubt.audit_tombstones to {guard};
+
+create table redoubt.control_modes (
+  name text not null,
+  tenant text not null,
+  mode text not null,
+  changed_at timestamp with time zone default now() not null,
+  constraint control_modes_pkey PRIMARY KEY (name),
+  constraint control_modes_mode_check CHECK ((mode = ANY (ARRAY['off'::text, 'report'::text, 'enforce'::text])))
+);
+alter table redoubt.control_modes enable row level security;
+alter table redoubt.control_modes force row level security;
+alter table redoubt.control_modes owner to {owner};
+create policy app_delete on redoubt.control_modes for delete to {app}
+  using (false);
+create policy app_insert on redoubt.control_modes for insert to {app}
+  with check (((( SELECT guard.role() AS role) = 'system.controls'::text) AND (tenant = ( SELECT guard.tenant() AS tenant))));
+create policy app_select on redoubt.control_modes for select to {app}
+  using (((( SELECT guard.role() AS role) = 'system.controls'::text) AND (tenant = ( SELECT guard.tenant() AS tenant))));
+create policy app_update on redoubt.control_modes for update to {app}
+  using (((( SELECT guard.role() AS role) = 'system.controls'::text) AND (tenant = ( SELECT guard.tenant() AS tenant))))
+  with check (((( SELECT guard.role() AS role) = 'system.controls'::text) AND (tenant = ( SELECT guard.tenant() AS tenant))));
+grant insert, select on redoubt.control_modes to {app};
+grant update (mode, changed_at) on redoubt.control_modes to {app};
 
 create table redoubt.crypto_job_cursors (
   job_id uuid not null,
@@ -1562,7 +1627,7 @@ begin
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
     values (who.entry, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
-      case when who.actor is null then 'system' else 'user' end, who.actor, who.role, who.tenant, who.action,
+      case when who.actor is null then 'system' when who.role = 'api_client' then 'api_client' else 'user' end, who.actor, who.role, who.tenant, who.action,
       p_resource_type, p_resource_id, p_purpose, p_outcome, who.request, p_metadata, p_personal, p_commitment,
       p_retention_class, pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => p_retain_days))
     on conflict (id) do nothing;
@@ -1726,6 +1791,38 @@ begin
 end $function$;
 alter function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb) owner to {guard};
 grant execute on function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer)
+ RETURNS TABLE(tenant text, scopes text[], networks text[])
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  client redoubt.api_clients;
+begin
+  if (guard.caller()).role <> 'system.client-token' or p_seconds not between 60 and 3600 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  -- FOR UPDATE: a revocation that is being committed is waited for, and then seen.
+  select * into client from redoubt.api_clients c
+    where c.id = p_client and c.revoked_at is null
+      and (c.secret_hash = p_secret_hash or (c.previous_hash = p_secret_hash and c.previous_until > pg_catalog.now()))
+      and (pg_catalog.cardinality(c.networks) = 0 or p_address::pg_catalog.inet <<= any (c.networks::pg_catalog.inet[]))
+    for update;
+  if not found then
+    return;
+  end if;
+  if p_scopes is not null and not p_scopes <@ client.scopes then
+    raise exception using errcode = 'RD409', message = 'invalid_scope';
+  end if;
+  insert into redoubt.sessions (id, user_id, tenant, idle_expires_at, absolute_expires_at, device)
+    values (p_session, client.id, client.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), 'API client');
+  update redoubt.api_clients c set last_used_at = pg_catalog.now() where c.id = client.id;
+  return query select client.tenant, coalesce(p_scopes, client.scopes), client.networks;
+end $function$;
+alter function guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer) owner to {guard};
+grant execute on function guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer)
  RETURNS TABLE(role text, tenant text)
@@ -2120,6 +2217,28 @@ end $function$;
 alter function guard.resume_audit(reason text, lost_seq bigint, lost_link bytea) owner to {guard};
 grant execute on function guard.resume_audit(reason text, lost_seq bigint, lost_link bytea) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.revoke_api_client(p_client uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'system.api-clients') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.api_clients c set revoked_at = pg_catalog.now() where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null;
+  if not found then
+    return false;
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'ended_by_admin' where s.user_id = p_client and s.revoked_at is null;
+  return true;
+end $function$;
+alter function guard.revoke_api_client(p_client uuid) owner to {guard};
+grant execute on function guard.revoke_api_client(p_client uuid) to {app};
+
 CREATE OR REPLACE FUNCTION guard.role()
  RETURNS text
  LANGUAGE plpgsql
@@ -2131,6 +2250,26 @@ grant execute on function guard.role() to {app};
 grant execute on function guard.role() to {auditor};
 grant execute on function guard.role() to {ingest};
 grant execute on function guard.role() to {worker};
+
+CREATE OR REPLACE FUNCTION guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'system.api-clients') or p_overlap_seconds not between 0 and 2592000 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.api_clients c set previous_hash = c.secret_hash, secret_hash = p_secret_hash, rotated_at = pg_catalog.now(),
+      previous_until = pg_catalog.now() + pg_catalog.make_interval(secs => p_overlap_seconds)
+    where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null;
+  return found;
+end $function$;
+alter function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer) owner to {guard};
+grant execute on function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.seal_audit(max_entries integer)
  RETURNS TABLE(sealed integer, seq bigint, link bytea, oldest_unsealed double precision)
