@@ -2,6 +2,7 @@ import type { Columns } from 'redoubt/columns'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
+import type { Attempts } from 'redoubt/http/attempts'
 import type { Browser } from 'redoubt/http/browser'
 import { once, type Repeatable } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
@@ -27,6 +28,8 @@ export type App = {
   readonly browser: Browser
   /** Second factors, and what they stand on: one-time codes and step-up. */
   readonly factors: SecondFactors<Therapy>
+  /** Limits of guessing, for whoever is not signed in yet. */
+  readonly attempts: Attempts
   readonly emit: Emit
   /** The service's clock. Functions take the time as an argument, so that a rule about time can be tested. */
   readonly now: () => Date

@@ -28,7 +28,10 @@ export function registrationRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/auth/register', tags: ['auth'],
       summary: 'Open an account. The answer is the same whether or not the address had one; signing in afterwards tells, since addresses are not verified',
       access: 'public', body: registerBody, answer: z.object({ status: z.literal('accepted') }), status: 202,
-      handle: async ({ visitor, body }) => {
+      handle: async ({ visitor, body, headers }) => {
+        const [account = ''] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
+        // Never given back: accounts opened count as well as tries that find the address taken.
+        await app.attempts.begin({ headers, visitor }, { tried: 'register', account })
         await register(app, visitor, body, app.now()).catch((error: unknown) => {
           // One answer for both hides little: whoever signs in afterwards with the password they sent learns by a 200 or a
           // 401 whether the address had an account. Only a mail to the address, before it counts, would keep that from them.

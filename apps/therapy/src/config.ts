@@ -11,10 +11,13 @@ import {
   origin,
   plain,
   proxies,
+  redisUrl,
   secret,
   type Config,
   type Problem,
+  type Setting,
 } from 'redoubt/config'
+import { standardNumbers } from 'redoubt/limits/standard'
 
 const platform = 'platform operations'
 const security = 'security'
@@ -34,6 +37,10 @@ function distinctLogins(values: Readonly<Record<string, unknown>>): readonly Pro
     seen.set(login, name)
   }
   return problems
+}
+
+function numberOf(about: string, standard: number): Setting<number, never> {
+  return plain(integer(1, 1_000_000), { about, owner: security, required: 'never', fallback: String(standard) })
 }
 
 /** The settings of Therapy: the one inventory of what it reads from its surroundings. */
@@ -87,6 +94,18 @@ export const settings = defineSettings({
       fallback: 'true',
     }),
     DATABASE_POOL_SIZE: plain(integer(1, 500), { about: 'Connections of the app role', owner: platform, required: 'never', fallback: '10' }),
+    REDIS_URL: secret(redisUrl(), {
+      about: 'Redis or Valkey that counts for all instances; not set: each instance counts by itself',
+      owner: platform,
+      required: 'never',
+      rotateDays: 90,
+    }),
+    LIMITS_ANONYMOUS: numberOf('Requests in 15 minutes of one address that is not signed in: reads, and apart from them writes', standardNumbers.anonymous),
+    LIMITS_CALLER: numberOf('Units per minute of one caller; a route weighs one unless it says otherwise', standardNumbers.caller),
+    LIMITS_ADDRESS: numberOf('Requests per minute of all signed-in callers of one address', standardNumbers.address),
+    LIMITS_FLOOD: numberOf('Requests per minute of one address that one process looks at', standardNumbers.flood),
+    LIMITS_SIGN_IN: numberOf('Failed tries in 15 minutes per account and device or address', standardNumbers.signIn),
+    LIMITS_SIGN_IN_ADDRESS: numberOf('Failed tries in 15 minutes per address', standardNumbers.signInAddress),
     KMS: plain(keyService(), {
       about: 'Where the key-encryption keys live',
       owner: security,

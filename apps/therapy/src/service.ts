@@ -6,6 +6,13 @@ import { openColumns, type Columns } from 'redoubt/columns'
 import type { Caller } from 'redoubt/context'
 import type { Environment } from 'redoubt/config'
 import type { Emit } from 'redoubt/events'
+import { openAttempts } from 'redoubt/http/attempts'
+import { edgeLimits, type EdgeLimits } from 'redoubt/http/limit'
+import { openLimits, type Limits } from 'redoubt/limits'
+import { openDevices } from 'redoubt/limits/device'
+import { standardNumbers, type LimitNumbers } from 'redoubt/limits/standard'
+import { openTries } from 'redoubt/limits/tries'
+import { openRedis, type Redis } from 'redoubt/redis'
 import { openHealth, type Health } from 'redoubt/health'
 import { hardenServer, perimeter } from 'redoubt/http'
 import { anyOf, bearer, cookie } from 'redoubt/http/authenticate'
@@ -69,6 +76,10 @@ export type ServiceSettings = {
   readonly trustedProxies?: readonly string[]
   /** Controls that do not enforce; `off` only outside production. */
   readonly controls?: Partial<ControlModes>
+  /** Redis or Valkey, where several instances share their counters. */
+  readonly redisUrl?: string | undefined
+  /** Numbers of the limits that are not the standard ones. */
+  readonly limits?: Partial<LimitNumbers>
   readonly poolSize?: number
   readonly namedStatements?: boolean
   /** Prefix of the database roles. Default: therapy. */
@@ -95,6 +106,11 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
   return {
     databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
     publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, trustedProxies: config.TRUSTED_PROXIES,
+    redisUrl: config.REDIS_URL,
+    limits: {
+      anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
+      signIn: config.LIMITS_SIGN_IN, signInAddress: config.LIMITS_SIGN_IN_ADDRESS,
+    },
     poolSize: config.DATABASE_POOL_SIZE, namedStatements: config.DATABASE_NAMED_STATEMENTS, emit,
   }
 }
@@ -151,8 +167,15 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
     const csrf = openCsrf({ secrets: async () => (await keyring.purposeKey('csrf')).secrets, origins: [settings.publicOrigin], controls })
     const codes = openCodes({ keyring, gate: db, emit })
+    const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, emit })
+    if (redis !== undefined) ends.push(() => redis.close())
+    const limits = await limitsOf(redis, keyring, emit)
+    const numbers = { ...standardNumbers, ...settings.limits }
+    const mode = (): ControlModes['limits'] => controls.modes.limits
+    const devices = openDevices({ keys: async () => (await keyring.purposeKey('known-device')).secrets })
     const app: App = {
       db, columns, passwords, tokens, emit, now,
+      attempts: openAttempts({ service: tables.service, tries: openTries({ limits, numbers, mode, emit }), devices }),
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
       factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
@@ -163,10 +186,11 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
         { name: 'database', timeout: 1_000, run: () => pool.query({ text: 'select 1', values: [] }) },
         { name: 'migrations', timeout: 1_000, run: () => checkMigrations(pool) },
         { name: 'keys', timeout: 2_000, run: () => keyring.check() },
+        ...(redis === undefined ? [] : [{ name: 'redis', timeout: 2_000, run: () => redis.check(), degrades: true as const }]),
       ],
       emit,
     })
-    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health, controls), close }
+    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health, controls, edgeLimits({ limits, numbers, mode, emit })), close }
   } catch (error) {
     await close()
     throw error
@@ -181,6 +205,15 @@ function passkeysOf(publicOrigin: string, keyring: Keyring): Passkeys | undefine
   return openPasskeys({ origin: url.origin, name: 'Therapy', keyring })
 }
 
+/** Shared through Redis under names that only our instances can make; in memory where there is no Redis. */
+async function limitsOf(redis: Redis | undefined, keyring: Keyring, emit: Emit): Promise<Limits> {
+  if (redis === undefined) return openLimits({ emit })
+  await redis.tried
+  const [secret] = (await keyring.purposeKey('limits')).secrets
+  if (secret === undefined) throw new TypeError('openService: the keyring gave no key for the names of counters')
+  return openLimits({ shared: { redis, secret, prefix: tables.service }, emit })
+}
+
 /** The address of a person's request, sealed under that person's own key; the chain holds a commitment to it. */
 function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string) => Promise<Personal | null> {
   return async (caller, entryId) => {
@@ -191,7 +224,7 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
   }
 }
 
-function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health, controls: Controls): Server {
+function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health, controls: Controls, limits: EdgeLimits): Server {
   const { production, publicOrigin, origins = [], trustedProxies = [], emit } = settings
   const outside = express()
   outside.disable('x-powered-by')
@@ -199,12 +232,12 @@ function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[],
   // Before the perimeter: a probe speaks plain HTTP from inside, and learns nothing but names and ok or failed.
   outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
-    trustedProxies, origins: [publicOrigin, ...origins], controls, emit,
+    trustedProxies, origins: [publicOrigin, ...origins], controls, limit: limits.step, emit,
     ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(routes, {
-    authenticate: anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies)), csrf: app.browser.csrf, roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
+    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies))), checks: [limits.check], csrf: app.browser.csrf, roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: 'Therapy', version: '0.1.0', servers: [publicOrigin] } }),
   }))

@@ -28,13 +28,13 @@ function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z
 }
 
 /** In cookie mode the tokens go into the cookies alone, where no script reads them. */
-function browserAnswer({ cookies }: Browser, identity: Identity, { token, refresh, actor, role }: SignedIn): Reply<z.input<typeof inBrowser>> {
-  return reply({ status: 'signed_in' as const, user_id: actor, role }, { cookies: cookies.set({ access: token, refresh }, identity.lifetimes.idle) })
+function browserAnswer({ cookies }: Browser, identity: Identity, { token, refresh, actor, role }: SignedIn, more: readonly string[] = []): Reply<z.input<typeof inBrowser>> {
+  return reply({ status: 'signed_in' as const, user_id: actor, role }, { cookies: [...cookies.set({ access: token, refresh }, identity.lifetimes.idle), ...more] })
 }
 
 /** What a sign-in that succeeded answers, in the mode it was asked in. */
-export function openedAnswer(browser: Browser, identity: Identity, mode: z.output<typeof sessionMode>, done: SignedIn): z.input<typeof signedIn> | Reply<z.input<typeof inBrowser>> {
-  return mode === 'cookie' ? browserAnswer(browser, identity, done) : signedInAnswer(done)
+export function openedAnswer(browser: Browser, identity: Identity, mode: z.output<typeof sessionMode>, done: SignedIn, cookies: readonly string[] = []): Reply<z.input<typeof signedIn>> | Reply<z.input<typeof inBrowser>> {
+  return mode === 'cookie' ? browserAnswer(browser, identity, done, cookies) : reply(signedInAnswer(done), { cookies })
 }
 
 /**
@@ -56,11 +56,13 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
         const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
+        const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'sign-in', account: indexes[0] ?? '' })
         const account = await checkPassword(identity, visitor, { indexes, password: body.password })
+        const cookies = [await attempt.succeeded(account.id)]
         const agent = headers['user-agent']
-        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent }))
+        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent }), cookies)
         const pending = await beginSecondFactor(app.factors, identity, visitor, account, { agent })
-        return { status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }
+        return reply({ status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }, { cookies })
       },
     }),
     route({

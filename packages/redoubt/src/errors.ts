@@ -38,6 +38,7 @@ export const refusals = {
   audit_not_interrupted: { status: 409, title: 'The audit chain needs no resumption' },
   database_unavailable: { status: 503, title: 'The database cannot be reached' },
   outcome_unknown: { status: 503, title: 'The connection was lost under the commit: it may or may not have been done' },
+  redis_unavailable: { status: 503, title: 'The shared counters cannot be reached' },
   database_error: { status: 500, title: 'The database refused a statement' },
   statement_refused: { status: 500, title: 'A statement tried to leave its transaction' },
   key_service_unavailable: { status: 503, title: 'The key service cannot be reached' },

@@ -28,6 +28,8 @@ export type Event =
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }
   | { readonly type: 'security.control_triggered'; readonly requestId: string; readonly control: ControlName; readonly mode: 'report' | 'enforce'; readonly rule: string }
   | { readonly type: 'security.csp_violation'; readonly requestId: string; readonly directive: string; readonly blocked: string; readonly disposition: string }
+  | { readonly type: 'security.rate_limited'; readonly requestId: string; readonly limit: string; readonly mode: 'report' | 'enforce' }
+  | { readonly type: 'security.suspicious_activity'; readonly rule: 'guessing'; readonly requestId: string; readonly tried: string; readonly account: string; readonly tries: number }
   | { readonly type: 'security.statement_refused'; readonly requestId: string; readonly action: string; readonly command: string }
   | { readonly type: 'security.injection_suspected'; readonly requestId: string; readonly action: string; readonly sqlState: string }
   | { readonly type: 'security.audit_chain_broken'; readonly problem: string; readonly seq?: string }
@@ -45,6 +47,8 @@ export type Event =
   | { readonly type: 'reencrypt.started'; readonly job: string; readonly kind: string; readonly table: string }
   | { readonly type: 'reencrypt.ended'; readonly job: string; readonly kind: string; readonly table: string; readonly state: string; readonly proven: boolean; readonly changed: number; readonly failed: number }
   | { readonly type: 'idempotency.sweep_failed'; readonly error: unknown }
+  | { readonly type: 'redis.down'; readonly reason: string }
+  | { readonly type: 'redis.up'; readonly milliseconds: number }
   | { readonly type: 'migration.applied'; readonly version: string; readonly milliseconds: number }
   | { readonly type: 'health.failed'; readonly check: string; readonly error: unknown }
   | { readonly type: 'health.recovered'; readonly check: string }

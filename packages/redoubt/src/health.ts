@@ -9,10 +9,12 @@ export type Check = {
   readonly run: (signal: AbortSignal) => Promise<unknown>
   /** Milliseconds after which it counts as failed. */
   readonly timeout: number
+  /** Its failure is shown as `degraded` and keeps nobody from being ready: something else does its work meanwhile. */
+  readonly degrades?: true
 }
 
-export type Verdict = 'ok' | 'failed'
-export type HealthReport = { readonly status: Verdict; readonly checks: Readonly<Record<string, Verdict>> }
+export type Verdict = 'ok' | 'degraded' | 'failed'
+export type HealthReport = { readonly status: 'ok' | 'failed'; readonly checks: Readonly<Record<string, Verdict>> }
 
 export type Health = {
   /** The process can answer: no dependency is asked, or a slow database would have every instance restarted. */
@@ -39,7 +41,7 @@ function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
   let last: Verdict | null = null
 
   async function verdict(): Promise<Verdict> {
-    if (hanging) return 'failed'
+    if (hanging) return check.degrades === true ? 'degraded' : 'failed'
     hanging = true
     const limit = AbortSignal.timeout(check.timeout)
     const late = new Promise<never>((_, reject) => {
@@ -58,14 +60,15 @@ function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
       return (last = 'ok')
     } catch (error) {
       if (last !== 'failed') emit({ type: 'health.failed', check: check.name, error })
-      return (last = 'failed')
+      last = 'failed'
+      return check.degrades === true ? 'degraded' : 'failed'
     }
   }
   return verdict
 }
 
 function report(checks: Readonly<Record<string, Verdict>>): HealthReport {
-  return { status: Object.values(checks).every((verdict) => verdict === 'ok') ? 'ok' : 'failed', checks }
+  return { status: Object.values(checks).every((verdict) => verdict !== 'failed') ? 'ok' : 'failed', checks }
 }
 
 function answer(request: IncomingMessage, response: ServerResponse, found: HealthReport): void {
@@ -79,7 +82,7 @@ function answer(request: IncomingMessage, response: ServerResponse, found: Healt
 }
 
 /**
- * Health of one instance. The public learns the names of the checks and ok or failed; why stands in the log.
+ * Health of one instance. The public learns the names of the checks and ok, degraded or failed; why stands in the log.
  * @param options.checks what `ready` asks, all at the same time
  * @param options.now clock in milliseconds
  * @throws TypeError when two checks share a name, a name is not small letters and dashes, or a timeout is not 1 to 30000

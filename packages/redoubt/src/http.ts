@@ -29,6 +29,8 @@ export type PerimeterOptions = {
   readonly credentials?: boolean
   /** Bytes of the largest body any route takes, default 100 KiB. */
   readonly maxBody?: number
+  /** `edgeLimits(…).step`: the limit by address, behind everything that refuses for free. */
+  readonly limit?: Step
   /** Permissions-Policy, default everything off. */
   readonly permissions?: string
   readonly emit: Emit
@@ -39,7 +41,7 @@ export type PerimeterOptions = {
  * @throws TypeError for an option that is unsafe, unknown or would do nothing
  */
 export function perimeter(options: PerimeterOptions): readonly Step[] {
-  onlyKnown('perimeter', options, ['trustedProxies', 'https', 'pageHosts', 'hsts', 'controls', 'origins', 'credentials', 'maxBody', 'permissions', 'emit'])
+  onlyKnown('perimeter', options, ['trustedProxies', 'https', 'pageHosts', 'hsts', 'controls', 'origins', 'credentials', 'maxBody', 'limit', 'permissions', 'emit'])
   const { emit, hsts, permissions } = options
   if (typeof emit !== 'function') throw new TypeError('perimeter: emit must be a function')
   if (hsts !== undefined && options.https === 'off') throw new TypeError("perimeter: hsts does nothing useful while https is 'off'")
@@ -50,6 +52,7 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
     https(options.https, emit, options.pageHosts),
     cors(options.origins, options.credentials ?? false, emit, options.controls),
     bodyLimit(options.maxBody ?? defaultBodyLimit, emit),
+    ...(options.limit === undefined ? [] : [options.limit]),
   ])
 }
 

@@ -107,7 +107,9 @@ const refusedInProduction: readonly (readonly [string, string, string | undefine
   ['a key service over http', 'KMS', 'vault:http://vault:8200/transit/key', /https/],
   ['an unnamed key service', 'KMS', 'memory:', /must be local/],
   ['trust in every proxy', 'TRUSTED_PROXIES', 'true', /never true/],
-  ['trust in a number of hops', 'TRUSTED_PROXIES', '1', /number of hops/],
+  ['trust in a bare number of hops', 'TRUSTED_PROXIES', '1', /never true/],
+  ['hops beside addresses', 'TRUSTED_PROXIES', 'hops:1, 10.0.0.1', /alone/],
+  ['hops without end', 'TRUSTED_PROXIES', 'hops:9', /hops:5/],
   ['trust in the whole internet', 'TRUSTED_PROXIES', '10.0.0.1,0.0.0.0/0', /whole internet/],
   ['a port out of range', 'PORT', '65536', /whole number/],
   ['a port in hexadecimal', 'PORT', '0x50', /whole number/],
@@ -130,6 +132,7 @@ const accepted: readonly (readonly [string, Environment])[] = [
   ['a unix socket as authority', { DATABASE_URL: 'postgresql://%2Fvar%2Frun%2Fpostgresql/shop' }],
   ['loopback without TLS', { DATABASE_URL: url('[::1]:5432/shop') }],
   ['private networks as proxies', { TRUSTED_PROXIES: '10.0.0.0/8, fc00::/7, 192.0.2.7' }],
+  ['proxies without fixed addresses', { TRUSTED_PROXIES: 'hops:2' }],
   ['what Kubernetes adds for a Service of the same name', { SHOP_SERVICE_HOST: '10.0.0.1', SHOP_PORT_80_TCP_ADDR: '10.0.0.1' }],
 ]
 for (const [what, env] of accepted) {

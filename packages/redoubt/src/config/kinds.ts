@@ -80,12 +80,14 @@ function isProxy(text: string): boolean {
 }
 
 /**
- * Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed. `true` or a number of hops would
- * believe whoever connects: the limiter and the audit trail would then record what the attacker writes.
+ * Addresses or networks (CIDR) of the proxies whose X-Forwarded-For is believed, or `hops:1` to `hops:5` alone where they
+ * have no fixed address. `true` would believe whoever connects: the limiter and the audit trail would then record what
+ * the attacker writes. A number of hops believes whoever can connect to this port, so nobody else must be able to.
  */
 export function proxies(): Kind<readonly string[]> {
-  const rule = 'must be a list of addresses or networks, never true, a number of hops or the whole internet'
-  return listOf({ schema: z.string().refine(isProxy, rule) })
+  const rule = 'must be a list of addresses or networks, or hops:1 to hops:5 alone; never true or the whole internet'
+  const list = listOf({ schema: z.string().refine((text) => isProxy(text) || /^hops:[1-5]$/.test(text), rule) })
+  return { ...list, schema: list.schema.refine((given) => given.length < 2 || given.every(isProxy), rule) }
 }
 
 /** Where the key-encryption keys live: `local:<path>`, `aws:<key>`, `azure:<key>` or `vault:<key>`; kms.ts reads the rest. */
@@ -136,6 +138,22 @@ function refuseDatabase(text: string): string | null {
   if (host === '' || host === 'socket.invalid') return 'must name its host'
   if (parameters.get('sslmode') !== 'verify-full') return 'must use sslmode=verify-full (unless a unix socket or loopback)'
   return parameters.has('ssl') ? 'must not carry ssl= beside sslmode=verify-full' : null
+}
+
+function refuseRedis(text: string): string | null {
+  const { protocol, hostname, password } = new URL(text)
+  const inside = loopback.test(hostname)
+  if (password === '') return inside ? null : 'must carry a password'
+  const weakness = weaknessOf(decodeURIComponent(password), passwordStrength)
+  if (weakness !== null) return `has a password that ${weakness}`
+  return protocol === 'rediss:' || inside ? null : 'must be rediss: in production (unless loopback)'
+}
+
+/** The URL of a Redis or Valkey: redis:// or rediss:// (TLS) with user, password and number of the database. It holds a password: always a secret. */
+export function redisUrl(): Kind<string> {
+  const rule = 'must be rediss://user:password@host:port/number'
+  const isRedis = (text: string): boolean => /^rediss?:\/\/[^/?#]+(?:\/\d{0,3})?$/.test(text) && URL.canParse(text) && new URL(text).hostname !== ''
+  return { schema: z.string().refine(isRedis, rule), refuse: refuseRedis }
 }
 
 /** A PostgreSQL URL with one host and a database, each parameter at most once. It holds a password: always a secret. */

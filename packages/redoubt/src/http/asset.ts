@@ -30,7 +30,7 @@ export function asset(path: `/${string}`, content: string | Buffer): { readonly 
   const url = `${stem}.${digest.toString('hex').slice(0, 16)}.${ending}`
   const route = Object.freeze<Route>({
     kind: 'asset', method: 'GET', path: url, segments: pathSegments(url), names: [], summary: `The file ${path}`, access: 'public', scope: undefined, params: undefined, query: undefined,
-    body: undefined, raw: undefined, form: undefined, sources: undefined, answer: null, status: 200, limit: undefined, idempotent: undefined, refuses: [], tags: [], shapes: {},
+    body: undefined, raw: undefined, form: undefined, sources: undefined, answer: null, status: 200, limit: undefined, weight: 0, idempotent: undefined, refuses: [], tags: [], shapes: {},
     handle: () => undefined,
   })
   contents.set(route, { bytes, type })

@@ -9,7 +9,7 @@ import type { Step } from './visit.ts'
 
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
 const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match, X-CSRF-Token'
-const exposed = 'X-Request-Id, Retry-After, Location, ETag'
+const exposed = 'X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, Location, ETag'
 const preflightSeconds = '600'
 
 /**

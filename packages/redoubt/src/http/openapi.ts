@@ -81,7 +81,7 @@ function bodyTypes(route: Route): readonly string[] {
 
 /** Every refusal the edge can give on this route, and those it declares itself. */
 function codesOf(route: Route): readonly RefusalCode[] {
-  const codes: RefusalCode[] = ['malformed_request', 'origin_refused', 'body_too_large', 'https_required', 'unsupported_media_type', 'internal', 'busy', 'stopping']
+  const codes: RefusalCode[] = ['malformed_request', 'origin_refused', 'body_too_large', 'https_required', 'unsupported_media_type', 'too_many_requests', 'internal', 'busy', 'stopping']
   if (route.access !== 'public') codes.push('unauthenticated', 'caller_refused', 'forbidden', 'csrf_refused', 'audit_unavailable', 'database_unavailable')
   if (route.names.length > 0) codes.push('not_found')
   // Any query is refused where none is declared, so invalid_input belongs to every route.

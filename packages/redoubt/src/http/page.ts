@@ -101,7 +101,7 @@ export function page<const C extends Access, P extends z.ZodObject = Nothing, Q 
   for (const [where, schema] of [['params', params], ['query', query], ['form', form]] as const) if (schema !== undefined) strictShape(`${name}: ${where}`, schema)
   return Object.freeze<Route>({
     kind: 'page', method, path: `/${segments.join('/')}`, segments, names, summary: definition.summary, access, scope: undefined, params, query, body: undefined, raw: undefined, form, sources,
-    answer: null, status: 200, limit: whole(`${name}: limit`, definition.limit ?? 16 * 1024, 1, 1024 * 1024), idempotent: undefined, refuses: [], tags: [], shapes: {},
+    answer: null, status: 200, limit: whole(`${name}: limit`, definition.limit ?? 16 * 1024, 1, 1024 * 1024), weight: 1, idempotent: undefined, refuses: [], tags: [], shapes: {},
     // The schemas above are what makes the input of this type; mount passes nothing that they have not parsed.
     handle: definition.handle as unknown as Route['handle'],
   })

@@ -17,8 +17,11 @@ type Peer = { readonly address: string | null; readonly trusted: boolean }
 type MarkedSocket = Socket & { [peerKey]?: { readonly by: BlockList; readonly peer: Peer } }
 
 /**
- * Trust in exact addresses only: express's `trust proxy: true` lets every client write its own address.
- * @param list addresses or CIDR ranges of the proxies; empty when clients connect directly
+ * Trust in exact addresses: express's `trust proxy: true` lets every client write its own address. Where proxies have
+ * no fixed ones, `hops:<n>` trusts the peer and n − 1 hops behind it, each having appended its own peer. That holds only
+ * while nobody but the proxies can connect; a list of fewer hops than n did not come through all of them, and is not
+ * believed. The header Forwarded (RFC 7239) is never read: a proxy that sets one leaves a client's own in place of the other.
+ * @param list addresses or CIDR ranges of the proxies, or `hops:<n>` alone; empty when clients connect directly
  * @throws TypeError for `true`, for a host name, for a range that covers everything
  */
 export function openProxies(list: readonly string[]): Proxies {
@@ -26,6 +29,8 @@ export function openProxies(list: readonly string[]): Proxies {
   if (!Array.isArray(given)) {
     throw new TypeError('trustedProxies must be a list of addresses or CIDR ranges; trusting every hop is not possible')
   }
+  const [first] = list
+  if (list.length === 1 && typeof first === 'string' && first.startsWith('hops:')) return openHops(first.slice(5))
   const trusted = new BlockList()
   for (const entry of list) addTo(trusted, entry)
 
@@ -58,12 +63,29 @@ export function openProxies(list: readonly string[]): Proxies {
     },
     secure(req) {
       if ((req.socket as Socket & { encrypted?: boolean }).encrypted === true) return true
-      if (!peerOf(req).trusted) return false
-      const proto = req.headers['x-forwarded-proto']
-      if (typeof proto !== 'string') return false
-      // The nearest proxy appends, so only the last word is its own; earlier ones came with the request.
-      return proto.slice(proto.lastIndexOf(',') + 1).trim().toLowerCase() === 'https'
+      return peerOf(req).trusted && saysHttps(req)
     },
+  }
+}
+
+/** The nearest proxy appends, so only the last word is its own; earlier ones came with the request. */
+function saysHttps(req: IncomingMessage): boolean {
+  const proto = req.headers['x-forwarded-proto']
+  return typeof proto === 'string' && proto.slice(proto.lastIndexOf(',') + 1).trim().toLowerCase() === 'https'
+}
+
+/** Proxies without fixed addresses: the peer is one by definition, and appends whom it spoke to. */
+function openHops(text: string): Proxies {
+  const hops = /^[1-5]$/.test(text) ? Number(text) : 0
+  if (hops === 0) throw new TypeError('trustedProxies: hops must be hops:1 to hops:5')
+  return {
+    trusts: () => true,
+    address(req) {
+      const forwarded = req.headers['x-forwarded-for']
+      const given = typeof forwarded === 'string' ? forwarded.split(',') : []
+      return canonical(given.at(-hops)?.trim()) ?? canonical(req.socket.remoteAddress)
+    },
+    secure: (req) => (req.socket as Socket & { encrypted?: boolean }).encrypted === true || saysHttps(req),
   }
 }
 

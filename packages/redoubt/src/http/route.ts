@@ -86,6 +86,7 @@ export type Definition<
   readonly answer: A
   readonly status?: number
   readonly limit?: number
+  readonly weight?: number
   readonly idempotent?: true | 'required'
   readonly refuses?: readonly RefusalCode[]
   readonly tags?: readonly string[]
@@ -118,6 +119,8 @@ export type Route = {
   readonly answer: z.ZodType | null
   readonly status: number
   readonly limit: number | undefined
+  /** Units of a limit that one request costs; 0: none, for signed webhooks and assets, which come from memory. */
+  readonly weight: number
   readonly idempotent: true | 'required' | undefined
   readonly refuses: readonly RefusalCode[]
   readonly tags: readonly string[]
@@ -126,7 +129,7 @@ export type Route = {
 }
 
 const keys = [
-  'method', 'path', 'summary', 'access', 'scope', 'params', 'query', 'body', 'raw', 'answer', 'status', 'limit', 'idempotent', 'refuses', 'tags', 'handle',
+  'method', 'path', 'summary', 'access', 'scope', 'params', 'query', 'body', 'raw', 'answer', 'status', 'limit', 'weight', 'idempotent', 'refuses', 'tags', 'handle',
 ]
 
 /**
@@ -134,7 +137,7 @@ const keys = [
  * the 401 and 403, the shape of the answer, the OpenAPI document.
  * @param definition access: 'public', or the roles that may call; scope: lets API clients in that have it; params, query, body: strict objects, an unknown
  *   field is refused; answer: the allow-list of what leaves, null for no body; idempotent: takes Idempotency-Key;
- *   limit: bytes of body; raw: the body's bytes as sent, for signatures over them
+ *   limit: bytes of body; weight: units of a limit that a request costs, default 1, and 0 for a signed webhook alone; raw: the body's bytes as sent, for signatures over them
  * @throws TypeError naming what is wrong: no access, a parameter without schema, a schema that lets anything through
  */
 export function route<
@@ -173,6 +176,8 @@ export function route<
     if (body === undefined) throw new TypeError(`${name}: limit does nothing without body`)
     whole(`${name}: limit`, definition.limit, 1, 64 * 1024 * 1024)
   }
+  const weight = whole(`${name}: weight`, definition.weight ?? 1, 0, 1_000)
+  if (weight === 0 && raw === undefined) throw new TypeError(`${name}: weight 0 is for a signed webhook, which takes raw`)
   if (idempotent !== undefined && method === 'GET') throw new TypeError(`${name}: idempotent does nothing on GET`)
   const status = definition.status ?? (answer === null ? 204 : 200)
   whole(`${name}: status`, status, 200, 299)
@@ -197,6 +202,7 @@ export function route<
     answer,
     status,
     limit: definition.limit,
+    weight,
     idempotent,
     refuses: definition.refuses ?? [],
     tags: definition.tags ?? [],

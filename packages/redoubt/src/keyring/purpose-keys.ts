@@ -10,7 +10,7 @@ import { kekColumns, type Kek, type KekRow, type Keks, type KeysPool } from './k
 import type { KeyUsage } from './usage.ts'
 
 /** What the service signs. One key pair each, so that a signature for one is never one for another. */
-export type Purpose = 'csrf' | 'token-sign' | 'token-sign-admin' | 'audit-anchor' | 'erasure-ledger' | 'backup-manifest'
+export type Purpose = 'limits' | 'known-device' | 'csrf' | 'token-sign' | 'token-sign-admin' | 'audit-anchor' | 'erasure-ledger' | 'backup-manifest'
 
 /** The Ed25519 key pair of a purpose, and the public keys of all its versions. */
 export type PurposeKey = {

@@ -15,6 +15,7 @@ const families: Readonly<Record<Family, Category>> = {
   idempotency: 'service',
   migration: 'service',
   reencrypt: 'audit',
+  redis: 'service',
   service: 'service',
 }
 
@@ -28,6 +29,8 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'security.unauthorized_access': 'warn',
   'security.control_triggered': 'warn',
   'security.csp_violation': 'warn',
+  'security.rate_limited': 'warn',
+  'security.suspicious_activity': 'error',
   'security.statement_refused': 'warn',
   'security.injection_suspected': 'warn',
   'security.audit_chain_broken': 'fatal',
@@ -40,6 +43,7 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'key.service_failed': 'error',
   'key.usage_failed': 'error',
   'security.key_use_unusual': 'warn',
+  'redis.down': 'error',
   'health.failed': 'error',
   'idempotency.sweep_failed': 'error',
 }

@@ -40,7 +40,7 @@ test('parameters, body, answer and idempotency of a route are in the document', 
   assert.deepEqual(one?.parameters?.map((each) => [each.name, each.in, each.required]), [['id', 'path', true], ['limit', 'query', false]])
   const add = document.paths['/api/things']?.['post']
   assert.deepEqual(add?.parameters?.map((each) => [each.name, each.in, each.required]), [['Idempotency-Key', 'header', false]])
-  assert.deepEqual(Object.keys(add?.responses ?? {}), ['201', '400', '401', '403', '408', '409', '413', '415', '421', '422', '500', '503'])
+  assert.deepEqual(Object.keys(add?.responses ?? {}), ['201', '400', '401', '403', '408', '409', '413', '415', '421', '422', '429', '500', '503'])
   assert.ok(JSON.stringify(add).includes('"already_exists"'))
   for (const code of ['request_in_progress', 'idempotency_key_reused']) {
     assert.ok(JSON.stringify(add).includes(`"${code}"`), code)

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict'
+import { fork } from 'node:child_process'
+import { createSecretKey, randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { sharedCounters } from '../../src/limits/redis.ts'
+import { openRedis, type Redis } from '../../src/redis.ts'
+import { countersContract, limitOf, someone } from '../contracts/counters.ts'
+import { redisAbsent, startRedis, type RedisServer } from '../support/redis.ts'
+
+const skip = redisAbsent
+const bytes = randomBytes(32)
+const secret = createSecretKey(bytes)
+
+let server: RedisServer
+let redis: Redis
+if (skip === false) {
+  server = await startRedis()
+  // A busy machine must not fail a contract: here the time is roomy, in the tests of outages it is not.
+  redis = openRedis({ url: server.url, name: 'sample', timeout: 5_000, emit: () => undefined })
+  await redis.tried
+  after(async () => {
+    redis.close()
+    await server.remove()
+  })
+}
+const open = () => sharedCounters({ redis, secret, prefix: 'sample' })
+
+countersContract('Redis', async () => open(), { skip })
+
+const name = (key: string): Promise<readonly string[]> => server.command('KEYS', key) as Promise<readonly string[]>
+
+test('what stands in Redis names nobody, is short-lived, and is one key for each limit', { skip }, async () => {
+  await server.command('FLUSHALL')
+  const account = someone()
+  await open().take([{ limit: limitOf(5), key: '192.0.2.7/32', cost: 1 }, { limit: limitOf(5, { name: 'other' }), key: account, cost: 1 }])
+  const keys = await name('*limit*')
+  assert.equal(keys.length, 2)
+  for (const key of keys) {
+    assert.match(key, /^sample:limit:[A-Za-z0-9_-]{22}$/)
+    assert.match(String(await server.command('GET', key)), /^\d+:1$/)
+    const left = Number(await server.command('PTTL', key))
+    assert.ok(left > 590_000 && left <= 660_000, String(left))
+  }
+  const other = sharedCounters({ redis, secret: createSecretKey(randomBytes(32)), prefix: 'sample' })
+  assert.equal((await other.take([{ limit: limitOf(5), key: '192.0.2.7/32', cost: 1 }])).standings[0]?.used, 1, 'another secret, other names')
+})
+
+test('a decision over three limits is one command', { skip }, async () => {
+  const counters = open()
+  const demands = ['a', 'b', 'c'].map((limit) => ({ limit: limitOf(50, { name: `limit-${limit}` }), key: someone(), cost: 1 }))
+  await counters.take(demands)
+  const calls = async (): Promise<number> => Number(/cmdstat_evalsha:calls=(\d+)/.exec(String(await server.command('INFO', 'commandstats')))?.[1] ?? 0)
+  const before = await calls()
+  for (let i = 0; i < 10; i++) await counters.take(demands)
+  assert.equal((await calls()) - before, 10)
+  assert.doesNotMatch(String(await server.command('INFO', 'clients')), /connected_clients:(?:[5-9]|\d\d)/)
+})
+
+test('a script that Redis has forgotten is sent again', { skip }, async () => {
+  const demand = { limit: limitOf(3), key: someone(), cost: 1 }
+  await open().take([demand])
+  await server.command('SCRIPT', 'FLUSH')
+  assert.equal((await open().take([demand])).standings[0]?.used, 2)
+  assert.equal(redis.state, 'up')
+})
+
+test('attack: a server clock that jumps back does not close a key for longer than a window', { skip }, async () => {
+  await server.command('FLUSHALL')
+  const demand = { limit: limitOf(3), key: someone(), cost: 1 }
+  await open().take([demand])
+  const [key = ''] = await name('*limit*')
+  // As if the three had been counted an hour ahead: what a failover to a server with another clock leaves behind.
+  const ahead = Math.floor((Date.now() + 3_600_000) / 60_000)
+  await server.command('SET', key, `${ahead}:3`, 'PX', '7200000')
+  const { allowed, standings } = await open().take([demand])
+  assert.equal(allowed, false)
+  assert.ok((standings[0]?.wait ?? 0) <= 660_000, 'one window from now, not an hour')
+})
+
+test('two processes share one limit, exactly', { skip }, async () => {
+  const key = someone()
+  const counts = await Promise.all([1, 2].map(() => new Promise<number>((resolve, reject) => {
+    const child = fork(join(import.meta.dirname, '../support/limit-process.ts'), [JSON.stringify({ url: server.url, secret: bytes.toString('hex'), key, quota: 100, tries: 400 })], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    child.once('message', (allowed) => resolve(Number(allowed)))
+    child.once('error', reject)
+    child.once('exit', (code) => reject(new Error(`ended with ${code ?? 'a signal'}`)))
+  })))
+  assert.equal(counts.reduce((sum, count) => sum + count, 0), 100, counts.join(' and '))
+})
