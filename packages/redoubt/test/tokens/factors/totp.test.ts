@@ -87,6 +87,7 @@ test('attack: SQL injected into the sign-in’s own transactions opens no sessio
   const ada = await world.guarded()
   const before = await sessionsOf(ada.id)
   const { pending } = await world.begin(ada)
+  await refused(world.complete(pending, { kind: 'totp', code: wrongCode(ada.secret) }), 'factor_refused')
   const [row] = await database.admin<{ id: string }>(`select id from redoubt.one_time_codes where user_id = $1 and purpose = 'login' order by created_at desc limit 1`, [ada.id])
   const tryIt = (name: string, action: keyof typeof factors.gate.actions, texts: readonly string[]): Promise<unknown> =>
     transaction(factors.gate, systemCaller(name, identity.tenant, visitor), action, async (tx) => {
