@@ -12,14 +12,15 @@ grant usage on schema therapy to {app}, {guard}, {worker}, {backup};
 create schema extensions;
 create extension btree_gist with schema extensions;
 
--- Registration makes patients and therapists; no body can ask for another role.
+-- Registration makes patients and therapists; no body can ask for another role. The operator's command makes those who
+-- administer and audit.
 drop policy app_insert on redoubt.users;
 create policy app_insert on redoubt.users for insert to {app} with check (
-  (select guard.role()) = 'system.register' and tenant = (select guard.tenant())
-  and status = 'active' and realm = 'tenant' and role in ('patient', 'therapist')
+  tenant = (select guard.tenant()) and status = 'active'
+  and ((select guard.role()) = 'system.register' and role in ('patient', 'therapist') or (select guard.role()) = 'system.create-admin' and role in ('admin', 'auditor'))
 );
 alter table redoubt.users
-  add constraint users_role_check check (role in ('patient', 'therapist', 'admin', 'auditor')),
+  add constraint users_role_check check (role in ('patient', 'therapist') and realm = 'tenant' or role in ('admin', 'auditor') and realm = 'platform'),
   add constraint users_id_role_key unique (id, role);
 
 create table therapy.therapist_profiles (
@@ -106,7 +107,7 @@ grant select on all tables in schema therapy to {backup};
 
 -- The definer functions below read as guard, and move the main therapist.
 grant select on therapy.care_relationships, therapy.consents, therapy.therapist_profiles to {guard};
-grant update (verification, verified_at, version) on therapy.therapist_profiles to {guard};
+grant update (verification, verified_at, verified_by, version) on therapy.therapist_profiles to {guard};
 grant select (id, therapist_id), update (therapist_id) on therapy.patients to {guard};
 create policy guard_select on therapy.care_relationships for select to {guard} using (true);
 create policy guard_select on therapy.consents for select to {guard} using (true);
@@ -194,7 +195,22 @@ begin
     where p.id = patient;
 end $$;
 
--- The operator's command, until the admin realm exists. Found by the keyed blind index of the e-mail address, which
+-- By an administrator, who is named in it.
+create function therapy.verify_licence(p_therapist uuid) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare who guard.verified := guard.caller();
+begin
+  if who.role <> 'admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update therapy.therapist_profiles p
+    set verification = 'verified', verified_at = pg_catalog.now(), verified_by = who.actor, version = p.version + 1
+    where p.user_id = p_therapist and p.verification <> 'verified';
+  return found;
+end $$;
+
+-- The operator's command, where no administrator has an account yet. Found by the keyed blind index of the e-mail address, which
 -- injected SQL cannot compute, and only for the command's own signed caller.
 create function therapy.verify_therapist(p_email_bidx bytea[]) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -213,9 +229,9 @@ begin
 end $$;
 
 revoke all on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
-  therapy.settle_main_therapist(uuid), therapy.verify_therapist(bytea[]) from public;
+  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.verify_therapist(bytea[]) from public;
 grant execute on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
-  therapy.settle_main_therapist(uuid), therapy.verify_therapist(bytea[]) to {app};
+  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.verify_therapist(bytea[]) to {app};
 
 set local role {owner};
 revoke create on schema therapy from {guard};

@@ -27,7 +27,7 @@ create table redoubt.users (
   constraint users_email_bidx_key UNIQUE (email_bidx),
   constraint users_id_role_key UNIQUE (id, role),
   constraint users_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
-  constraint users_role_check CHECK ((role = ANY (ARRAY['patient'::text, 'therapist'::text, 'admin'::text, 'auditor'::text]))),
+  constraint users_role_check CHECK ((((role = ANY (ARRAY['patient'::text, 'therapist'::text])) AND (realm = 'tenant'::text)) OR ((role = ANY (ARRAY['admin'::text, 'auditor'::text])) AND (realm = 'platform'::text)))),
   constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
 );
 alter table redoubt.users enable row level security;
@@ -36,7 +36,7 @@ alter table redoubt.users owner to {owner};
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
-  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (realm = 'tenant'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))));
+  with check (((tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (((( SELECT guard.role() AS role) = 'system.register'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))) OR ((( SELECT guard.role() AS role) = 'system.create-admin'::text) AND (role = ANY (ARRAY['admin'::text, 'auditor'::text]))))));
 create policy app_select on redoubt.users for select to {app}
   using ((id = ( SELECT guard.actor() AS actor)));
 create policy app_update on redoubt.users for update to {app}
@@ -388,7 +388,7 @@ grant select (user_id, display_name, specialisation, bio, verification, verified
 grant update (display_name, specialisation, bio, price_minor, currency, time_zone, version) on therapy.therapist_profiles to {app};
 grant select on therapy.therapist_profiles to {backup};
 grant select on therapy.therapist_profiles to {guard};
-grant update (verification, verified_at, version) on therapy.therapist_profiles to {guard};
+grant update (verification, verified_at, verified_by, version) on therapy.therapist_profiles to {guard};
 
 -- functions
 
@@ -535,6 +535,25 @@ begin
 end $function$;
 alter function therapy.settle_main_therapist(p_relationship uuid) owner to {guard};
 grant execute on function therapy.settle_main_therapist(p_relationship uuid) to {app};
+
+CREATE OR REPLACE FUNCTION therapy.verify_licence(p_therapist uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare who guard.verified := guard.caller();
+begin
+  if who.role <> 'admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update therapy.therapist_profiles p
+    set verification = 'verified', verified_at = pg_catalog.now(), verified_by = who.actor, version = p.version + 1
+    where p.user_id = p_therapist and p.verification <> 'verified';
+  return found;
+end $function$;
+alter function therapy.verify_licence(p_therapist uuid) owner to {guard};
+grant execute on function therapy.verify_licence(p_therapist uuid) to {app};
 
 CREATE OR REPLACE FUNCTION therapy.verify_therapist(p_email_bidx bytea[])
  RETURNS uuid

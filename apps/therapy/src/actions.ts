@@ -1,3 +1,4 @@
+import { administrationActions } from 'redoubt/tokens/administration'
 import { clientActions } from 'redoubt/tokens/clients'
 import { codeActions } from 'redoubt/tokens/codes'
 import { factorActions } from 'redoubt/tokens/factors'
@@ -14,6 +15,9 @@ export const actions = {
   ...codeActions,
   ...factorActions,
   ...clientActions,
+  ...administrationActions,
+  'auth.administrator_created': { audited: true, keep: 'change', purpose: 'administration' },
+  'audit.queried': { audited: true, purpose: 'oversight' },
   'account.viewed': { audited: true, purpose: 'account' },
 
   'therapist.viewed': { audited: false },

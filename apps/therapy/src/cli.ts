@@ -1,6 +1,7 @@
 import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { Refusal } from 'redoubt/errors'
+import { createAdministrator } from './administrators.ts'
 import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
 import type { App } from './app.ts'
 import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
@@ -11,12 +12,15 @@ import { verifyTherapist } from './verification.ts'
 const help = `npm run therapy -- <command>
 
   verify-therapist <e-mail>   marks a therapist's licence as verified, so that patients find and book them
+  create-admin <e-mail>       makes an account that administers, and prints the password it begins with, this once
+  create-auditor <e-mail>     the same for one that reads the record
   api-client create <name> <scopes> [<networks>]
                               makes an API client and prints its id and secret, this once; scopes and networks are
                               comma-separated, scopes: ${scopes.join(', ')}
   api-client rotate <id>      gives it a new secret; the one before it holds for a day
   api-client revoke <id>      ends it and all its tokens at once
 
+Whoever begins with such a password sets up a second factor first, at ADMIN_ORIGIN; until then they can do nothing else.
 Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.`
 
 /** What was asked for, and what is said where nothing was found to do it on; undefined when it is no command. */
@@ -27,6 +31,16 @@ function workOf(words: readonly string[]): { work(app: App): Promise<string>; re
     return {
       work: async (app) => `verified ${await verifyTherapist(app, visitor, rest[0] ?? '')}`,
       missing: 'no account has this address, or it is not a therapist’s, or they are verified already',
+    }
+  }
+  const role = command === 'create-admin' ? 'admin' : command === 'create-auditor' ? 'auditor' : undefined
+  if (role !== undefined && rest.length === 1) {
+    return {
+      work: async (app) => {
+        const { id, password } = await createAdministrator(app, visitor, rest[0] ?? '', role)
+        return `created ${id}\npassword to begin with, shown this once: ${password}`
+      },
+      missing: 'the address has an account already, or it is none',
     }
   }
   const client = command === 'api-client' ? clientCommandOf(rest) : undefined
@@ -54,7 +68,7 @@ run('therapy', async () => {
     try {
       say(await asked.work(service.app))
     } catch (error) {
-      if (!(error instanceof Refusal) || error.code !== 'not_found') throw error
+      if (!(error instanceof Refusal) || !['not_found', 'already_exists', 'invalid_input'].includes(error.code)) throw error
       complain(`therapy ${words[0] ?? ''}: nothing was changed: ${asked.missing}`)
       process.exitCode = exitCodes.failed
     } finally {

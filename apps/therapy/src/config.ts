@@ -61,6 +61,13 @@ export const settings = defineSettings({
       required: 'production',
       fallback: 'http://127.0.0.1:4310',
     }),
+    ADMIN_ORIGIN: plain(origin(), {
+      about: 'Origin of the administration, a host or port of its own; not set: this process serves none',
+      owner: security,
+      required: 'never',
+    }),
+    ADMIN_HOST: plain(line(), { about: 'Address to listen on for the administration', owner: platform, required: 'never', fallback: '127.0.0.1' }),
+    ADMIN_PORT: plain(integer(0, 65_535), { about: 'Port to listen on for the administration', owner: platform, required: 'never', fallback: '4311' }),
     ALLOWED_ORIGINS: plain(listOf(origin()), {
       about: 'Further origins whose pages may call the API, comma-separated',
       owner: security,
@@ -137,6 +144,10 @@ export const settings = defineSettings({
     (values, mode) =>
       mode === 'production' && values.TRUSTED_PROXIES?.length === 0
         ? [{ name: 'TRUSTED_PROXIES', problem: 'must name the proxy that ends TLS: the service itself speaks plain HTTP' }]
+        : [],
+    (values) =>
+      values.ADMIN_ORIGIN !== undefined && (values.ADMIN_ORIGIN === values.PUBLIC_ORIGIN || values.ALLOWED_ORIGINS?.includes(values.ADMIN_ORIGIN) === true)
+        ? [{ name: 'ADMIN_ORIGIN', problem: 'must be neither PUBLIC_ORIGIN nor among ALLOWED_ORIGINS: it is a door of its own' }]
         : [],
     (values) =>
       values.ALLOWED_ORIGINS?.includes(values.PUBLIC_ORIGIN ?? '') === true

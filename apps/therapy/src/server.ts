@@ -1,3 +1,4 @@
+import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
@@ -11,18 +12,27 @@ Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`)
 /** Milliseconds for requests that are running when the process is asked to stop. */
 const patience = 10_000
 
+function listen(server: Server, port: number, host: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, host, resolve)
+  })
+}
+
 run('therapy', async () => {
   if (process.argv.includes('--help')) return say(help)
   const settings = settingsFrom(process.env)
   const { log, emit } = openReports('therapy', settings.LOG_LEVEL)
   const service = await openService(serviceSettings(settings, process.env, emit))
-  await new Promise<void>((resolve, reject) => {
-    service.server.once('error', reject)
-    service.server.listen(settings.PORT, settings.HOST, resolve)
-  }).catch(async (error: unknown) => {
+  const doors = service.admin === undefined ? [service.server] : [service.server, service.admin.server]
+  try {
+    await listen(service.server, settings.PORT, settings.HOST)
+    if (service.admin !== undefined) await listen(service.admin.server, settings.ADMIN_PORT, settings.ADMIN_HOST)
+  } catch (error) {
+    for (const door of doors) door.close()
     await service.close()
     throw error
-  })
+  }
   const { address, port } = service.server.address() as AddressInfo
   emit({ type: 'service.started', service: 'therapy', detail: `${address}:${port}` })
   process.send?.({ listening: port })
@@ -30,8 +40,8 @@ run('therapy', async () => {
   onStop(async () => {
     emit({ type: 'service.stopping', service: 'therapy' })
     service.health.stopping()
-    const late = setTimeout(() => service.server.closeAllConnections(), patience)
-    await new Promise((resolve) => service.server.close(resolve))
+    const late = setTimeout(() => doors.forEach((door) => door.closeAllConnections()), patience)
+    await Promise.all(doors.map((door) => new Promise((resolve) => door.close(resolve))))
     clearTimeout(late)
     await service.close()
     emit({ type: 'service.stopped', service: 'therapy' })

@@ -19,7 +19,7 @@ import { anyOf, bearer, cookie } from 'redoubt/http/authenticate'
 import { openControls, type ControlModes, type Controls } from 'redoubt/http/controls'
 import { sessionCookies } from 'redoubt/http/cookies'
 import { cspReports } from 'redoubt/http/csp-report'
-import { openCsrf } from 'redoubt/http/csrf'
+import { openCsrf, type Csrf } from 'redoubt/http/csrf'
 import { mount } from 'redoubt/http/mount'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
@@ -39,6 +39,7 @@ import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
 import { z } from 'zod'
 import { actions } from './actions.ts'
+import { adminRoutes } from './admin.ts'
 import { apiClientRoutes, clientTokenRoutes } from './api-clients.ts'
 import { realm, type App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
@@ -73,6 +74,8 @@ export type ServiceSettings = {
   /** The origin browsers see, and further ones that may call. */
   readonly publicOrigin: string
   readonly origins?: readonly string[]
+  /** The origin of the administration; left out: there is no door for it here. */
+  readonly adminOrigin?: string | undefined
   readonly trustedProxies?: readonly string[]
   /** Controls that do not enforce; `off` only outside production. */
   readonly controls?: Partial<ControlModes>
@@ -97,6 +100,8 @@ export type Service = {
   readonly health: Health
   /** Not listening yet. */
   readonly server: Server
+  /** The door of those who administer and audit: issuer, audience, keys and lifetimes of its own. Not listening yet. */
+  readonly admin: { readonly app: App; readonly routes: readonly Route[]; readonly server: Server } | undefined
   /** Ends pools and forgets keys; the server must have stopped. */
   close(): Promise<void>
 }
@@ -105,7 +110,7 @@ export type Service = {
 export function serviceSettings(config: Config, env: Environment, emit: Emit): ServiceSettings {
   return {
     databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
-    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, trustedProxies: config.TRUSTED_PROXIES,
+    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, adminOrigin: config.ADMIN_ORIGIN, trustedProxies: config.TRUSTED_PROXIES,
     redisUrl: config.REDIS_URL,
     limits: {
       anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
@@ -122,6 +127,12 @@ export function routesOf(app: App): readonly Route[] {
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
     ...clientTokenRoutes(app), ...apiClientRoutes(app), cspReports('/csp-report', app.emit),
   ]
+}
+
+/** Every route of the administration. Without a second factor one is in the role of enrolment, which can set one up and no more. */
+export function adminRoutesOf(app: App): readonly Route[] {
+  const roles = ['admin', 'auditor', 'enrolment'] as const
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...adminRoutes(app), keySetRoute(app.tokens)]
 }
 
 /** RFC 7517: how others verify our access tokens. */
@@ -161,11 +172,13 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const columns = openColumns(tables, keyring)
     const db: App['db'] = { pool, signer, actions, retention: tables.retention, personal: personalOf(columns), emit }
     const passwords = await openPasswords(keyring, settings.passwords)
-    const tokens = openTokens({ issuer: settings.publicOrigin, audience: tables.service, keys: await tokenKeys(keyring, 'token-sign') })
-    const following = followKeys({ tokens, keyring, purpose: 'token-sign' })
-    ends.push(() => following.stop())
+    const openRealm = async (purpose: 'token-sign' | 'token-sign-admin', issuer: string, audience: string): Promise<Tokens> => {
+      const opened = openTokens({ issuer, audience, keys: await tokenKeys(keyring, purpose) })
+      const following = followKeys({ tokens: opened, keyring, purpose })
+      ends.push(() => following.stop())
+      return opened
+    }
     const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
-    const csrf = openCsrf({ secrets: async () => (await keyring.purposeKey('csrf')).secrets, origins: [settings.publicOrigin], controls })
     const codes = openCodes({ keyring, gate: db, emit })
     const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, emit })
     if (redis !== undefined) ends.push(() => redis.close())
@@ -173,9 +186,14 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const numbers = { ...standardNumbers, ...settings.limits }
     const mode = (): ControlModes['limits'] => controls.modes.limits
     const devices = openDevices({ keys: async () => (await keyring.purposeKey('known-device')).secrets })
+    const tries = openTries({ limits, numbers, mode, emit })
+    const attemptsAt = (service: string): App['attempts'] => openAttempts({ service, tries, devices })
+    const csrfAt = (origin: string): Csrf => openCsrf({ secrets: async () => (await keyring.purposeKey('csrf')).secrets, origins: [origin], controls })
+    const tokens = await openRealm('token-sign', settings.publicOrigin, tables.service)
+    const csrf = csrfAt(settings.publicOrigin)
     const app: App = {
       db, columns, passwords, tokens, emit, now,
-      attempts: openAttempts({ service: tables.service, tries: openTries({ limits, numbers, mode, emit }), devices }),
+      attempts: attemptsAt(tables.service),
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
       factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
@@ -190,7 +208,23 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       ],
       emit,
     })
-    return { app, pool, keyring, routes, health, server: serverOf(settings, app, routes, health, controls, edgeLimits({ limits, numbers, mode, emit })), close }
+    const { publicOrigin, origins = [], adminOrigin } = settings
+    const edge = edgeLimits({ limits, numbers, mode, emit })
+    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes })
+    let admin: Service['admin']
+    if (adminOrigin !== undefined) {
+      // The same service for those who administer and audit: other tokens and cookies, shorter sessions, other routes.
+      const adminTokens = await openRealm('token-sign-admin', adminOrigin, `${tables.service}-admin`)
+      const adminApp: App = {
+        ...app, tokens: adminTokens, browser: { cookies: sessionCookies(`${tables.service}-admin`), csrf: csrfAt(adminOrigin), tokens: adminTokens },
+        attempts: attemptsAt(`${tables.service}-admin`),
+        factors: { ...app.factors, passkeys: passkeysOf(adminOrigin, keyring), issuer: 'Therapy administration' },
+        identity: { ...app.identity, tokens: adminTokens, realm: 'platform', lifetimes: lifetimes.platform },
+      }
+      const behind = adminRoutesOf(adminApp)
+      admin = { app: adminApp, routes: behind, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: behind }) }
+    }
+    return { app, pool, keyring, routes, health, server, admin, close }
   } catch (error) {
     await close()
     throw error
@@ -224,22 +258,26 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
   }
 }
 
-function serverOf(settings: ServiceSettings, app: App, routes: readonly Route[], health: Health, controls: Controls, limits: EdgeLimits): Server {
-  const { production, publicOrigin, origins = [], trustedProxies = [], emit } = settings
+/** What differs between the doors of the service. */
+type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[] }
+
+function serverOf(settings: ServiceSettings, health: Health, controls: Controls, limits: EdgeLimits, door: Door): Server {
+  const { production, trustedProxies = [], emit } = settings
+  const { app } = door
   const outside = express()
   outside.disable('x-powered-by')
   outside.disable('etag')
   // Before the perimeter: a probe speaks plain HTTP from inside, and learns nothing but names and ok or failed.
   outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
-    trustedProxies, origins: [publicOrigin, ...origins], controls, limit: limits.step, emit,
+    trustedProxies, origins: door.origins, controls, limit: limits.step, emit,
     ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),
   })
   for (const step of steps) outside.use(step)
-  outside.use(mount(routes, {
-    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies))), checks: [limits.check], csrf: app.browser.csrf, roles: ['patient', 'therapist', 'admin', 'auditor'], emit,
+  outside.use(mount(door.routes, {
+    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
-    ...(production ? {} : { openapi: { title: 'Therapy', version: '0.1.0', servers: [publicOrigin] } }),
+    ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   }))
   outside.use(problems({ emit }))
   const server = createServer(outside)

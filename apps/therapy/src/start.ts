@@ -53,14 +53,16 @@ run('npm start', async () => {
     if (asked) return
     development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
     if (asked) return
-    const env = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ...process.env, ...development.env }
+    const adminPort = await freeAfter(port)
+    const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://127.0.0.1:${adminPort}` }
+    const env: NodeJS.ProcessEnv = { ...doors, ...process.env, ...development.env }
     const accounts = await demo(env, development.populated)
     if (asked) return
     const log = await open(logPath, 'a', 0o600)
     children.push(spawn('server.ts', env, log.fd), spawn('worker.ts', env, log.fd))
     await Promise.all(children.map(ready))
     await log.close()
-    if (!asked) guide(port, accounts)
+    if (!asked) guide(port, env['ADMIN_ORIGIN'] ?? '', accounts)
   }
 
   await makeHome(home)
@@ -104,21 +106,30 @@ function portFrom(text: string | undefined): number {
  * @throws an error with code EADDRINUSE before anything was started
  */
 async function checkPort(port: number): Promise<void> {
-  const probe = (): Promise<NodeJS.ErrnoException | undefined> =>
-    new Promise((resolve) => {
-      const server = createServer().once('error', resolve).listen(port, '127.0.0.1', () => server.close(() => resolve(undefined)))
-    })
   for (const until = Date.now() + 5_000; ; await delay(250)) {
-    const taken = await probe()
+    const taken = await probe(port)
     if (taken === undefined) return
     if (taken.code !== 'EADDRINUSE' || Date.now() > until) throw taken
   }
+}
+
+/** Why nobody can listen there now, or undefined. */
+function probe(port: number): Promise<NodeJS.ErrnoException | undefined> {
+  return new Promise((resolve) => {
+    const server = createServer().once('error', resolve).listen(port, '127.0.0.1', () => server.close(() => resolve(undefined)))
+  })
 }
 
 /** Tells what is going on while somebody waits; the processes of the service write to the log. */
 function tell(event: Event): void {
   if (event.type === 'service.started') say(`${event.service} ${event.detail ?? ''}`)
   if (event.type === 'migration.applied') say(`applied ${event.version}`)
+}
+
+/** A port for the administration: the first free one after the service's. */
+async function freeAfter(port: number): Promise<number> {
+  for (let next = port + 1; next <= 65_535; next++) if ((await probe(next)) === undefined) return next
+  throw new StartRefused('no port after PORT is free for the administration; set ADMIN_PORT')
 }
 
 /** A demonstration whose loading was interrupted is begun anew: half a story would look like lost data. */
@@ -202,9 +213,10 @@ async function stopAll(children: readonly ChildProcess[], development: Developme
 }
 
 /** What a newcomer needs next: where it is, who they can be, and three things to try. */
-function guide(port: number, accounts: readonly DemoAccount[]): void {
+function guide(port: number, admin: string, accounts: readonly DemoAccount[]): void {
   const address = `http://127.0.0.1:${port}`
-  say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})\n`)
+  say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})`)
+  say(`The administration answers on ${admin}   (an account for it: npm run therapy -- create-admin <e-mail>)\n`)
   const [first] = accounts
   if (first === undefined) return
   say('Sign in as:')

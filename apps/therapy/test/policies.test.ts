@@ -78,7 +78,7 @@ const writing = [
   `insert into therapy.care_relationships (id, therapist_id, patient_id, state, basis, created_at, started_at) values ('${newId}', '${strangers['another therapist'].id}', '${ada.id}', 'active', 'referral', now(), now()) returning id`,
   `insert into therapy.consents (id, patient_id, kind, text_version, given_at, proof_hash) values ('${newId}', '${ada.id}', 'sharing', '2026-01', now(), sha256('')) returning id`,
   `insert into therapy.appointments (id, therapist_id, slot, kind, status, price_minor, currency, created_at) values ('${newId}', '${therapist.id}', '[2030-01-01 10:00+00,2030-01-01 11:00+00)', 'video', 'available', 0, 'EUR', now()) returning id`,
-  `insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ('${newId}', 'therapy', '\\x00', '\\x00', 'x', 'admin') returning id`,
+  `insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, realm) values ('${newId}', 'therapy', '\\x00', '\\x00', 'x', 'admin', 'platform') returning id`,
   `insert into redoubt.audit_subjects (subject_id, entry_id) values ('${ada.id}', '${newId}') returning entry_id`,
   ...['patients', 'appointments', 'appointment_notes', 'messages', 'medical_records', 'consents', 'care_relationships', 'therapist_profiles'].map((table) => `delete from therapy.${table} returning 1`),
   `truncate therapy.messages`,

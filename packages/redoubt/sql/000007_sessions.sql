@@ -103,9 +103,100 @@ begin
   return ended;
 end $$;
 
+-- What an administrator sees of accounts: no name, no address. By the blind indexes of an address, or as a list.
+create function guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit int)
+returns table (id uuid, role text, realm text, status text, created_at timestamptz, sessions int)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'admin' or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    select u.id, u.role, u.realm, u.status, u.created_at,
+      (select pg_catalog.count(*)::int from redoubt.sessions s where s.user_id = u.id and s.revoked_at is null
+        and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now())
+    from redoubt.users u
+    where u.tenant = who.tenant and u.status <> 'deleted' and (p_email_bidx is null or u.email_bidx = any(p_email_bidx)) and (p_role is null or u.role = p_role)
+      and (p_status is null or u.status = p_status) and (p_before is null or u.id < p_before)
+    order by u.id desc limit p_limit;
+end $$;
+
+-- Suspends and restores. Never oneself, so that one administrator is left. The account first and the sessions after it:
+-- a sign-in under way either waits for the row and finds it suspended, or was first, and its session is ended here.
+create function guard.set_account_status(p_user uuid, p_status text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+  found_status text;
+begin
+  if who.role <> 'admin' or p_status not in ('active', 'suspended') or p_user = who.actor then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status <> 'deleted' for update;
+  if not found then
+    return 'unknown';
+  elsif found_status = p_status then
+    return 'unchanged';
+  end if;
+  update redoubt.users u set status = p_status, version = u.version + 1 where u.id = p_user;
+  if p_status = 'suspended' then
+    perform guard.end_sessions_of(p_user, 'suspended');
+  end if;
+  return 'changed';
+end $$;
+
+-- Another role on the platform; the roles of the others hang on what they are. Not one's own.
+create function guard.set_account_role(p_user uuid, p_role text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+  found_role text;
+begin
+  if who.role <> 'admin' or p_role not in ('admin', 'auditor') or p_user = who.actor then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.role into found_role from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.realm = 'platform' and u.status <> 'deleted' for update;
+  if not found then
+    return 'unknown';
+  elsif found_role = p_role then
+    return 'unchanged';
+  end if;
+  update redoubt.users u set role = p_role, version = u.version + 1 where u.id = p_user;
+  perform guard.end_sessions_of(p_user, 'role_changed');
+  return 'changed';
+end $$;
+
+-- The record for those who oversee it. A function and no policy: a policy that also lets them see would have every
+-- person's "who read my data" read the whole record.
+create function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit int)
+returns table (id uuid, occurred_at timestamptz, actor_type text, actor_id uuid, actor_role text, action text, resource_type text, resource_id text, purpose text, outcome text, request_id text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'auditor') or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    select l.id, l.occurred_at, l.actor_type, l.actor_id, l.actor_role, l.action, l.resource_type, l.resource_id, l.purpose, l.outcome, l.request_id
+    from redoubt.audit_logs l
+    where l.tenant_id = who.tenant and (p_action is null or l.action = p_action) and (p_actor is null or l.actor_id = p_actor)
+      and (p_resource_type is null or l.resource_type = p_resource_type) and (p_resource_id is null or l.resource_id = p_resource_id)
+      and (p_outcome is null or pg_catalog.starts_with(l.outcome, p_outcome)) and (p_before is null or l.id < p_before)
+    order by l.id desc limit p_limit;
+end $$;
+
 revoke all on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
-  guard.end_sessions_of(uuid, text) from public;
+  guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
+  guard.set_account_role(uuid, text), guard.read_audit(text, uuid, text, text, text, uuid, int) from public;
 grant execute on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
-  guard.end_sessions_of(uuid, text) to {app};
+  guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
+  guard.set_account_role(uuid, text), guard.read_audit(text, uuid, text, text, text, uuid, int) to {app};

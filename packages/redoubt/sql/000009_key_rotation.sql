@@ -67,7 +67,7 @@ declare
   -- Verified before anything is looked at: for anybody else this would be an oracle of who has an account.
   who guard.verified := guard.caller();
 begin
-  if who.role <> 'system.register' and who.actor is null or pg_catalog.cardinality(p_email_bidx) not between 1 and 4 then
+  if who.role not in ('system.register', 'system.create-admin') and who.actor is null or pg_catalog.cardinality(p_email_bidx) not between 1 and 4 then
     raise exception using errcode = 'RD403', message = 'not for this caller';
   end if;
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(

@@ -1214,7 +1214,7 @@ declare
   -- Verified before anything is looked at: for anybody else this would be an oracle of who has an account.
   who guard.verified := guard.caller();
 begin
-  if who.role <> 'system.register' and who.actor is null or pg_catalog.cardinality(p_email_bidx) not between 1 and 4 then
+  if who.role not in ('system.register', 'system.create-admin') and who.actor is null or pg_catalog.cardinality(p_email_bidx) not between 1 and 4 then
     raise exception using errcode = 'RD403', message = 'not for this caller';
   end if;
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
@@ -1743,6 +1743,30 @@ end $function$;
 alter function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) owner to {guard};
 grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {app};
 grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer)
+ RETURNS TABLE(id uuid, role text, realm text, status text, created_at timestamp with time zone, sessions integer)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'admin' or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    select u.id, u.role, u.realm, u.status, u.created_at,
+      (select pg_catalog.count(*)::int from redoubt.sessions s where s.user_id = u.id and s.revoked_at is null
+        and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now())
+    from redoubt.users u
+    where u.tenant = who.tenant and u.status <> 'deleted' and (p_email_bidx is null or u.email_bidx = any(p_email_bidx)) and (p_role is null or u.role = p_role)
+      and (p_status is null or u.status = p_status) and (p_before is null or u.id < p_before)
+    order by u.id desc limit p_limit;
+end $function$;
+alter function guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer) owner to {guard};
+grant execute on function guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.microseconds(at timestamp with time zone)
  RETURNS text

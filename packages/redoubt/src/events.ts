@@ -12,6 +12,7 @@ export type Event =
   | { readonly type: 'http.failed'; readonly requestId: string; readonly error: unknown }
   | { readonly type: 'auth.registered' | 'auth.login_succeeded' | 'auth.logout'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.refreshed' | 'auth.refresh_replayed' | 'auth.refresh_reused'; readonly requestId: string; readonly actor: string; readonly session: string }
+  | { readonly type: 'auth.account_suspended' | 'auth.account_restored' | 'auth.role_changed'; readonly requestId: string; readonly actor: string; readonly account: string }
   | { readonly type: 'auth.session_revoked'; readonly requestId: string; readonly actor: string; readonly sessions: number }
   | { readonly type: 'auth.refresh_refused'; readonly requestId: string; readonly reason: 'unknown' | 'ended' }
   | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }

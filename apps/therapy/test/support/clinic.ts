@@ -8,6 +8,7 @@ import { after } from 'node:test'
 import type { Emit, Event } from 'redoubt/events'
 import { testDatabase, type TestDatabase } from '../../../../packages/redoubt/test/support/database.ts'
 import { wayTo } from '../../../../packages/redoubt/test/support/way.ts'
+import { createAdministrator } from '../../src/administrators.ts'
 import { openService, type Service, type ServiceSettings } from '../../src/service.ts'
 import { verifyTherapist } from '../../src/verification.ts'
 
@@ -16,7 +17,7 @@ export type Send = (method: string, path: string, body?: unknown, headers?: Reco
 export type Someone = { readonly id: string; readonly email: string; readonly password: string; readonly token: string; readonly send: Send }
 
 /** A process of the service. */
-export type Instance = { readonly service: Service; readonly address: string; send(token?: string): Send; stop(): Promise<void> }
+export type Instance = { readonly service: Service; readonly address: string; send(token?: string): Send; /** At the door of the administration. */ admin(token?: string): Send; stop(): Promise<void> }
 
 export type Clinic = {
   readonly database: TestDatabase
@@ -29,6 +30,10 @@ export type Clinic = {
   another(more?: Partial<ServiceSettings>): Promise<Instance>
   /** By itself at the end of the file. */
   close(): Promise<void>
+  /** The same at the door of the administration. */
+  admin(token?: string): Send
+  /** Somebody who administers or audits, past the second factor, signed in at their own door. */
+  administrator(role?: 'admin' | 'auditor'): Promise<Someone & { readonly refresh: string }>
   /** A request without a token, or with the given one. */
   send(token?: string): Send
   patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
@@ -72,21 +77,24 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const start = async (more: Partial<ServiceSettings> = {}): Promise<Instance> => {
     const service = await openService({
       databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
-      production: false, publicOrigin: 'http://therapy.test', poolSize: 8, limits: roomy, now: () => new Date(Date.now() + shift), emit, ...given.settings, ...more,
+      production: false, publicOrigin: 'http://therapy.test', adminOrigin: 'http://admin.therapy.test', poolSize: 8, limits: roomy, now: () => new Date(Date.now() + shift), emit, ...given.settings, ...more,
     })
-    await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
-    const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
+    const doors = [service.server, service.admin?.server ?? assert.fail()]
+    for (const door of doors) await new Promise<void>((resolve) => door.listen(0, '127.0.0.1', resolve))
+    const [address = '', admin = ''] = doors.map((door) => `http://127.0.0.1:${(door.address() as AddressInfo).port}`)
     let stopping: Promise<void> | undefined
     const stop = async (): Promise<void> => {
-      service.server.closeAllConnections()
-      await new Promise((resolve) => service.server.close(resolve))
+      for (const door of doors) {
+        door.closeAllConnections()
+        await new Promise((resolve) => door.close(resolve))
+      }
       await service.close()
     }
-    const instance: Instance = { service, address, send: sendTo(address), stop: () => (stopping ??= stop()) }
+    const instance: Instance = { service, address, send: sendTo(address), admin: sendTo(admin), stop: () => (stopping ??= stop()) }
     instances.push(instance)
     return instance
   }
-  const { service, address, send } = await start()
+  const { service, address, send, admin } = await start()
   let closing: Promise<void> | undefined
   const closeAll = async (): Promise<void> => {
     for (const instance of instances) await instance.stop()
@@ -107,7 +115,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const fresh = (): { email: string; password: string } => ({ email: `person${++people}@example.org`, password: randomBytes(12).toString('base64url') })
 
   return {
-    database, service, events, address, send,
+    database, service, events, address, send, admin,
     another: start,
     close,
     travel: (to) => {
@@ -128,6 +136,18 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
       assert.equal(status, 202)
       if (verified) await verifyTherapist(service.app, { requestId: 'verify', address: null }, email)
       return signedIn(email, password)
+    },
+    async administrator(role = 'admin') {
+      const { email } = fresh()
+      const { id, password } = await createAdministrator(service.app, { requestId: 'create', address: null }, email, role)
+      const begun = await admin()('POST', '/api/auth/login', { email, password })
+      assert.equal(begun.status, 200, begun.text)
+      // What a second factor gives, without one: the session is for more than enrolment.
+      await database.admin('update redoubt.sessions set enrolling = false where user_id = $1', [id])
+      const { status, body, text } = await admin()('POST', '/api/auth/refresh', { refresh_token: begun.body['refresh_token'] })
+      assert.equal(status, 200, text)
+      const token = String(body['access_token'])
+      return { id, email, password, token, refresh: String(body['refresh_token']), send: admin(token) }
     },
     async care(patient, therapist) {
       const asked = await patient.send('POST', '/api/relationships', { therapist_id: therapist.id, basis: 'self_referral' })

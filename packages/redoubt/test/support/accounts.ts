@@ -15,8 +15,8 @@ export async function makeAccount(database: TestDatabase, name: string, role = '
     emailIndex: Buffer.concat([Buffer.from([1]), randomBytes(16)]), passwordHash: `$argon2id$${randomBytes(18).toString('base64url')}`,
   } as const
   await database.admin(
-    'insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ($1, $2, $3, $4, $5, $6)',
-    [account.actor, account.tenant, randomBytes(61), account.emailIndex, account.passwordHash, role],
+    'insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, realm) values ($1, $2, $3, $4, $5, $6, $7)',
+    [account.actor, account.tenant, randomBytes(61), account.emailIndex, account.passwordHash, role, ['admin', 'auditor'].includes(role) ? 'platform' : 'tenant'],
   )
   await database.admin(`insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at) values ($1, $2, $3, now() + interval '1 day')`, [
     account.session, account.actor, account.tenant,

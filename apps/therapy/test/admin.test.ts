@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { createAdministrator } from '../src/administrators.ts'
+import { openClinic, type Answer, type Send } from './support/clinic.ts'
+
+const clinic = await openClinic()
+const root = await clinic.administrator()
+const auditor = await clinic.administrator('auditor')
+const visitor = { requestId: 'create', address: null }
+const absent = '0190a8f0-0000-7000-8000-0000000000ff'
+const items = ({ body }: Answer): readonly Record<string, unknown>[] => body['items'] as unknown as readonly Record<string, unknown>[]
+const login = (send: Send, { email, password }: { readonly email: string; readonly password: string }) => send('POST', '/api/auth/login', { email, password })
+const adminRoutes = clinic.service.admin?.routes ?? []
+/** A body that would be right, for each route that takes one. */
+const bodies: Readonly<Record<string, unknown>> = {
+  'POST /api/auth/login': { email: 'x@example.org', password: 'x' }, 'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64) },
+  'POST /api/admin/users/find': { email: 'x@example.org' }, 'POST /api/admin/users/{id}/role': { role: 'auditor' },
+}
+
+test('whoever has no second factor yet gets into enrolment and nowhere else', async () => {
+  const email = 'new.admin@example.org'
+  const { password } = await createAdministrator(clinic.service.app, visitor, email, 'admin')
+  const { status, body } = await login(clinic.admin(), { email, password })
+  assert.deepEqual([status, body['role']], [200, 'enrolment'])
+  const send = clinic.admin(String(body['access_token']))
+  assert.equal((await send('GET', '/api/auth/me')).status, 200)
+  for (const route of adminRoutes) {
+    if (route.access === 'public' || route.access.includes('enrolment')) continue
+    const name = `${route.method} ${route.path}`
+    assert.equal((await send(route.method, route.path.replace('{id}', absent), bodies[name])).status, 403, name)
+  }
+  const { body: refreshed } = await clinic.admin()('POST', '/api/auth/refresh', { refresh_token: body['refresh_token'] })
+  assert.equal(refreshed['role'], 'enrolment', 'a refresh is no way out')
+})
+
+test('attack: a token of one realm opens nothing in the other, nor does a refresh token or a password', async () => {
+  const ada = await clinic.patient()
+  for (const { path, access, method } of clinic.service.routes) {
+    if (access === 'public') continue
+    assert.equal((await clinic.send(root.token)(method, path.replace('{id}', absent))).body['code'], 'unauthenticated', `${method} ${path}`)
+  }
+  for (const { path, access, method } of adminRoutes) {
+    if (access === 'public') continue
+    assert.equal((await clinic.admin(ada.token)(method, path.replace('{id}', absent))).body['code'], 'unauthenticated', `${method} ${path}`)
+  }
+  assert.deepEqual([(await login(clinic.send(), root)).status, (await login(clinic.admin(), ada)).status], [401, 401])
+  const { body } = await login(clinic.send(), ada)
+  assert.equal((await clinic.admin()('POST', '/api/auth/refresh', { refresh_token: body['refresh_token'] })).status, 401)
+  assert.equal((await clinic.send()('POST', '/api/auth/refresh', { refresh_token: root.refresh })).status, 401)
+  const [mine, theirs] = await Promise.all([clinic.send(), clinic.admin()].map((send) => send('GET', '/.well-known/jwks.json')))
+  assert.notDeepEqual(mine?.body, theirs?.body)
+})
+
+test('every route of the administration without a token: 401; only these are public', async () => {
+  assert.deepEqual(adminRoutes.filter(({ access }) => access === 'public').map(({ method, path }) => `${method} ${path}`), ['POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json'])
+  for (const { access, method, path } of adminRoutes) {
+    if (access !== 'public') assert.equal((await clinic.admin()(method, path.replace('{id}', absent))).status, 401, `${method} ${path}`)
+  }
+})
+
+test('attack: a suspended person with a live token: 401 at once and on another instance, no refresh, no sign-in, and the answer tells nobody why', async () => {
+  const [ada, second] = [await clinic.patient(), await clinic.another()]
+  const { body } = await login(clinic.send(), ada)
+  assert.equal((await root.send('POST', `/api/admin/users/${ada.id}/suspend`)).status, 204)
+  for (const instance of [clinic, second]) {
+    for (const path of ['/api/auth/me', `/api/patients/${ada.id}`, '/api/appointments']) assert.equal((await instance.send(ada.token)('GET', path)).status, 401)
+    assert.equal((await instance.send()('POST', '/api/auth/refresh', { refresh_token: body['refresh_token'] })).status, 401)
+  }
+  const refused = await login(clinic.send(), ada)
+  const wrong = await login(clinic.send(), { email: ada.email, password: 'not the password' })
+  const unknown = await login(clinic.send(), { email: 'nobody@example.org', password: ada.password })
+  const bare = (answer: Answer): unknown => ({ ...answer.body, status: answer.status, request_id: '' })
+  assert.deepEqual([bare(refused), bare(unknown)], [bare(wrong), bare(wrong)])
+  assert.equal((await root.send('POST', `/api/admin/users/${ada.id}/suspend`)).body['code'], 'conflict')
+  assert.equal((await root.send('POST', `/api/admin/users/${ada.id}/restore`)).status, 204)
+  assert.equal((await clinic.send(ada.token)('GET', '/api/auth/me')).status, 401, 'ended sessions stay ended')
+  assert.equal((await login(clinic.send(), ada)).status, 200)
+  const [entry] = items(await auditor.send('GET', `/api/admin/audit?action=auth.account_suspended&resource_id=${ada.id}&outcome=done`))
+  assert.deepEqual([entry?.['actor'], entry?.['resource']], [{ type: 'user', id: root.id, role: 'admin' }, { type: 'user', id: ada.id }])
+})
+
+test('attack: sign-ins under way while the account is suspended leave no session that stands', async () => {
+  for (let round = 0; round < 5; round++) {
+    const ada = await clinic.patient()
+    const attempts = Array.from({ length: 8 }, () => login(clinic.send(), ada))
+    const [, ...answers] = await Promise.all([root.send('POST', `/api/admin/users/${ada.id}/suspend`), ...attempts])
+    for (const { status, body } of answers) {
+      if (status === 200) assert.equal((await clinic.send(String(body['access_token']))('GET', '/api/auth/me')).status, 401)
+    }
+    const standing = await clinic.database.admin('select from redoubt.sessions where user_id = $1 and revoked_at is null', [ada.id])
+    assert.equal(standing.length, 0)
+  }
+})
+
+test('administrators see accounts as roles and states, find one by an address they were told, and see no name', async () => {
+  const ada = await clinic.patient({ first: 'Unmistakable' })
+  const page = await root.send('GET', '/api/admin/users?role=patient&limit=2')
+  assert.deepEqual(Object.keys(items(page)[0] ?? {}).toSorted(), ['created_at', 'id', 'realm', 'role', 'sessions', 'status'])
+  assert.ok(!page.text.includes('Unmistakable') && !page.text.includes(ada.email))
+  const next = await root.send('GET', `/api/admin/users?role=patient&limit=2&cursor=${String(page.body['next'])}`)
+  assert.ok(items(page).every((one) => items(next).every((other) => one['id'] !== other['id'])))
+  const found = await root.send('POST', '/api/admin/users/find', { email: ada.email.toUpperCase() })
+  assert.deepEqual([found.body['id'], found.body['sessions']], [ada.id, 1])
+  assert.equal((await root.send('POST', '/api/admin/users/find', { email: 'nobody@example.org' })).status, 404)
+  for (const path of [`/api/patients/${ada.id}`, '/api/appointments', '/api/conversations']) assert.equal((await root.send('GET', path)).status, 404, 'care data has no route here')
+  assert.equal((await root.send('POST', `/api/admin/users/${ada.id}/end-sessions`)).body['ended'], 1)
+  assert.equal((await ada.send('GET', '/api/auth/me')).status, 401)
+})
+
+test('a role changes on the platform only, ends the sessions that say the old one, and is never one’s own', async () => {
+  const other = await clinic.administrator()
+  const ada = await clinic.patient()
+  const role = (id: string, to: string, by = root) => by.send('POST', `/api/admin/users/${id}/role`, { role: to })
+  assert.equal((await role(other.id, 'auditor')).status, 204)
+  assert.equal((await other.send('GET', '/api/auth/me')).status, 401)
+  assert.equal((await clinic.admin()('POST', '/api/auth/refresh', { refresh_token: other.refresh })).status, 401)
+  assert.equal((await role(other.id, 'auditor')).body['code'], 'conflict')
+  assert.deepEqual([(await role(ada.id, 'admin')).status, (await role(absent, 'admin')).status, (await role(root.id, 'auditor')).status, (await role(ada.id, 'patient')).status], [404, 404, 403, 422])
+  for (const verb of ['suspend', 'restore']) assert.equal((await root.send('POST', `/api/admin/users/${root.id}/${verb}`)).status, 403, 'nobody suspends the last administrator')
+})
+
+test('an auditor reads the record and does nothing else; reading it is an entry', async () => {
+  const ada = await clinic.patient()
+  for (const { access, method, path } of adminRoutes) {
+    const name = `${method} ${path}`
+    if (access !== 'public' && !access.includes('auditor')) assert.equal((await auditor.send(method, path.replace('{id}', ada.id), bodies[name])).status, 403, name)
+  }
+  await ada.send('GET', `/api/patients/${root.id}`)
+  const refused = items(await auditor.send('GET', `/api/admin/audit?actor=${ada.id}&outcome=refused`))
+  assert.deepEqual(refused.map((entry) => [entry['action'], entry['outcome']]), [['patient.viewed', 'refused:not_found']])
+  const first = await auditor.send('GET', '/api/admin/audit?limit=3')
+  const second = await auditor.send('GET', `/api/admin/audit?limit=3&cursor=${String(first.body['next'])}`)
+  assert.equal(new Set([...items(first), ...items(second)].map((entry) => entry['id'])).size, 6)
+  const [own] = items(await root.send('GET', `/api/admin/audit?action=audit.queried&actor=${auditor.id}&limit=1`))
+  assert.deepEqual(own?.['actor'], { type: 'user', id: auditor.id, role: 'auditor' })
+})
+
+test('an administrator verifies a therapist, who is then listed; once', async () => {
+  const therapist = await clinic.therapist({ verified: false })
+  const ada = await clinic.patient()
+  assert.equal((await ada.send('GET', `/api/therapists/${therapist.id}`)).status, 404)
+  const verify = () => root.send('POST', `/api/admin/therapists/${therapist.id}/verify`)
+  assert.equal((await verify()).status, 204)
+  assert.equal((await ada.send('GET', `/api/therapists/${therapist.id}`)).status, 200)
+  assert.equal((await verify()).status, 404)
+  const [row] = await clinic.database.admin('select verified_by from therapy.therapist_profiles where user_id = $1', [therapist.id])
+  assert.equal(row?.['verified_by'], root.id)
+})
+
+test('attack: registration makes nobody an administrator, whatever address is taken, and an address has one account', async () => {
+  const taken = { role: 'patient', email: root.email, password: 'correct horse battery', first_name: 'A', last_name: 'B', dob: '1990-01-01' }
+  const free = { ...taken, email: 'free@example.org' }
+  const [first, second] = [await clinic.send()('POST', '/api/auth/register', taken), await clinic.send()('POST', '/api/auth/register', free)]
+  assert.deepEqual([first.status, first.body], [second.status, second.body])
+  assert.equal((await login(clinic.admin(), root)).status, 200)
+  await assert.rejects(createAdministrator(clinic.service.app, visitor, free.email, 'admin'), (error: { readonly code?: unknown }) => error.code === 'already_exists')
+  await assert.rejects(createAdministrator(clinic.service.app, visitor, 'no address', 'admin'), (error: { readonly code?: unknown }) => error.code === 'invalid_input')
+})
+
+test('the administration has a document of its own, and its sessions are short', async () => {
+  const document = JSON.parse((await clinic.admin()('GET', '/openapi.json')).text) as { readonly info: { readonly title: string }; readonly paths: object }
+  assert.equal(document.info.title, 'Therapy administration')
+  assert.equal(Object.keys(document.paths).length, new Set(adminRoutes.map(({ path }) => path)).size)
+  const [row] = await clinic.database.admin(
+    `select extract(epoch from idle_expires_at - last_used_at)::int as idle, extract(epoch from absolute_expires_at - created_at)::int as absolute from redoubt.sessions where user_id = $1 order by created_at limit 1`, [root.id])
+  assert.deepEqual(row, { idle: 1800, absolute: 43_200 })
+})
