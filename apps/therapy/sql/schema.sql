@@ -20,6 +20,7 @@ create table redoubt.users (
   status text default 'active'::text not null,
   role text not null,
   realm text default 'tenant'::text not null,
+  enrol_until timestamp with time zone default (now() + '24:00:00'::interval) not null,
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
@@ -50,7 +51,7 @@ create policy guard_update on redoubt.users for update to {guard}
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (password_hash, status, role, password_changed_at, version) on redoubt.users to {guard};
+grant update (password_hash, status, role, enrol_until, password_changed_at, version) on redoubt.users to {guard};
 
 create table therapy.appointment_notes (
   id uuid not null,

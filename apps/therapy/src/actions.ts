@@ -16,6 +16,7 @@ export const actions = {
   ...factorActions,
   ...clientActions,
   ...administrationActions,
+  'auth.administrator_sought': { audited: false },
   'auth.administrator_created': { audited: true, keep: 'change', purpose: 'administration' },
   'audit.queried': { audited: true, purpose: 'oversight' },
   'account.viewed': { audited: true, purpose: 'account' },

@@ -3,7 +3,7 @@ import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { beginSecondFactor } from 'redoubt/tokens/factors/sign-in'
-import { endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
+import { checkSession, endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
 import { refreshSession } from 'redoubt/tokens/refresh'
 import { canonicalEmail, checkPassword, openSession, signOut, type Identity, type SignedIn } from 'redoubt/tokens/sessions'
@@ -96,7 +96,10 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
     route({
       method: 'GET', path: '/api/csrf-token', tags: ['auth'], summary: 'The token that unsafe requests by session cookie carry as X-CSRF-Token; good until the session ends',
       access: roles, answer: z.object({ csrf_token: z.string() }),
-      handle: async ({ caller }) => ({ csrf_token: await browser.csrf.token(caller.session) }),
+      handle: async ({ caller }) => {
+        await checkSession(identity, caller)
+        return { csrf_token: await browser.csrf.token(caller.session) }
+      },
     }),
     route({
       method: 'GET', path: '/api/auth/sessions', tags: ['auth'], summary: 'One’s sessions: the present one first, then by last use',

@@ -33,6 +33,22 @@ test('whoever has no second factor yet gets into enrolment and nowhere else', as
   assert.equal(refreshed['role'], 'enrolment', 'a refresh is no way out')
 })
 
+test('the password to begin with is good for a day without a second factor, and never once there is one; the operator can begin anew', async () => {
+  const email = 'late.admin@example.org'
+  const begin = () => createAdministrator(clinic.service.app, visitor, email, 'admin')
+  const { id, password } = await begin()
+  const first = await login(clinic.admin(), { email, password })
+  await clinic.database.admin('update redoubt.users set enrol_until = now() where id = $1', [id])
+  assert.equal((await login(clinic.admin(), { email, password })).status, 403)
+  const again = await begin()
+  assert.equal(again.id, id)
+  assert.deepEqual([(await login(clinic.admin(), { email, password })).status, (await login(clinic.admin(), { email, password: again.password })).status], [401, 200])
+  assert.equal((await clinic.admin(String(first.body['access_token']))('GET', '/api/auth/me')).status, 401, 'what began before has ended')
+  const enrolled = await login(clinic.admin(), root)
+  assert.deepEqual([enrolled.status, enrolled.body['status'], enrolled.body['access_token']], [200, 'factor_required', undefined])
+  await assert.rejects(createAdministrator(clinic.service.app, visitor, root.email, 'admin'), (error: { readonly code?: unknown }) => error.code === 'already_exists')
+})
+
 test('attack: a token of one realm opens nothing in the other, nor does a refresh token or a password', async () => {
   const ada = await clinic.patient()
   for (const { path, access, method } of clinic.service.routes) {
@@ -52,7 +68,9 @@ test('attack: a token of one realm opens nothing in the other, nor does a refres
 })
 
 test('every route of the administration without a token: 401; only these are public', async () => {
-  assert.deepEqual(adminRoutes.filter(({ access }) => access === 'public').map(({ method, path }) => `${method} ${path}`), ['POST /api/auth/login', 'POST /api/auth/refresh', 'GET /.well-known/jwks.json'])
+  assert.deepEqual(adminRoutes.filter(({ access }) => access === 'public').map(({ method, path }) => `${method} ${path}`), [
+    'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey', 'GET /.well-known/jwks.json',
+  ])
   for (const { access, method, path } of adminRoutes) {
     if (access !== 'public') assert.equal((await clinic.admin()(method, path.replace('{id}', absent))).status, 401, `${method} ${path}`)
   }
@@ -162,6 +180,6 @@ test('the administration has a document of its own, and its sessions are short',
   assert.equal(document.info.title, 'Therapy administration')
   assert.equal(Object.keys(document.paths).length, new Set(adminRoutes.map(({ path }) => path)).size)
   const [row] = await clinic.database.admin(
-    `select extract(epoch from idle_expires_at - last_used_at)::int as idle, extract(epoch from absolute_expires_at - created_at)::int as absolute from redoubt.sessions where user_id = $1 order by created_at limit 1`, [root.id])
+    `select extract(epoch from idle_expires_at - last_used_at)::int as idle, extract(epoch from absolute_expires_at - created_at)::int as absolute from redoubt.sessions where user_id = $1 and not enrolling order by created_at limit 1`, [root.id])
   assert.deepEqual(row, { idle: 1800, absolute: 43_200 })
 })

@@ -12,6 +12,8 @@ create table redoubt.users (
   role text not null,
   -- Platform: administrators and auditors of the service, who have a door, an issuer and keys of their own.
   realm text not null default 'tenant' check (realm in ('tenant', 'platform')),
+  -- Until when an account of the platform can be signed in to without a second factor, in order to set one up.
+  enrol_until timestamptz not null default now() + interval '24 hours',
   created_at timestamptz not null default now(),
   password_changed_at timestamptz not null default now(),
   version int not null default 1
@@ -22,7 +24,7 @@ alter table redoubt.users force row level security;
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version), insert on redoubt.users to {app};
 grant select on redoubt.users to {guard};
 -- Locks too: a session is opened for an account that nobody is suspending at that moment.
-grant update (status, role, version) on redoubt.users to {guard};
+grant update (status, role, enrol_until, version) on redoubt.users to {guard};
 create policy app_select on redoubt.users for select to {app} using (id = (select guard.actor()));
 -- Registration makes an account and cannot read one back. Which roles may register is the app's own check constraint.
 create policy app_insert on redoubt.users for insert to {app}
@@ -102,9 +104,10 @@ begin
   if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
+  select u.id, u.tenant, u.role, u.realm, u.enrol_until into account from redoubt.users u
     where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
-  if not found or guard.has_factor(p_account) and not proven then
+  if not found or guard.has_factor(p_account) and not proven
+     or account.realm = 'platform' and not proven and account.enrol_until < pg_catalog.now() then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)

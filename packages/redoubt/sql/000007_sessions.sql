@@ -171,6 +171,34 @@ begin
   return 'changed';
 end $$;
 
+-- For the operator's command: an account of the platform that has never set up a second factor begins anew, with another
+-- password and another day for it. One that has a factor is not touched.
+create function guard.find_unenrolled(p_email_bidx bytea[]) returns uuid
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id));
+end $$;
+
+create function guard.renew_enrolment(p_user uuid, p_password_hash text, p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform from redoubt.users u where u.id = p_user for no key update;
+  update redoubt.users u set password_hash = p_password_hash, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+    where u.id = p_user and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id);
+  if not found then
+    raise exception using errcode = 'RD409', message = 'already_exists';
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'password_changed' where s.user_id = p_user and s.revoked_at is null;
+end $$;
+
 -- The record for those who oversee it. A function and no policy: a policy that also lets them see would have every
 -- person's "who read my data" read the whole record.
 create function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit int)
@@ -195,8 +223,10 @@ end $$;
 revoke all on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
-  guard.set_account_role(uuid, text), guard.read_audit(text, uuid, text, text, text, uuid, int) from public;
+  guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
+  guard.read_audit(text, uuid, text, text, text, uuid, int) from public;
 grant execute on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
-  guard.set_account_role(uuid, text), guard.read_audit(text, uuid, text, text, text, uuid, int) to {app};
+  guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
+  guard.read_audit(text, uuid, text, text, text, uuid, int) to {app};

@@ -1039,6 +1039,7 @@ create table redoubt.users (
   status text default 'active'::text not null,
   role text not null,
   realm text default 'tenant'::text not null,
+  enrol_until timestamp with time zone default (now() + '24:00:00'::interval) not null,
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
@@ -1067,7 +1068,7 @@ create policy guard_update on redoubt.users for update to {guard}
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (password_hash, status, role, password_changed_at, version) on redoubt.users to {guard};
+grant update (password_hash, status, role, enrol_until, password_changed_at, version) on redoubt.users to {guard};
 
 -- functions
 
@@ -1572,6 +1573,21 @@ begin
 end $function$;
 alter function guard.factor_proven(p_user uuid) owner to {guard};
 
+CREATE OR REPLACE FUNCTION guard.find_unenrolled(p_email_bidx bytea[])
+ RETURNS uuid
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id));
+end $function$;
+alter function guard.find_unenrolled(p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.find_unenrolled(p_email_bidx bytea[]) to {app};
+
 CREATE OR REPLACE FUNCTION guard.find_unusual_key_use(p_times numeric, p_least bigint)
  RETURNS TABLE(hour timestamp with time zone, actor text, purpose text, data_class text, uses bigint, baseline bigint)
  LANGUAGE plpgsql
@@ -1861,9 +1877,10 @@ begin
   if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant, u.role, u.realm into account from redoubt.users u
+  select u.id, u.tenant, u.role, u.realm, u.enrol_until into account from redoubt.users u
     where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
-  if not found or guard.has_factor(p_account) and not proven then
+  if not found or guard.has_factor(p_account) and not proven
+     or account.realm = 'platform' and not proven and account.enrol_until < pg_catalog.now() then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
@@ -1943,6 +1960,29 @@ begin
 end $function$;
 alter function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) owner to {guard};
 grant execute on function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer)
+ RETURNS TABLE(id uuid, occurred_at timestamp with time zone, actor_type text, actor_id uuid, actor_role text, action text, resource_type text, resource_id text, purpose text, outcome text, request_id text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'auditor') or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query
+    select l.id, l.occurred_at, l.actor_type, l.actor_id, l.actor_role, l.action, l.resource_type, l.resource_id, l.purpose, l.outcome, l.request_id
+    from redoubt.audit_logs l
+    where l.tenant_id = who.tenant and (p_action is null or l.action = p_action) and (p_actor is null or l.actor_id = p_actor)
+      and (p_resource_type is null or l.resource_type = p_resource_type) and (p_resource_id is null or l.resource_id = p_resource_id)
+      and (p_outcome is null or pg_catalog.starts_with(l.outcome, p_outcome)) and (p_before is null or l.id < p_before)
+    order by l.id desc limit p_limit;
+end $function$;
+alter function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer) owner to {guard};
+grant execute on function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea)
  RETURNS void
@@ -2158,6 +2198,27 @@ end $function$;
 alter function guard.remove_factor(p_factor uuid) owner to {guard};
 grant execute on function guard.remove_factor(p_factor uuid) to {app};
 
+CREATE OR REPLACE FUNCTION guard.renew_enrolment(p_user uuid, p_password_hash text, p_role text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform from redoubt.users u where u.id = p_user for no key update;
+  update redoubt.users u set password_hash = p_password_hash, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+    where u.id = p_user and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id);
+  if not found then
+    raise exception using errcode = 'RD409', message = 'already_exists';
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'password_changed' where s.user_id = p_user and s.revoked_at is null;
+end $function$;
+alter function guard.renew_enrolment(p_user uuid, p_password_hash text, p_role text) owner to {guard};
+grant execute on function guard.renew_enrolment(p_user uuid, p_password_hash text, p_role text) to {app};
+
 CREATE OR REPLACE FUNCTION guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[])
  RETURNS void
  LANGUAGE plpgsql
@@ -2357,6 +2418,60 @@ begin
 end $function$;
 alter function guard.seal_audit(max_entries integer) owner to {guard};
 grant execute on function guard.seal_audit(max_entries integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.set_account_role(p_user uuid, p_role text)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  found_role text;
+begin
+  if who.role <> 'admin' or p_role not in ('admin', 'auditor') or p_user = who.actor then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.role into found_role from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.realm = 'platform' and u.status <> 'deleted' for update;
+  if not found then
+    return 'unknown';
+  elsif found_role = p_role then
+    return 'unchanged';
+  end if;
+  update redoubt.users u set role = p_role, version = u.version + 1 where u.id = p_user;
+  perform guard.end_sessions_of(p_user, 'role_changed');
+  return 'changed';
+end $function$;
+alter function guard.set_account_role(p_user uuid, p_role text) owner to {guard};
+grant execute on function guard.set_account_role(p_user uuid, p_role text) to {app};
+
+CREATE OR REPLACE FUNCTION guard.set_account_status(p_user uuid, p_status text)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  found_status text;
+begin
+  if who.role <> 'admin' or p_status not in ('active', 'suspended') or p_user = who.actor then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status <> 'deleted' for update;
+  if not found then
+    return 'unknown';
+  elsif found_status = p_status then
+    return 'unchanged';
+  end if;
+  update redoubt.users u set status = p_status, version = u.version + 1 where u.id = p_user;
+  if p_status = 'suspended' then
+    perform guard.end_sessions_of(p_user, 'suspended');
+  end if;
+  return 'changed';
+end $function$;
+alter function guard.set_account_status(p_user uuid, p_status text) owner to {guard};
+grant execute on function guard.set_account_status(p_user uuid, p_status text) to {app};
 
 CREATE OR REPLACE FUNCTION guard.sign_in_factors(p_account uuid, p_email_bidx bytea[])
  RETURNS TABLE(kind text, credential_id bytea, transports text[])

@@ -11,6 +11,7 @@ import { wayTo } from '../../../../packages/redoubt/test/support/way.ts'
 import { createAdministrator } from '../../src/administrators.ts'
 import { openService, type Service, type ServiceSettings } from '../../src/service.ts'
 import { verifyTherapist } from '../../src/verification.ts'
+import { protect } from './factors.ts'
 
 export type Answer = { readonly status: number; readonly headers: Headers; readonly text: string; readonly body: Readonly<Record<string, never>> & Record<string, unknown> }
 export type Send = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
@@ -140,11 +141,10 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
     async administrator(role = 'admin') {
       const { email } = fresh()
       const { id, password } = await createAdministrator(service.app, { requestId: 'create', address: null }, email, role)
-      const begun = await admin()('POST', '/api/auth/login', { email, password })
-      assert.equal(begun.status, 200, begun.text)
-      // What a second factor gives, without one: the session is for more than enrolment.
-      await database.admin('update redoubt.sessions set enrolling = false where user_id = $1', [id])
-      const { status, body, text } = await admin()('POST', '/api/auth/refresh', { refresh_token: begun.body['refresh_token'] })
+      const login = () => admin()('POST', '/api/auth/login', { email, password })
+      const begun = String((await login()).body['access_token'])
+      const { recovery } = await protect({ id, email, password, token: begun, send: admin(begun) })
+      const { status, body, text } = await admin()('POST', '/api/auth/second-factor', { pending: (await login()).body['pending'], proof: { kind: 'recovery', code: recovery[0] } })
       assert.equal(status, 200, text)
       const token = String(body['access_token'])
       return { id, email, password, token, refresh: String(body['refresh_token']), send: admin(token) }

@@ -14,7 +14,7 @@ export const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.list_accounts',
-  'guard.set_account_status', 'guard.set_account_role', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
+  'guard.set_account_status', 'guard.set_account_role', 'guard.find_unenrolled', 'guard.renew_enrolment', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
   'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
   'guard.has_factor', 'guard.factor_proven', 'guard.stepped_up', 'guard.spend_proof', 'guard.count_factor_try', 'guard.sign_in_factors',
   'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',

@@ -27,6 +27,7 @@ export const kernelTables = {
       status: plain('text', 'INT', { generated: true }),
       role: plain('text', 'INT'),
       realm: plain('text', 'INT', { generated: true }),
+      enrol_until: plain('timestamptz', 'INT', { generated: true }),
       created_at: plain('timestamptz', 'INT', { generated: true }),
       password_changed_at: plain('timestamptz', 'INT', { generated: true }),
       version: plain('int4', 'INT', { generated: true }),

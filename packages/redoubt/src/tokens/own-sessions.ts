@@ -27,6 +27,14 @@ export type EndReasonOf = 'ended_by_admin' | 'suspended' | 'role_changed' | 'fac
 const list = `select id, device, address_prefix, created_at, last_used_at, id = $1 as current from redoubt.sessions
   where revoked_at is null and idle_expires_at > now() and absolute_expires_at > now() order by id = $1 desc, last_used_at desc, id limit 200`
 
+/**
+ * For a route that reads nothing else: whether the caller's session still stands.
+ * @throws Refusal caller_refused when it has ended
+ */
+export async function checkSession(service: Service, caller: Person): Promise<void> {
+  await transaction.one(service.gate, caller, 'auth.session_checked', { name: 'redoubt.check_session', text: 'select guard.actor()', values: [] })
+}
+
 /** The caller's sessions that stand, the present one first; row security shows no others. At most 200. */
 export function listSessions(service: Service, caller: Person): Promise<readonly OwnSession[]> {
   return transaction.one<Identity['gate']['actions'], OwnSession>(service.gate, caller, 'auth.sessions_viewed', { name: 'redoubt.list_sessions', text: list, values: [caller.session] })

@@ -38,6 +38,7 @@ export const sessionActions = {
   'auth.login_failed': { audited: true, keep: 'access', purpose: 'account' },
   // Every ten minutes of every session: an entry each would say nothing that the sign-in's does not. An event tells it.
   'auth.refreshed': { audited: false },
+  'auth.session_checked': { audited: false },
   'auth.refresh_reused': { audited: true, keep: 'access', purpose: 'account' },
   'auth.sessions_viewed': { audited: true, keep: 'access', purpose: 'account' },
   'auth.session_revoked': { audited: true, keep: 'access', purpose: 'account' },
