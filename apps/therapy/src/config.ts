@@ -107,6 +107,7 @@ export const settings = defineSettings({
       required: 'never',
       rotateDays: 90,
     }),
+    REDIS_TIMEOUT: plain(integer(5, 5_000), { about: 'Milliseconds after which Redis counts as away', owner: platform, required: 'never', fallback: '50' }),
     LIMITS_ANONYMOUS: numberOf('Requests in 15 minutes of one address that is not signed in: reads, and apart from them writes', standardNumbers.anonymous),
     LIMITS_CALLER: numberOf('Units per minute of one caller; a route weighs one unless it says otherwise', standardNumbers.caller),
     LIMITS_ADDRESS: numberOf('Requests per minute of all signed-in callers of one address', standardNumbers.address),

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
@@ -51,7 +52,11 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       access: 'public', body: z.strictObject({ pending: z.string().max(64), proof, session: sessionMode }), answer: opened, refuses: ['code_refused', 'factor_refused', 'too_many_requests', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        return openedAnswer(browser, identity, body.session, await completeSecondFactor(factors, identity, visitor, { ...body, agent: headers['user-agent'] }))
+        // Whose sign-in is pending only the database knows; it slows down guessing by account. Here: by handle and by address.
+        const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(body.pending).digest() })
+        const done = await completeSecondFactor(factors, identity, visitor, { ...body, agent: headers['user-agent'] })
+        await attempt.right()
+        return openedAnswer(browser, identity, body.session, done)
       },
     }),
     route({

@@ -81,6 +81,8 @@ export type ServiceSettings = {
   readonly controls?: Partial<ControlModes>
   /** Redis or Valkey, where several instances share their counters. */
   readonly redisUrl?: string | undefined
+  /** Milliseconds after which it counts as away, default 50. */
+  readonly redisTimeout?: number
   /** Numbers of the limits that are not the standard ones. */
   readonly limits?: Partial<LimitNumbers>
   readonly poolSize?: number
@@ -111,7 +113,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
   return {
     databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
     publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, adminOrigin: config.ADMIN_ORIGIN, trustedProxies: config.TRUSTED_PROXIES,
-    redisUrl: config.REDIS_URL,
+    redisUrl: config.REDIS_URL, redisTimeout: config.REDIS_TIMEOUT,
     limits: {
       anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
       signIn: config.LIMITS_SIGN_IN, signInAddress: config.LIMITS_SIGN_IN_ADDRESS,
@@ -180,7 +182,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     }
     const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
     const codes = openCodes({ keyring, gate: db, emit })
-    const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, emit })
+    const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, timeout: settings.redisTimeout ?? 50, emit })
     if (redis !== undefined) ends.push(() => redis.close())
     const limits = await limitsOf(redis, keyring, emit)
     const numbers = { ...standardNumbers, ...settings.limits }

@@ -7,8 +7,10 @@ import type { Tries } from '../limits/tries.ts'
 
 /** A try of somebody at the door. */
 export type Attempt = {
+  /** It was right, and no longer counts. */
+  right(): Promise<void>
   /**
-   * It was right: it no longer counts, and this device is known for the account from now on.
+   * The same at the end of a sign-in: this device is known for the account from now on.
    * @param id the row id of the account, under which later steps of the sign-in count theirs
    * @returns the Set-Cookie line of the known device
    */
@@ -18,7 +20,7 @@ export type Attempt = {
 export type Attempts = {
   /**
    * Counts a try before anything is looked up; the cookie of a known device gives it a budget of its own.
-   * @param what.account the newest blind index of the address that was given, or the row id of an account known by then
+   * @param what.account the newest blind index of the address that was given, or the row id of an account known by then; never a handle or token itself, events tell it
    * @throws Refusal too_many_requests
    */
   begin(asked: { readonly headers: IncomingHttpHeaders; readonly visitor: Visitor }, what: { readonly tried: Tried; readonly account: Buffer | string }): Promise<Attempt>
@@ -39,6 +41,7 @@ export function openAttempts(options: { readonly service: string; readonly tries
       const value = read(headers)
       const counted = await tries.admit(visitor, { tried, account, device: await devices.known(value, account) })
       return {
+        right: () => counted.succeeded(),
         async succeeded(id) {
           await counted.succeeded()
           const known = await devices.remember(value, id === undefined ? [account] : [account, id])

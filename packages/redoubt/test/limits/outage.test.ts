@@ -195,3 +195,21 @@ test('nobody there, and nothing that can be: told at once, tried again quietly, 
     assert.throws(() => openRedis({ url: 'redis://127.0.0.1:1', name: 'sample', emit: () => undefined, ...bad }), word)
   }
 })
+
+test('a process that was held up itself does not take that for an outage', { skip }, async () => {
+  const server = await own()
+  const { redis, limits, events, state } = await setup(server.url)
+  await state('up')
+  const [limit, key] = [limitOf(10), someone()]
+  await limits.take([{ limit, key, cost: 1 }])
+  server.freeze()
+  const asked = limits.take([{ limit, key, cost: 1 }])
+  // Written in the next turn; then nothing of this process runs for twice the timeout, while the answer arrives.
+  setImmediate(() => setImmediate(() => {
+    server.thaw()
+    for (const until = performance.now() + timeout * 2; performance.now() < until; );
+  }))
+  assert.equal((await asked).standings[0]?.used, 2)
+  assert.equal(redis.state, 'up')
+  assert.deepEqual(events.map(({ type }) => type), ['redis.up'])
+})
