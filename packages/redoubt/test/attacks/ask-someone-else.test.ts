@@ -47,6 +47,7 @@ const meant: Readonly<Record<string, readonly unknown[]>> = {
   bytea: [Buffer.alloc(32), dataKey, Buffer.alloc(64)],
   integer: [1, 3600, 100],
   bigint: [0, 1, null],
+  numeric: [1, 3],
   jsonb: ['{}', `{"actor":"${victim.actor}"}`],
   'timestamp with time zone': ['2000-01-01', '2100-01-01'],
 }
