@@ -41,10 +41,10 @@ test('the other logins reach the tables of their work and no others, whatever cl
     ingest: [],
     // What a re-encryption job remembers; the rows themselves it reaches by functions and policies of its own.
     migrator: ['DELETE crypto_job_failures', 'INSERT crypto_job_cursors', 'INSERT crypto_job_failures', 'INSERT crypto_jobs', 'SELECT crypto_job_cursors', 'SELECT crypto_job_failures', 'SELECT crypto_jobs', 'UPDATE crypto_job_cursors', 'UPDATE crypto_job_failures', 'UPDATE crypto_jobs'].map((may) => may.replace(' ', ' redoubt.')),
-    auditor: ['anchors', 'chain', 'head', 'logs', 'subjects', 'tombstones'].map((name) => `SELECT redoubt.audit_${name}`).concat('SELECT redoubt.key_calls', 'SELECT redoubt.key_usage', 'SELECT redoubt.key_use_unusual', 'SELECT redoubt.schema_migrations'),
-    backup: care.map((name) => `SELECT therapy.${name}`),
-    keys: ['data_keys', 'index_keys', 'key_encryption_keys', 'purpose_keys'].flatMap((name) => ['DELETE', 'INSERT', 'SELECT', 'UPDATE'].map((command) => `${command} keys.${name}`)).concat('INSERT keys.erased', 'SELECT keys.erased'),
-    worker: ['DELETE redoubt.idempotency_keys', 'SELECT redoubt.idempotency_keys', 'SELECT redoubt.audit_anchors', 'SELECT redoubt.audit_chain', 'SELECT redoubt.audit_head', 'SELECT redoubt.schema_migrations'],
+    auditor: ['anchors', 'chain', 'head', 'logs', 'subjects', 'tombstones'].map((name) => `SELECT redoubt.audit_${name}`).concat('SELECT redoubt.crypto_job_cursors', 'SELECT redoubt.crypto_job_failures', 'SELECT redoubt.crypto_jobs', 'SELECT redoubt.key_calls', 'SELECT redoubt.key_usage', 'SELECT redoubt.key_use_unusual', 'SELECT redoubt.schema_migrations'),
+    backup: care.map((name) => `SELECT therapy.${name}`).concat('SELECT redoubt.key_calls', 'SELECT redoubt.key_usage', 'SELECT redoubt.key_use_unusual'),
+    keys: ['data_keys', 'index_keys', 'key_encryption_keys', 'purpose_keys'].flatMap((name) => ['DELETE', 'INSERT', 'SELECT', 'UPDATE'].map((command) => `${command} keys.${name}`)).concat('INSERT keys.erased', 'SELECT keys.erased', 'SELECT redoubt.crypto_job_cursors', 'SELECT redoubt.crypto_job_failures', 'SELECT redoubt.crypto_jobs'),
+    worker: ['idempotency_keys', 'one_time_codes', 'sessions'].flatMap((name) => [`DELETE redoubt.${name}`, `SELECT redoubt.${name}`]).concat('SELECT redoubt.crypto_job_cursors', 'SELECT redoubt.crypto_job_failures', 'SELECT redoubt.crypto_jobs', 'SELECT redoubt.audit_anchors', 'SELECT redoubt.audit_chain', 'SELECT redoubt.audit_head', 'SELECT redoubt.schema_migrations'),
   }
   for (const [login, expected] of Object.entries(wanted)) {
     const role = `${probe.database.service}_${login}`
