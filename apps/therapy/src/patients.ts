@@ -2,9 +2,8 @@ import { declared } from 'redoubt/columns'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
-import { transaction } from 'redoubt/transaction'
+import { keyUserOf, transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { actions } from './actions.ts'
 import { changed, found, sql, type App } from './app.ts'
 import { birthDate, idParams, line, personName, phone, reference, rowId, version } from './fields.ts'
 import { cursorOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
@@ -52,7 +51,7 @@ export function patientRoutes(app: App): readonly Route[] {
       access: ['patient', 'therapist'], params: idParams, answer: patientAnswer,
       handle: async ({ caller, params: { id } }) => {
         const row = await transaction.found(app.db, caller, { action: 'patient.viewed', resource: { type: 'patient', id }, subjects: [id] }, patientById(id))
-        return found(await app.columns.open(declared([id], { actor: caller.role, purpose: actions['patient.viewed'].purpose }), 'therapy.patients', [row]))
+        return found(await app.columns.open(declared([id], keyUserOf(app.db, caller, 'patient.viewed')), 'therapy.patients', [row]))
       },
     }),
     route({

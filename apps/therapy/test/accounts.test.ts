@@ -68,5 +68,5 @@ test('a therapist changes their public profile, nobody else’s, and not their v
 
 test('health: alive and ready by name, nothing else', async () => {
   assert.deepEqual((await clinic.send()('GET', '/health/live')).body, { status: 'ok', checks: {} })
-  assert.deepEqual((await clinic.send()('GET', '/health/ready')).body, { status: 'ok', checks: { database: 'ok', migrations: 'ok', keys: 'ok' } })
+  assert.deepEqual((await clinic.send()('GET', '/health/ready')).body, { status: 'ok', checks: { database: 'ok', migrations: 'ok', keys: 'ok', 'key-service': 'ok' } })
 })

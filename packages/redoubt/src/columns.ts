@@ -59,9 +59,9 @@ export type Columns<D extends Tables> = {
 }
 
 /** For transaction.one: opening is allowed for the subjects the audit entry already names, and for nobody else. */
-export function declared(subjects: readonly string[], keyUser?: KeyUser): Witness {
+export function declared(subjects: readonly string[], keyUser: KeyUser): Witness {
   return {
-    ...(keyUser === undefined ? {} : { keyUser }),
+    keyUser,
     opened(subject) {
       if (!subjects.includes(subject)) throw new TypeError('columns: a row of a subject was opened that the deed did not name')
     },

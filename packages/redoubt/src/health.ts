@@ -11,6 +11,8 @@ export type Check = {
   readonly timeout: number
   /** Its failure is shown as `degraded` and keeps nobody from being ready: something else does its work meanwhile. */
   readonly degrades?: true
+  /** Milliseconds for which it is not asked again while it works, where asking has a price. Default 0. */
+  readonly every?: number
 }
 
 export type Verdict = 'ok' | 'degraded' | 'failed'
@@ -36,12 +38,16 @@ const fresh = 1_000
  * A check with its bound. While one run hangs, no second one is started: a probe every few seconds would otherwise
  * take one connection after the other from the pool.
  */
-function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
+function bounded(check: Check, emit: Emit, now: () => number): () => Promise<Verdict> {
+  const { every = 0 } = check
   let hanging = false
+  let worked = -Infinity
   let last: Verdict | null = null
 
   async function verdict(): Promise<Verdict> {
     if (hanging) return check.degrades === true ? 'degraded' : 'failed'
+    const asked = now()
+    if (last === 'ok' && asked - worked < every) return 'ok'
     hanging = true
     const limit = AbortSignal.timeout(check.timeout)
     const late = new Promise<never>((_, reject) => {
@@ -57,6 +63,7 @@ function bounded(check: Check, emit: Emit): () => Promise<Verdict> {
     try {
       await Promise.race([work, late])
       if (last === 'failed') emit({ type: 'health.recovered', check: check.name })
+      worked = asked
       return (last = 'ok')
     } catch (error) {
       if (last !== 'failed') emit({ type: 'health.failed', check: check.name, error })
@@ -85,17 +92,18 @@ function answer(request: IncomingMessage, response: ServerResponse, found: Healt
  * Health of one instance. The public learns the names of the checks and ok, degraded or failed; why stands in the log.
  * @param options.checks what `ready` asks, all at the same time
  * @param options.now clock in milliseconds
- * @throws TypeError when two checks share a name, a name is not small letters and dashes, or a timeout is not 1 to 30000
+ * @throws TypeError when two checks share a name, a name is not small letters and dashes, a timeout is not 1 to 30000, or every not 0 to 60000
  */
 export function openHealth(options: { readonly checks: readonly Check[]; readonly emit: Emit; readonly now?: () => number }): Health {
   const names = new Set<string>()
-  for (const { name, timeout } of options.checks) {
+  for (const { name, timeout, every = 0 } of options.checks) {
     if (!/^[a-z][a-z-]{1,30}$/.test(name) || names.has(name)) throw new TypeError('openHealth: check names must be small letters and dashes, each once')
     if (!(timeout >= 1 && timeout <= 30_000)) throw new TypeError(`openHealth: timeout of ${name} must be 1 to 30000 milliseconds`)
+    if (!(every >= 0 && every <= 60_000)) throw new TypeError(`openHealth: every of ${name} must be 0 to 60000 milliseconds`)
     names.add(name)
   }
   const now = options.now ?? ((): number => performance.now())
-  const runs = options.checks.map((check) => ({ name: check.name, run: bounded(check, options.emit) }))
+  const runs = options.checks.map((check) => ({ name: check.name, run: bounded(check, options.emit, now) }))
   let asked: Promise<HealthReport> | null = null
   /** When the last answer came; Infinity while one is awaited, which everybody who asks meanwhile shares. */
   let answered = -Infinity

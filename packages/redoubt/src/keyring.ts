@@ -41,6 +41,8 @@ export type Keyring = {
   destroy(scope: KeyScope): Promise<void>
   /** For the start and for health: the key service answers and opens every stored key-encryption key. @throws Refusal, with what to do */
   check(): Promise<void>
+  /** For health: every stored key-encryption key is in memory, or opens now. The key service is asked only for those that are not. @throws Refusal */
+  opened(): Promise<void>
   /** Forgets all keys; every later call is refused. The key service is closed by whoever opened it. */
   close(): void
 }
@@ -135,6 +137,10 @@ export function openKeyring(settings: KeyringSettings): Keyring {
     async check() {
       live()
       await keks.check()
+    },
+    async opened() {
+      live()
+      await keks.openAll()
     },
     close() {
       closed = true

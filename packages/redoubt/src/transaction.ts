@@ -1,5 +1,5 @@
 import { newId } from './bytes.ts'
-import type { Caller } from './context.ts'
+import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Compilable, Statement, Tx } from './pg.ts'
 import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
@@ -39,6 +39,11 @@ function planOf<A extends Actions>(gate: Gate<A>, caller: Caller, deed: Deed<A>)
       metadata: metadata ?? {}, personal: null, keep, days: days ?? 0, subjects: subjects ?? [],
     },
   }
+}
+
+/** As whose use a key is counted that an action of this caller needs outside a Tx: for `declared` of columns.ts. */
+export function keyUserOf<A extends Actions>(gate: Gate<A>, caller: Caller, action: keyof A & string): KeyUser {
+  return { actor: caller.role, purpose: gate.actions[action]?.purpose ?? null }
 }
 
 /**

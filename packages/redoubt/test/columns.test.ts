@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
+import { ofTheService } from '../src/context.ts'
 import { declared, openColumns } from '../src/columns.ts'
 import { Refusal } from '../src/errors.ts'
 import { blindIndex, defineTables, plain, sealed, type Sealed } from '../src/tables.ts'
@@ -132,8 +133,8 @@ test('a row without its id or subject is the caller’s mistake, and so is a col
 test('with transaction.one only the declared subjects can be opened', async () => {
   const clear = person()
   const { email_bidx: _index, ...row } = await columns.seal(witness(), 'care.people', clear)
-  assert.equal((await columns.open(declared([clear.owner]), 'care.people', [row]))[0]?.name, clear.name)
-  await assert.rejects(columns.open(declared([randomUUID()]), 'care.people', [row]), TypeError)
+  assert.equal((await columns.open(declared([clear.owner], ofTheService), 'care.people', [row]))[0]?.name, clear.name)
+  await assert.rejects(columns.open(declared([randomUUID()], ofTheService), 'care.people', [row]), TypeError)
 })
 
 test('a stored null opens as null, and rows without sealed columns ask for no key', async () => {

@@ -147,3 +147,27 @@ test('checks of one name, bad names and bounds outside 1 to 30000 ms are a TypeE
   assert.throws(() => openHealth({ checks: [{ ...works, name: 'DB at 10.0.0.7' }], emit }), TypeError)
   assert.throws(() => openHealth({ checks: [{ ...works, timeout: Infinity }], emit }), /timeout of database/)
 })
+
+test('a check that has a price is asked at its own pace while it works, and each time while it does not', async () => {
+  const time = clock()
+  let [runs, up] = [0, true]
+  const priced: Check = { ...works, every: 10_000, run: async () => { runs++; if (!up) throw new Error('down') } }
+  const health = openHealth({ checks: [priced], emit: () => undefined, now: time.now })
+  await health.ready()
+  time.pass(9_999)
+  assert.equal((await health.ready()).status, 'ok')
+  assert.equal(runs, 1)
+  up = false
+  time.pass(1)
+  // The answer of a moment ago is still fresh; a second later it is asked.
+  time.pass(1_000)
+  assert.equal((await health.ready()).status, 'failed')
+  time.pass(1_000)
+  assert.equal((await health.ready()).status, 'failed')
+  assert.equal(runs, 3)
+  up = true
+  time.pass(1_000)
+  assert.equal((await health.ready()).status, 'ok')
+  assert.equal(runs, 4)
+  assert.throws(() => openHealth({ checks: [{ ...works, every: 60_001 }], emit: () => undefined }), /every of database/)
+})

@@ -90,3 +90,40 @@ test('a value is handed out 2^20 times and then loaded again', async () => {
   await cache.find(['a'])
   assert.equal(loads, 2)
 })
+
+test('a value asked for near its end is loaded anew beside the answer; one that cannot be is served to its end and tried again', async () => {
+  let now = 0
+  const loads: Load[] = []
+  const cache = openCache<string, { of: string }>({
+    name: (query) => query, load: (queries) => new Promise((resolve, reject) => loads.push({ queries, answer: resolve, fail: reject })),
+    lifetime: 3_600_000, ahead: 900_000, uses: 100, entries: 10, clock: () => now,
+  })
+  const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+  const first = cache.find(['a'])
+  await turn()
+  loads[0]?.answer([{ of: 'first' }])
+  assert.deepEqual(await first, [{ of: 'first' }])
+  now = 2_699_999
+  await cache.find(['a'])
+  await turn()
+  assert.equal(loads.length, 1, 'not yet')
+  now = 2_700_000
+  for (let i = 0; i < 5; i++) assert.deepEqual(await cache.find(['a']), [{ of: 'first' }])
+  await turn()
+  assert.equal(loads.length, 2, 'once for all who ask')
+  loads[1]?.fail(new Error('away'))
+  await turn()
+  now += 29_999
+  assert.deepEqual(await cache.find(['a']), [{ of: 'first' }])
+  await turn()
+  assert.equal(loads.length, 2)
+  now += 1
+  assert.deepEqual(await cache.find(['a']), [{ of: 'first' }])
+  await turn()
+  assert.equal(loads.length, 3, 'tried again')
+  loads[2]?.answer([{ of: 'second' }])
+  await turn()
+  now = 3_600_001
+  assert.deepEqual(await cache.find(['a']), [{ of: 'second' }])
+  assert.equal(loads.length, 3)
+})

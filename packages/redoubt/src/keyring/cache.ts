@@ -11,6 +11,11 @@ export type CacheSettings<Q, V> = {
   readonly load: (queries: readonly Q[]) => Promise<readonly Loaded<V>[]>
   /** Milliseconds a value may be used, counted from before it was loaded. */
   readonly lifetime: number
+  /**
+   * Milliseconds before its end at which a value that is asked for is loaded anew, beside the answer: a source that is
+   * away for less than that is not missed. Default 0: at its end.
+   */
+  readonly ahead?: number
   /** How often one load of a value may be handed out. */
   readonly uses: number
   /** Most values held; the least recently used goes first. */
@@ -43,6 +48,8 @@ export function usedFrom(read: number, wait: number, oldest: boolean): number {
 
 /** A value past its time is handed out to nobody, and leaves memory within this many milliseconds. */
 const sweepEvery = 60_000
+/** Milliseconds between two tries to load a value ahead of its end. */
+const tryAgain = 30_000
 /** Statements stay of a bounded size. */
 const batchSize = 4096
 
@@ -51,8 +58,9 @@ const batchSize = 4096
  * statement: what is asked for within one turn of the event loop is loaded together.
  */
 export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
-  const { name, load, lifetime, uses, entries, clock } = settings
-  type Held = { readonly value: V; readonly until: number; left: number }
+  const { name, load, lifetime, ahead = 0, uses, entries, clock } = settings
+  /** `anew`: when it is next tried to load it ahead of its end. */
+  type Held = { readonly value: V; readonly until: number; left: number; anew: number }
   type Waiting = { readonly id: string; readonly query: Q; resolve(value: V | undefined): void; reject(reason: unknown): void }
   const held = new Map<string, Held>()
   let flights = new Map<string, Promise<V | undefined>>()
@@ -79,17 +87,23 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
       if (held.size < entries) break
       held.delete(oldest)
     }
-    held.set(id, { value, until: since + lifetime, left: uses })
+    held.set(id, { value, until: since + lifetime, left: uses, anew: ahead === 0 ? Infinity : since + lifetime - ahead })
     plan()
   }
 
-  function take(id: string): V | undefined {
+  function take(id: string, query: Q): V | undefined {
     const entry = held.get(id)
     if (entry === undefined) return undefined
     held.delete(id)
-    if (clock() >= entry.until || entry.left <= 0) return undefined
+    const now = clock()
+    if (now >= entry.until || entry.left <= 0) return undefined
     entry.left--
     held.set(id, entry)
+    if (now >= entry.anew) {
+      entry.anew = now + tryAgain
+      // Who asks is answered from memory; that it failed is told by whoever loads.
+      board(id, query).catch(() => undefined)
+    }
     return entry.value
   }
 
@@ -134,7 +148,7 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
       return Promise.all(
         queries.map((query) => {
           const id = name(query)
-          const kept = take(id)
+          const kept = take(id, query)
           return kept === undefined ? board(id, query) : Promise.resolve(kept)
         }),
       )

@@ -73,6 +73,8 @@ export type Keks = {
   rotate(purpose: KekPurpose): Promise<Kek | null>
   /** Opens every stored key-encryption key. @throws Refusal, with what to do */
   check(): Promise<void>
+  /** The same without asking the key service for what is in memory. */
+  openAll(): Promise<void>
   clear(): void
 }
 
@@ -118,6 +120,8 @@ export function openKeks(settings: KekSettings): Keks {
     name: ({ row }) => row.kek_id.toString('hex'),
     load: (openings) => Promise.all(openings.map((opening) => unwrap(opening).catch((error: Error) => error))),
     lifetime: settings.lifetime,
+    // A key service that is away for less than a quarter of the lifetime is missed by nobody who had the key.
+    ahead: Math.floor(settings.lifetime / 4),
     uses: settings.uses,
     entries: 64,
     clock,
@@ -169,6 +173,10 @@ export function openKeks(settings: KekSettings): Keks {
     throw new Refusal('key_refused', { detail: `the key-encryption key for ${purpose} could not be stored` })
   }
 
+  async function openAll(): Promise<void> {
+    for (const row of await stored()) if (row.kek_wrapped !== null) await of(row, row.kek_purpose)
+  }
+
   const active = openCache<Wanted, Kek>({
     name: ({ purpose }) => purpose,
     load: (wanted) => Promise.all(wanted.map((one) => findActive(one).catch((error: Error) => error))),
@@ -209,8 +217,9 @@ export function openKeks(settings: KekSettings): Keks {
     },
     async check() {
       await asked(askedBy(mine).check())
-      for (const row of await stored()) if (row.kek_wrapped !== null) await of(row, row.kek_purpose)
+      await openAll()
     },
+    openAll,
     clear() {
       opened.clear()
       active.clear()
