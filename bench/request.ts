@@ -45,6 +45,7 @@ export async function run(): Promise<void> {
     const api = `http://127.0.0.1:${ours.said}/api`
     const account = { email: 'katharina.brandenburg@example.org', password: 'a long enough pass phrase' }
     await send(`${api}/auth/register`, { role: 'patient', ...account, first_name: 'Katharina', last_name: 'Brandenburg', dob: '1984-05-17', phone: '+4915112345678' })
+    await database.admin(`update redoubt.users set status = 'active'`)
     const { access_token: token, user_id: id } = await send<{ access_token: string; user_id: string }>(`${api}/auth/login`, account)
     const { port, token: theirToken, patient } = theirs.said
     await rounds({

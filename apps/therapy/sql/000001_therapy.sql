@@ -16,8 +16,9 @@ create extension btree_gist with schema extensions;
 -- administer and audit.
 drop policy app_insert on redoubt.users;
 create policy app_insert on redoubt.users for insert to {app} with check (
-  tenant = (select guard.tenant()) and status = 'active'
-  and ((select guard.role()) = 'system.register' and role in ('patient', 'therapist') or (select guard.role()) = 'system.create-admin' and role in ('admin', 'auditor'))
+  tenant = (select guard.tenant())
+  and ((select guard.role()) = 'system.register' and status = 'pending' and role in ('patient', 'therapist')
+    or (select guard.role()) = 'system.create-admin' and status = 'active' and role in ('admin', 'auditor'))
 );
 alter table redoubt.users
   add constraint users_role_check check (role in ('patient', 'therapist') and realm = 'tenant' or role in ('admin', 'auditor') and realm = 'platform'),
@@ -223,7 +224,7 @@ begin
   update therapy.therapist_profiles p
     set verification = 'verified', verified_at = pg_catalog.now(), version = p.version + 1
     from redoubt.users u
-    where u.id = p.user_id and u.email_bidx = any (p_email_bidx) and p.verification <> 'verified'
+    where u.id = p.user_id and u.email_bidx = any (p_email_bidx) and u.status <> 'pending' and p.verification <> 'verified'
     returning p.user_id into therapist;
   return therapist;
 end $$;

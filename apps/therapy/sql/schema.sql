@@ -24,20 +24,23 @@ create table redoubt.users (
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
+  former_email_enc bytea,
+  email_changed_at timestamp with time zone,
   constraint users_pkey PRIMARY KEY (id),
-  constraint users_email_bidx_key UNIQUE (email_bidx),
   constraint users_id_role_key UNIQUE (id, role),
   constraint users_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
   constraint users_role_check CHECK ((((role = ANY (ARRAY['patient'::text, 'therapist'::text])) AND (realm = 'tenant'::text)) OR ((role = ANY (ARRAY['admin'::text, 'auditor'::text])) AND (realm = 'platform'::text)))),
-  constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
+  constraint users_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'active'::text, 'suspended'::text, 'deleted'::text])))
 );
 alter table redoubt.users enable row level security;
 alter table redoubt.users force row level security;
 alter table redoubt.users owner to {owner};
+CREATE UNIQUE INDEX users_email_bidx_key ON redoubt.users USING btree (email_bidx) WHERE (status <> 'pending'::text);
+CREATE INDEX users_pending ON redoubt.users USING btree (created_at) WHERE (status = 'pending'::text);
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
-  with check (((tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (((( SELECT guard.role() AS role) = 'system.register'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))) OR ((( SELECT guard.role() AS role) = 'system.create-admin'::text) AND (role = ANY (ARRAY['admin'::text, 'auditor'::text]))))));
+  with check (((tenant = ( SELECT guard.tenant() AS tenant)) AND (((( SELECT guard.role() AS role) = 'system.register'::text) AND (status = 'pending'::text) AND (role = ANY (ARRAY['patient'::text, 'therapist'::text]))) OR ((( SELECT guard.role() AS role) = 'system.create-admin'::text) AND (status = 'active'::text) AND (role = ANY (ARRAY['admin'::text, 'auditor'::text]))))));
 create policy app_select on redoubt.users for select to {app}
   using ((id = ( SELECT guard.actor() AS actor)));
 create policy app_update on redoubt.users for update to {app}
@@ -49,9 +52,9 @@ create policy guard_update on redoubt.users for update to {guard}
   using (true)
   with check (true);
 grant insert on redoubt.users to {app};
-grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (password_hash, status, role, enrol_until, password_changed_at, version) on redoubt.users to {guard};
+grant update (email_enc, email_bidx, password_hash, status, role, enrol_until, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {guard};
 
 create table therapy.appointment_notes (
   id uuid not null,
@@ -570,7 +573,7 @@ begin
   update therapy.therapist_profiles p
     set verification = 'verified', verified_at = pg_catalog.now(), version = p.version + 1
     from redoubt.users u
-    where u.id = p.user_id and u.email_bidx = any (p_email_bidx) and p.verification <> 'verified'
+    where u.id = p.user_id and u.email_bidx = any (p_email_bidx) and u.status <> 'pending' and p.verification <> 'verified'
     returning p.user_id into therapist;
   return therapist;
 end $function$;

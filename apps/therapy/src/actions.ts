@@ -1,3 +1,4 @@
+import { accountActions } from 'redoubt/tokens/accounts'
 import { administrationActions } from 'redoubt/tokens/administration'
 import { clientActions } from 'redoubt/tokens/clients'
 import { codeActions } from 'redoubt/tokens/codes'
@@ -15,6 +16,7 @@ export const actions = {
   ...codeActions,
   ...factorActions,
   ...clientActions,
+  ...accountActions,
   ...administrationActions,
   'auth.administrator_sought': { audited: false },
   'auth.administrator_created': { audited: true, keep: 'change', purpose: 'administration' },

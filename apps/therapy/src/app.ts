@@ -8,6 +8,7 @@ import { once, type Repeatable } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
 import type { Tokens } from 'redoubt/tokens'
+import type { Codes } from 'redoubt/tokens/codes'
 import type { SecondFactors } from 'redoubt/tokens/factors'
 import type { Passwords } from 'redoubt/tokens/password'
 import type { Identity } from 'redoubt/tokens/sessions'
@@ -22,6 +23,7 @@ export type App = {
   readonly columns: Columns<Therapy>
   readonly passwords: Passwords
   readonly tokens: Tokens
+  readonly codes: Codes
   /** Sign-in and sessions of patients and therapists. */
   readonly identity: Identity
   /** The same sessions in browsers. */

@@ -7,6 +7,8 @@ import {
   keyService,
   line,
   listOf,
+  mailAddress,
+  mailServer,
   oneOf,
   origin,
   plain,
@@ -126,6 +128,13 @@ export const settings = defineSettings({
       required: 'production',
       fallback: '.redoubt/anchors',
     }),
+    MAIL: secret(mailServer(), {
+      about: 'Where mail goes: smtp://user:password@host:587, smtps://user:password@host:465, or file:<folder> for development',
+      owner: platform,
+      required: 'production',
+      rotateDays: 365,
+    }),
+    MAIL_FROM: plain(mailAddress(), { about: 'Address that mail is from', owner: platform, required: 'production', fallback: 'no-reply@therapy.example.org' }),
     LOG_LEVEL: plain(oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal'), {
       about: 'Least level that is written',
       owner: platform,

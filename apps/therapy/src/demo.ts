@@ -11,6 +11,7 @@ import { markRead, sendMessage } from './conversations.ts'
 import { patients, therapists, type PatientStory, type TherapistStory } from './demo-story.ts'
 import { releaseNote, writeNote } from './notes.ts'
 import { readPatient, replacePatient } from './patients.ts'
+import { confirmRegistration } from './recovery.ts'
 import { addRecord, releaseRecord } from './records.ts'
 import { acceptCare, requestCare } from './relationships.ts'
 import { verifyTherapist } from './verification.ts'
@@ -52,7 +53,8 @@ export async function playDemo(app: App, accounts: readonly DemoAccount[], now: 
     return account
   }
   const enter = async (name: string, registration: Registration): Promise<Person> => {
-    await register(app, visitor, registration, now)
+    const { request, code } = await register(app, visitor, registration, now)
+    await confirmRegistration(app, visitor, { handle: request, digits: code })
     if (registration.role === 'therapist') await verifyTherapist(app, visitor, registration.email)
     return signedIn(app, visitor, accountOf(name))
   }

@@ -12,9 +12,9 @@ import { repository, sources } from './sources.ts'
 /** Where a development machine keeps everything: git-ignored. */
 export const defaultHome = join(repository, '.redoubt')
 
-/** Keys and anchors of a machine without a key service. Relative, so that a clone in a folder with spaces works: every process starts in the repository. */
-export function placesIn(home: string): { readonly KMS: string; readonly ANCHOR_DIR: string } {
-  return { KMS: `local:${relative(repository, join(home, 'keys/root.key'))}`, ANCHOR_DIR: relative(repository, join(home, 'anchors')) }
+/** Keys, anchors and mail of a machine without a key service. Relative, so that a clone in a folder with spaces works: every process starts in the repository. */
+export function placesIn(home: string): { readonly KMS: string; readonly ANCHOR_DIR: string; readonly MAIL: string } {
+  return { KMS: `local:${relative(repository, join(home, 'keys/root.key'))}`, ANCHOR_DIR: relative(repository, join(home, 'anchors')), MAIL: `file:${relative(repository, join(home, 'mail'))}` }
 }
 
 export type Development = {
@@ -85,7 +85,7 @@ async function forget(server: Embedded, home: string): Promise<void> {
   const folder = join(home, 'postgres')
   if ((await alone(folder, () => countUsers(folder))) > 1) throw new Refusal('conflict', { detail: `another npm start uses the data of ${home}: stop it first` })
   await script(server.adminUrl, async ({ query }) => void (await query(`drop database if exists ${database} with (force)`)))
-  for (const name of ['keys', 'anchors', 'demo.json']) await rm(join(home, name), { recursive: true, force: true })
+  for (const name of ['keys', 'anchors', 'mail', 'demo.json']) await rm(join(home, name), { recursive: true, force: true })
 }
 
 async function script(url: string, work: (connection: Awaited<ReturnType<typeof openScriptConnection>>) => Promise<void>): Promise<void> {

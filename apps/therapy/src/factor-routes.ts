@@ -14,7 +14,7 @@ import { z } from 'zod'
 import { found, sql, type App } from './app.ts'
 import { idParams, line, rowId, utc, utcOf } from './fields.ts'
 import { creationOptions, creationResponse, proof, requestOptions, requestResponse, stepUpProof, totpCode } from './passkey-fields.ts'
-import { opened, openedAnswer, sessionMode } from './sign-in.ts'
+import { opened, openedAnswer, sessionMode, tellOfNewDevice } from './sign-in.ts'
 
 const label = line(1, 60)
 const ownFactor = z.object({ id: rowId, kind: z.enum(['totp', 'webauthn']), label: z.string(), created_at: utc, confirmed_at: utc.nullable(), last_used_at: utc.nullable() })
@@ -54,7 +54,7 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
         // Whose sign-in is pending only the database knows; it slows down guessing by account. Here: by handle and by address.
         const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(body.pending).digest() })
-        const done = await completeSecondFactor(factors, identity, visitor, { ...body, agent: headers['user-agent'] })
+        const done = await completeSecondFactor(factors, identity, visitor, { ...body, agent: headers['user-agent'], also: tellOfNewDevice(app, visitor, headers['user-agent']) })
         await attempt.right()
         return openedAnswer(browser, identity, body.session, done)
       },
@@ -69,7 +69,7 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       body: z.strictObject({ response: requestResponse, session: sessionMode }), answer: opened, refuses: ['factor_refused', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        return openedAnswer(browser, identity, body.session, await passkeySignIn(factors, identity, visitor, { response: body.response, agent: headers['user-agent'] }))
+        return openedAnswer(browser, identity, body.session, await passkeySignIn(factors, identity, visitor, { response: body.response, agent: headers['user-agent'], also: tellOfNewDevice(app, visitor, headers['user-agent']) }))
       },
     }),
     route({

@@ -38,6 +38,7 @@ import { lifetimes } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
 import { z } from 'zod'
+import { accountRoutes } from './account.ts'
 import { actions } from './actions.ts'
 import { adminRoutes } from './admin.ts'
 import { apiClientRoutes, clientTokenRoutes } from './api-clients.ts'
@@ -52,6 +53,7 @@ import { factorRoutes } from './factor-routes.ts'
 import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
+import { recoveryRoutes } from './recovery.ts'
 import { relationshipRoutes } from './relationships.ts'
 import { signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
@@ -125,7 +127,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
 /** Every route of the service: the one list that is served, documented and tested. */
 export function routesOf(app: App): readonly Route[] {
   return [
-    ...registrationRoutes(app), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
+    ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, app.identity, ['patient', 'therapist']), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
     ...clientTokenRoutes(app), ...apiClientRoutes(app), cspReports('/csp-report', app.emit),
   ]
@@ -194,7 +196,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const tokens = await openRealm('token-sign', settings.publicOrigin, tables.service)
     const csrf = csrfAt(settings.publicOrigin)
     const app: App = {
-      db, columns, passwords, tokens, emit, now,
+      db, columns, passwords, tokens, codes, emit, now,
       attempts: attemptsAt(tables.service),
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
       factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },

@@ -1,7 +1,11 @@
+import { newId } from 'redoubt/bytes'
+import type { Visitor } from 'redoubt/context'
 import type { IncomingHttpHeaders } from 'node:http'
 import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
+import { putMail } from 'redoubt/outbox'
 import type { Tx } from 'redoubt/pg'
+import { newDevice } from 'redoubt/tokens/accounts'
 import { beginSecondFactor } from 'redoubt/tokens/factors/sign-in'
 import { checkSession, endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
@@ -60,7 +64,7 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
         const account = await checkPassword(identity, visitor, { indexes, password: body.password })
         const cookies = [await attempt.succeeded(account.id)]
         const agent = headers['user-agent']
-        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent }), cookies)
+        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent, first: (tx) => tellOfNewDevice(app, visitor, agent)(tx, account.id) }), cookies)
         const pending = await beginSecondFactor(app.factors, identity, visitor, account, { agent })
         return reply({ status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }, { cookies })
       },
@@ -120,6 +124,16 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', (tx) => readAccount(app, tx, caller.actor)),
     }),
   ]
+}
+
+/** Runs in the transaction of the sign-in: the mail goes out if and only if there is a session. */
+export function tellOfNewDevice(app: App, visitor: Visitor, agent: string | undefined): (tx: Tx, user: string) => Promise<void> {
+  return async (tx, user) => {
+    const device = await newDevice(tx, user, { agent, address: visitor.address })
+    if (device === undefined) return
+    await putMail(app.columns, tx, { id: newId(), topic: 'new_device', user, payload: { device } })
+    app.emit({ type: 'auth.new_device', requestId: visitor.requestId, actor: user })
+  }
 }
 
 async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {

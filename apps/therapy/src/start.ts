@@ -62,7 +62,7 @@ run('npm start', async () => {
     children.push(spawn('server.ts', env, log.fd), spawn('worker.ts', env, log.fd))
     await Promise.all(children.map(ready))
     await log.close()
-    if (!asked) guide(port, env['ADMIN_ORIGIN'] ?? '', accounts)
+    if (!asked) guide(port, env['ADMIN_ORIGIN'] ?? '', accounts, settingsFrom(env).MAIL)
   }
 
   await makeHome(home)
@@ -147,8 +147,8 @@ async function external(): Promise<Development> {
     process.exit(exitCodes.refused)
   }
   await migrate({ url: process.env['DATABASE_OWNER_URL'] ?? '', service: 'therapy', sources, emit: tell })
-  const { NODE_ENV = 'development', KMS = placesIn(home).KMS, ANCHOR_DIR = placesIn(home).ANCHOR_DIR } = process.env
-  return { populated: false, env: { NODE_ENV, KMS, ANCHOR_DIR }, onGone: () => undefined, stop: () => Promise.resolve() }
+  const { NODE_ENV = 'development', KMS = placesIn(home).KMS, ANCHOR_DIR = placesIn(home).ANCHOR_DIR, MAIL = placesIn(home).MAIL } = process.env
+  return { populated: false, env: { NODE_ENV, KMS, ANCHOR_DIR, MAIL }, onGone: () => undefined, stop: () => Promise.resolve() }
 }
 
 async function readDemo(): Promise<DemoFile | undefined> {
@@ -213,10 +213,11 @@ async function stopAll(children: readonly ChildProcess[], development: Developme
 }
 
 /** What a newcomer needs next: where it is, who they can be, and three things to try. */
-function guide(port: number, admin: string, accounts: readonly DemoAccount[]): void {
+function guide(port: number, admin: string, accounts: readonly DemoAccount[], mail: string | undefined): void {
   const address = `http://127.0.0.1:${port}`
   say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})`)
-  say(`The administration answers on ${admin}   (an account for it: npm run therapy -- create-admin <e-mail>)\n`)
+  say(`The administration answers on ${admin}   (an account for it: npm run therapy -- create-admin <e-mail>)`)
+  say(`Mail lands in ${mail?.startsWith('file:') === true ? join(repository, mail.slice('file:'.length)) : 'the mail server of MAIL'}\n`)
   const [first] = accounts
   if (first === undefined) return
   say('Sign in as:')

@@ -7,11 +7,15 @@ import { startUsageWatch } from 'redoubt/keyring/usage-watch'
 import { openKeyService } from 'redoubt/kms'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
+import { openMailer } from 'redoubt/mail'
+import { forgetMail } from 'redoubt/outbox'
 import { openPool } from 'redoubt/pg'
+import { openSigner } from 'redoubt/transaction/signer'
 import { Refusal } from 'redoubt/errors'
 import { forgetCodes } from 'redoubt/tokens/codes'
 import { forgetSessions } from 'redoubt/tokens/own-sessions'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { startMail } from './letters.ts'
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
@@ -46,8 +50,13 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: () => keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions] })
+    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions, forgetMail] })
     const watch = startUsageWatch({ pool, emit })
+    const signer = await openSigner(keysPool, tables.service)
+    ends.push(() => signer.close())
+    const mailer = await openMailer({ url: settings.MAIL ?? 'file:.redoubt/mail', from: settings.MAIL_FROM, production: settings.NODE_ENV === 'production' })
+    const outbox = startMail({ pool, signer, keyring, mailer, emit })
+    ends.push(() => mailer.close(), () => outbox.stop())
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop(), () => watch.stop())
   } catch (error) {
     await close()

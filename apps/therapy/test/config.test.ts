@@ -14,6 +14,8 @@ const good: Environment = {
   WORKER_DATABASE_URL: login('therapy_worker', 'dE5tL0zBt3Nh9VyA'),
   KMS: 'aws:alias/therapy',
   ANCHOR_DIR: '/anchors',
+  MAIL: 'smtps://therapy:gH7uJ2wQe5Rk8SdF@mail.internal',
+  MAIL_FROM: 'no-reply@therapy.test',
 }
 const readFile = (): string => {
   throw new Error('no file')
@@ -50,6 +52,11 @@ test('one login for two database roles is refused', () => {
 
 test('demo data, the local key provider and a mode that disagrees are refused in production', () => {
   assert.deepEqual(refused({ ...good, DEMO_DATA: 'true', KMS: 'local:root.key', NODE_ENV: 'development' }), ['KMS', 'DEMO_DATA', 'NODE_ENV'])
+})
+
+test('mail without TLS, or into a folder, is refused in production', () => {
+  for (const MAIL of ['file:/tmp/mail', 'http://mail.internal', 'smtp:mail', 'mail.internal:25', 'smtps://']) assert.deepEqual(refused({ ...good, MAIL }), ['MAIL'], MAIL)
+  assert.deepEqual(refused({ ...good, MAIL_FROM: 'Therapy <no-reply@therapy.test>' }), ['MAIL_FROM'])
 })
 
 test('every setting has an owner, a class and a description, and every secret a rotation period', () => {

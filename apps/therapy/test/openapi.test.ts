@@ -37,6 +37,14 @@ const requestResponse = { ...credential, response: { clientDataJSON: 'e30', auth
 /** A body that would be right, for each route that takes one. */
 const bodies: Readonly<Record<string, unknown>> = {
   'POST /api/auth/register': { role: 'patient', email: 'walk@example.org', password: 'long enough for it', first_name: 'W', last_name: 'K', dob: '1990-01-01' },
+  'POST /api/auth/email/verify': { request: 'A'.repeat(43), code: '12345678' },
+  'POST /api/auth/email/resend': { request: 'A'.repeat(43) },
+  'POST /api/auth/password/forgot': { email: 'walk@example.org' },
+  'POST /api/auth/password/reset': { request: 'A'.repeat(43), code: '12345678', password: 'long enough for it' },
+  'POST /api/auth/email/undo': { token: 'A'.repeat(43) },
+  'POST /api/auth/password': { old_password: 'not the password', password: 'long enough for it' },
+  'POST /api/auth/email': { email: 'walk@example.org', password: 'not the password' },
+  'POST /api/auth/email/confirm': { request: 'A'.repeat(43), code: '12345678', email: 'walk@example.org' },
   'POST /api/auth/login': { email: ada.email, password: ada.password },
   'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64), attempt: 'AAAAAAAAAAAAAAAAAAAAAA' },
   'POST /api/auth/token': { grant_type: 'client_credentials' },
@@ -74,7 +82,8 @@ const walked: readonly Walked[] = Object.entries(document.paths).flatMap(([path,
   Object.entries(operations).map(([method, operation]) => ({ method: method.toUpperCase(), path, operation, name: `${method.toUpperCase()} ${path}` })))
 const isPublic = (walk: Walked): boolean => !Array.isArray(walk.operation.security) || walk.operation.security.length === 0
 const publicRoutes = [
-  'POST /api/auth/register', 'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey',
+  'POST /api/auth/register', 'POST /api/auth/email/verify', 'POST /api/auth/email/resend', 'POST /api/auth/password/forgot', 'POST /api/auth/password/reset', 'POST /api/auth/email/undo',
+  'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey',
   'GET /.well-known/jwks.json', 'POST /api/auth/token', 'POST /csp-report',
 ]
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { readFile, stat } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
@@ -12,7 +12,17 @@ const { home, port, start, login } = await openStarts()
 async function verifyAnother(token: string): Promise<void> {
   const email = 'nina.berg@example.org'
   const body = { role: 'therapist', email, password: 'long enough for this', licence_number: 'BY 1234', display_name: 'Nina Berg', specialisation: 'Sleep', price_minor: 9000, currency: 'EUR', time_zone: 'Europe/Berlin' }
-  await fetch(`http://127.0.0.1:${port}/api/auth/register`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  const post = (path: string, given: unknown): Promise<Response> =>
+    fetch(`http://127.0.0.1:${port}/api/auth/${path}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(given) })
+  const { request } = (await (await post('register', body)).json()) as { readonly request: string }
+  let code: string | undefined
+  await until('the mail to confirm the address is in its folder', async () => {
+    const folder = join(home, 'mail')
+    const texts = await Promise.all((await readdir(folder).catch(() => [])).filter((name) => name.endsWith('.eml')).map((name) => readFile(join(folder, name), 'utf8')))
+    code = texts.map((text) => (text.includes(`To: <${email}>`) ? /^ +(\d{4} \d{4})\r$/m.exec(text)?.[1] : undefined)).find((found) => found !== undefined)
+    return code !== undefined
+  })
+  assert.equal((await post('email/verify', { request, code })).status, 200)
   const listed = async (): Promise<boolean> => (await (await fetch(`http://127.0.0.1:${port}/api/therapists`, { headers: { authorization: `Bearer ${token}` } })).text()).includes('Nina Berg')
   assert.equal(await listed(), false)
   const { DATABASE_URL: _, ...env } = process.env

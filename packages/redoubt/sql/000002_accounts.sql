@@ -6,9 +6,10 @@ create table redoubt.users (
   id uuid primary key,
   tenant text not null,
   email_enc bytea not null,
-  email_bidx bytea not null unique,
+  email_bidx bytea not null,
   password_hash text not null,
-  status text not null default 'active' check (status in ('active', 'suspended', 'deleted')),
+  -- Pending: registered, and the address not yet shown to be theirs. It cannot be signed in to.
+  status text not null default 'active' check (status in ('pending', 'active', 'suspended', 'deleted')),
   role text not null,
   -- Platform: administrators and auditors of the service, who have a door, an issuer and keys of their own.
   realm text not null default 'tenant' check (realm in ('tenant', 'platform')),
@@ -18,6 +19,9 @@ create table redoubt.users (
   password_changed_at timestamptz not null default now(),
   version int not null default 1
 );
+-- Several may have registered with one address; it belongs to the one who could read the mail.
+create unique index users_email_bidx_key on redoubt.users (email_bidx) where status <> 'pending';
+create index users_pending on redoubt.users (created_at) where status = 'pending';
 alter table redoubt.users enable row level security;
 alter table redoubt.users force row level security;
 -- A credential is written and never read back: sign-in alone gets the hash, from its function.
@@ -28,7 +32,7 @@ grant update (status, role, enrol_until, version) on redoubt.users to {guard};
 create policy app_select on redoubt.users for select to {app} using (id = (select guard.actor()));
 -- Registration makes an account and cannot read one back. Which roles may register is the app's own check constraint.
 create policy app_insert on redoubt.users for insert to {app}
-  with check ((select guard.role()) = 'system.register' and tenant = (select guard.tenant()) and status = 'active' and realm = 'tenant');
+  with check ((select guard.role()) = 'system.register' and tenant = (select guard.tenant()) and status = 'pending' and realm = 'tenant');
 create policy app_update on redoubt.users for update to {app} using (false) with check (false);
 create policy app_delete on redoubt.users for delete to {app} using (false);
 create policy guard_select on redoubt.users for select to {guard} using (true);
@@ -84,7 +88,7 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   return query select u.id, u.password_hash, u.status, u.role, u.tenant, guard.has_factor(u.id) from redoubt.users u
-    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
+    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status <> 'pending' limit 1;
 end $$;
 
 -- A session for an account whose password was right. The index has to be given again: an id alone, which other people

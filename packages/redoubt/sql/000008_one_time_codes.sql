@@ -16,6 +16,8 @@ create table redoubt.one_time_codes (
   context_hash bytea check (octet_length(context_hash) = 33),
   -- HMAC over the row as it was issued: a row that was given to another account, or a longer life, is not believed.
   binding bytea not null check (octet_length(binding) = 33),
+  -- How often it was mailed.
+  mailed int not null default 1,
   attempts int not null default 0,
   max_attempts int not null check (max_attempts between 1 and 10),
   created_at timestamptz not null default now(),
@@ -76,6 +78,10 @@ begin
   end if;
   if not guard.code_rule(p_purpose, p_user) or p_expires > pg_catalog.now() + interval '8 days' then
     raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  -- The worker that ended before it could say so asks again.
+  if exists (select from redoubt.one_time_codes c where c.id = p_id and c.user_id = p_user and c.purpose = p_purpose and c.handle_hash = p_handle) then
+    return true;
   end if;
   if (select pg_catalog.count(*) from redoubt.one_time_codes c where c.user_id = p_user and c.purpose = p_purpose
       and c.consumed_at is null and c.redeemed_at is null and c.expires_at > pg_catalog.now()) >= 10 then

@@ -73,7 +73,7 @@ begin
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
     (select pg_catalog.min(pg_catalog.encode(b, 'hex')) from pg_catalog.unnest(p_email_bidx) b), 7304));
   -- In a statement of its own: its snapshot comes after the lock.
-  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.id is distinct from who.actor) then
+  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.status <> 'pending' and u.id is distinct from who.actor) then
     raise exception using errcode = 'RD409', message = 'already_exists';
   end if;
 end $$;

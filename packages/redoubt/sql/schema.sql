@@ -865,6 +865,7 @@ create table redoubt.one_time_codes (
   code_hash bytea,
   context_hash bytea,
   binding bytea not null,
+  mailed integer default 1 not null,
   attempts integer default 0 not null,
   max_attempts integer not null,
   created_at timestamp with time zone default now() not null,
@@ -909,6 +910,58 @@ create policy worker_select on redoubt.one_time_codes for select to {worker}
 grant insert, select, update on redoubt.one_time_codes to {guard};
 grant delete on redoubt.one_time_codes to {worker};
 grant select (id, expires_at) on redoubt.one_time_codes to {worker};
+
+create table redoubt.outbox (
+  id uuid not null,
+  topic text not null,
+  user_id uuid,
+  tenant text not null,
+  caller_role text not null,
+  caller_actor uuid,
+  request_id text not null,
+  payload_enc bytea,
+  address_bidx bytea,
+  handle_hash bytea,
+  state text default 'waiting'::text not null,
+  attempts integer default 0 not null,
+  next_attempt_at timestamp with time zone default now() not null,
+  created_at timestamp with time zone default now() not null,
+  failed_at timestamp with time zone,
+  reason text,
+  constraint outbox_pkey PRIMARY KEY (id),
+  constraint outbox_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id),
+  constraint outbox_handle_hash_check CHECK ((octet_length(handle_hash) = 33)),
+  constraint outbox_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'failed'::text]))),
+  constraint outbox_topic_check CHECK ((topic ~ '^[a-z][a-z_]{1,40}$'::text))
+);
+alter table redoubt.outbox enable row level security;
+alter table redoubt.outbox force row level security;
+alter table redoubt.outbox owner to {owner};
+CREATE INDEX outbox_by_user ON redoubt.outbox USING btree (user_id);
+CREATE INDEX outbox_due ON redoubt.outbox USING btree (next_attempt_at) WHERE (state = 'waiting'::text);
+create policy app_delete on redoubt.outbox for delete to {app}
+  using (false);
+create policy app_insert on redoubt.outbox for insert to {app}
+  with check (false);
+create policy app_select on redoubt.outbox for select to {app}
+  using (false);
+create policy app_update on redoubt.outbox for update to {app}
+  using (false)
+  with check (false);
+create policy guard_insert on redoubt.outbox for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.outbox for select to {guard}
+  using (true);
+create policy worker_delete on redoubt.outbox for delete to {worker}
+  using (true);
+create policy worker_select on redoubt.outbox for select to {worker}
+  using (true);
+create policy worker_update on redoubt.outbox for update to {worker}
+  using (true)
+  with check (true);
+grant insert, select on redoubt.outbox to {guard};
+grant delete, select on redoubt.outbox to {worker};
+grant update (payload_enc, state, attempts, next_attempt_at, failed_at, reason) on redoubt.outbox to {worker};
 
 create table redoubt.recovery_codes (
   id uuid not null,
@@ -1043,18 +1096,21 @@ create table redoubt.users (
   created_at timestamp with time zone default now() not null,
   password_changed_at timestamp with time zone default now() not null,
   version integer default 1 not null,
+  former_email_enc bytea,
+  email_changed_at timestamp with time zone,
   constraint users_pkey PRIMARY KEY (id),
-  constraint users_email_bidx_key UNIQUE (email_bidx),
   constraint users_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
-  constraint users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'deleted'::text])))
+  constraint users_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'active'::text, 'suspended'::text, 'deleted'::text])))
 );
 alter table redoubt.users enable row level security;
 alter table redoubt.users force row level security;
 alter table redoubt.users owner to {owner};
+CREATE UNIQUE INDEX users_email_bidx_key ON redoubt.users USING btree (email_bidx) WHERE (status <> 'pending'::text);
+CREATE INDEX users_pending ON redoubt.users USING btree (created_at) WHERE (status = 'pending'::text);
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
-  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'active'::text) AND (realm = 'tenant'::text)));
+  with check (((( SELECT guard.role() AS role) = 'system.register'::text) AND (tenant = ( SELECT guard.tenant() AS tenant)) AND (status = 'pending'::text) AND (realm = 'tenant'::text)));
 create policy app_select on redoubt.users for select to {app}
   using ((id = ( SELECT guard.actor() AS actor)));
 create policy app_update on redoubt.users for update to {app}
@@ -1066,9 +1122,9 @@ create policy guard_update on redoubt.users for update to {guard}
   using (true)
   with check (true);
 grant insert on redoubt.users to {app};
-grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version) on redoubt.users to {app};
+grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {app};
 grant select on redoubt.users to {guard};
-grant update (password_hash, status, role, enrol_until, password_changed_at, version) on redoubt.users to {guard};
+grant update (email_enc, email_bidx, password_hash, status, role, enrol_until, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {guard};
 
 -- functions
 
@@ -1179,6 +1235,43 @@ AS $function$ select pg_catalog.count(*)::int, pg_catalog.min(k.not_after), pg_c
 alter function guard.caller_keys_summary() owner to {guard};
 grant execute on function guard.caller_keys_summary() to {keys};
 
+CREATE OR REPLACE FUNCTION guard.change_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[], p_former_enc bytea)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  whose uuid := guard.redeem_code(p_code, 'email_change');
+begin
+  perform guard.claim_for(whose, p_email_bidx);
+  update redoubt.users u set email_enc = p_email_enc, email_bidx = p_email_bidx[1], former_email_enc = p_former_enc, email_changed_at = pg_catalog.now(), version = u.version + 1
+    where u.id = whose and u.status = 'active';
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return whose;
+end $function$;
+alter function guard.change_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[], p_former_enc bytea) owner to {guard};
+grant execute on function guard.change_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[], p_former_enc bytea) to {app};
+
+CREATE OR REPLACE FUNCTION guard.change_password(p_hash text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1
+    where u.id = (guard.caller()).actor and u.status = 'active';
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform guard.end_other_sessions('password_changed');
+end $function$;
+alter function guard.change_password(p_hash text) owner to {guard};
+grant execute on function guard.change_password(p_hash text) to {app};
+
 CREATE OR REPLACE FUNCTION guard.claim_audit(by_holder uuid, seconds integer)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1221,12 +1314,30 @@ begin
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
     (select pg_catalog.min(pg_catalog.encode(b, 'hex')) from pg_catalog.unnest(p_email_bidx) b), 7304));
   -- In a statement of its own: its snapshot comes after the lock.
-  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.id is distinct from who.actor) then
+  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.status <> 'pending' and u.id is distinct from who.actor) then
     raise exception using errcode = 'RD409', message = 'already_exists';
   end if;
 end $function$;
 alter function guard.claim_email(p_email_bidx bytea[]) owner to {guard};
 grant execute on function guard.claim_email(p_email_bidx bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.claim_for(p_user uuid, p_email_bidx bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if pg_catalog.cardinality(p_email_bidx) not between 1 and 4 or pg_catalog.array_position(p_email_bidx, null) is not null then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(
+    (select pg_catalog.min(pg_catalog.encode(b, 'hex')) from pg_catalog.unnest(p_email_bidx) b), 7304));
+  if exists (select from redoubt.users u where u.email_bidx = any (p_email_bidx) and u.status <> 'pending' and u.id <> p_user) then
+    raise exception using errcode = 'RD409', message = 'already_exists';
+  end if;
+end $function$;
+alter function guard.claim_for(p_user uuid, p_email_bidx bytea[]) owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.cluster()
  RETURNS bigint
@@ -1241,6 +1352,22 @@ exception when insufficient_privilege then
 end $function$;
 alter function guard.cluster() owner to {guard};
 grant execute on function guard.cluster() to {auditor};
+
+CREATE OR REPLACE FUNCTION guard.code_account(p_code uuid)
+ RETURNS TABLE(id uuid, tenant text, email_enc bytea, former_email_enc bytea)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  return query select u.id, u.tenant, u.email_enc, u.former_email_enc from redoubt.one_time_codes c join redoubt.users u on u.id = c.user_id
+    where c.id = p_code and guard.code_rule(c.purpose, c.user_id) and c.attempts > 0 and c.redeemed_at is null
+      and (c.code_hash is null or c.consumed_at > pg_catalog.now() - interval '10 minutes');
+end $function$;
+alter function guard.code_account(p_code uuid) owner to {guard};
+grant execute on function guard.code_account(p_code uuid) to {app};
 
 CREATE OR REPLACE FUNCTION guard.code_rule(p_purpose text, p_user uuid)
  RETURNS boolean
@@ -1732,6 +1859,23 @@ end $function$;
 alter function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) owner to {guard};
 grant execute on function guard.install_caller_key(p_kid text, p_inner bytea, p_outer bytea, p_hours integer) to {keys};
 
+CREATE OR REPLACE FUNCTION guard.is_new_device(p_user uuid, p_agent bytea, p_device text, p_prefix text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return exists (select from redoubt.sessions s where s.user_id = p_user)
+    and not exists (select from redoubt.sessions s where s.user_id = p_user
+      and (s.agent_hash = p_agent or s.device = p_device and s.address_prefix is not distinct from p_prefix));
+end $function$;
+alter function guard.is_new_device(p_user uuid, p_agent bytea, p_device text, p_prefix text) owner to {guard};
+grant execute on function guard.is_new_device(p_user uuid, p_agent bytea, p_device text, p_prefix text) to {app};
+
 CREATE OR REPLACE FUNCTION guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1747,6 +1891,10 @@ begin
   end if;
   if not guard.code_rule(p_purpose, p_user) or p_expires > pg_catalog.now() + interval '8 days' then
     raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  -- The worker that ended before it could say so asks again.
+  if exists (select from redoubt.one_time_codes c where c.id = p_id and c.user_id = p_user and c.purpose = p_purpose and c.handle_hash = p_handle) then
+    return true;
   end if;
   if (select pg_catalog.count(*) from redoubt.one_time_codes c where c.user_id = p_user and c.purpose = p_purpose
       and c.consumed_at is null and c.redeemed_at is null and c.expires_at > pg_catalog.now()) >= 10 then
@@ -1783,6 +1931,46 @@ begin
 end $function$;
 alter function guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer) owner to {guard};
 grant execute on function guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer) to {app};
+
+CREATE OR REPLACE FUNCTION guard.mail_again(p_handles bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'system.register' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  with again as (
+    update redoubt.one_time_codes c set mailed = c.mailed + 1
+      where c.handle_hash = any(p_handles) and c.purpose = 'email_verify' and c.mailed < 4 and c.consumed_at is null and c.attempts < c.max_attempts
+        and c.expires_at > pg_catalog.now() and not exists (select from redoubt.outbox o where o.id = c.id)
+      returning c.id, c.user_id, c.tenant, c.handle_hash)
+    insert into redoubt.outbox (id, topic, user_id, tenant, caller_role, request_id, address_bidx, handle_hash)
+      select a.id, 'email_verify', a.user_id, a.tenant, who.role, who.request, u.email_bidx, a.handle_hash
+      from again a join redoubt.users u on u.id = a.user_id where u.status = 'pending';
+end $function$;
+alter function guard.mail_again(p_handles bytea[]) owner to {guard};
+grant execute on function guard.mail_again(p_handles bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.mail_recipient(p_id uuid)
+ RETURNS TABLE(id uuid, tenant text, email_enc bytea, email_bidx bytea, status text, taken boolean)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query select u.id, u.tenant, u.email_enc, u.email_bidx, u.status,
+      exists (select from redoubt.users v where v.id <> u.id and v.status <> 'pending' and pg_catalog.position(o.address_bidx, v.email_bidx) > 0)
+    from redoubt.outbox o join redoubt.users u on u.id = o.user_id
+      or o.user_id is null and u.status = 'active' and u.realm = 'tenant' and pg_catalog.position(o.address_bidx, u.email_bidx) > 0
+    where o.id = p_id and o.state = 'waiting' limit 1;
+end $function$;
+alter function guard.mail_recipient(p_id uuid) owner to {guard};
+grant execute on function guard.mail_recipient(p_id uuid) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.microseconds(at timestamp with time zone)
  RETURNS text
@@ -1960,6 +2148,32 @@ begin
 end $function$;
 alter function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) owner to {guard};
 grant execute on function guard.prove_own(p_factor uuid, p_step bigint, p_count bigint, p_recovery bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.put_mail(p_id uuid, p_topic text, p_user uuid, p_payload bytea, p_address bytea[], p_handle bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if not (case who.role
+      when 'system.register' then p_topic = 'email_verify' and p_user is not null
+      when 'system.forgot' then p_topic = 'reset' and p_user is null and p_payload is null and p_address is not null and p_handle is not null
+      when 'system.sign-in' then p_topic = 'new_device' and p_user is not null
+      when 'system.second-factor' then p_topic = 'new_device' and p_user is not null
+      when 'system.reset' then p_topic = 'password_changed' and p_user is not null
+      when 'system.email-undo' then p_topic = 'email_restored' and p_user is not null
+      else who.actor = p_user end is true) or pg_catalog.cardinality(p_address) > 4 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  insert into redoubt.outbox (id, topic, user_id, tenant, caller_role, caller_actor, request_id, payload_enc, address_bidx, handle_hash)
+    values (p_id, p_topic, p_user, who.tenant, who.role, who.actor, who.request, p_payload,
+      (select pg_catalog.string_agg(a, ''::bytea) from pg_catalog.unnest(p_address) a), p_handle);
+end $function$;
+alter function guard.put_mail(p_id uuid, p_topic text, p_user uuid, p_payload bytea, p_address bytea[], p_handle bytea) owner to {guard};
+grant execute on function guard.put_mail(p_id uuid, p_topic text, p_user uuid, p_payload bytea, p_address bytea[], p_handle bytea) to {app};
 
 CREATE OR REPLACE FUNCTION guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer)
  RETURNS TABLE(id uuid, occurred_at timestamp with time zone, actor_type text, actor_id uuid, actor_role text, action text, resource_type text, resource_id text, purpose text, outcome text, request_id text)
@@ -2256,6 +2470,25 @@ end $function$;
 alter function guard.require_tombstone() owner to {guard};
 grant execute on function guard.require_tombstone() to {owner};
 
+CREATE OR REPLACE FUNCTION guard.reset_password(p_code uuid, p_hash text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  whose uuid := guard.redeem_code(p_code, 'reset');
+begin
+  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1 where u.id = whose and u.status = 'active';
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform guard.end_sessions_of(whose, 'password_changed');
+  return whose;
+end $function$;
+alter function guard.reset_password(p_code uuid, p_hash text) owner to {guard};
+grant execute on function guard.reset_password(p_code uuid, p_hash text) to {app};
+
 CREATE OR REPLACE FUNCTION guard.resume_audit(reason text, lost_seq bigint, lost_link bytea)
  RETURNS TABLE(seq bigint, link bytea)
  LANGUAGE plpgsql
@@ -2505,7 +2738,7 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   return query select u.id, u.password_hash, u.status, u.role, u.tenant, guard.has_factor(u.id) from redoubt.users u
-    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm limit 1;
+    where u.email_bidx = any(p_email_bidx) and u.realm = p_realm and u.status <> 'pending' limit 1;
 end $function$;
 alter function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) owner to {guard};
 grant execute on function guard.sign_in_lookup(p_email_bidx bytea[], p_realm text) to {app};
@@ -2587,6 +2820,47 @@ begin
 end $function$;
 alter function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) owner to {guard};
 grant execute on function guard.try_code(p_purpose text, p_handles bytea[], p_codes bytea[], p_contexts bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.undo_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[])
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  whose uuid := guard.redeem_code(p_code, 'email_undo');
+begin
+  perform guard.claim_for(whose, p_email_bidx);
+  update redoubt.users u set email_enc = p_email_enc, email_bidx = p_email_bidx[1], former_email_enc = null, email_changed_at = pg_catalog.now(),
+    password_hash = '', password_changed_at = pg_catalog.now(), version = u.version + 1
+    where u.id = whose and u.status = 'active' and u.former_email_enc is not null;
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform guard.end_sessions_of(whose, 'password_changed');
+  return whose;
+end $function$;
+alter function guard.undo_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.undo_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.verify_email(p_code uuid, p_email_bidx bytea[])
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  whose uuid := guard.redeem_code(p_code, 'email_verify');
+begin
+  perform guard.claim_for(whose, p_email_bidx);
+  update redoubt.users u set status = 'active', email_bidx = p_email_bidx[1], version = u.version + 1 where u.id = whose and u.status = 'pending';
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return whose;
+end $function$;
+alter function guard.verify_email(p_code uuid, p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.verify_email(p_code uuid, p_email_bidx bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION keys.close_data_keys(p_ids bytea[], p_seconds integer)
  RETURNS integer

@@ -16,6 +16,9 @@ export type Event =
   | { readonly type: 'auth.session_revoked'; readonly requestId: string; readonly actor: string; readonly sessions: number }
   | { readonly type: 'auth.refresh_refused'; readonly requestId: string; readonly reason: 'unknown' | 'ended' }
   | { readonly type: 'auth.login_failed'; readonly requestId: string; readonly reason: 'unknown_account' | 'wrong_password' | 'not_active' }
+  | { readonly type: 'auth.reset_asked'; readonly requestId: string }
+  | { readonly type: 'auth.password_changed'; readonly requestId: string; readonly actor: string; readonly by: 'owner' | 'reset' }
+  | { readonly type: 'auth.email_verified' | 'auth.email_changed' | 'auth.email_restored' | 'auth.new_device'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.password_rehashed'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.code_issued'; readonly requestId: string; readonly actor: string; readonly purpose: string }
   | { readonly type: 'auth.otp_failed'; readonly requestId: string; readonly purpose: string; readonly reason: 'unknown' | 'wrong' | 'tampered' }
@@ -47,6 +50,9 @@ export type Event =
   | { readonly type: 'key.service_cut_off' | 'key.service_restored'; readonly provider: string }
   | { readonly type: 'reencrypt.started'; readonly job: string; readonly kind: string; readonly table: string }
   | { readonly type: 'reencrypt.ended'; readonly job: string; readonly kind: string; readonly table: string; readonly state: string; readonly proven: boolean; readonly changed: number; readonly failed: number }
+  | { readonly type: 'mail.sent'; readonly requestId: string; readonly topic: string; readonly attempts: number }
+  | { readonly type: 'mail.failed'; readonly requestId: string; readonly topic: string; readonly attempts: number; readonly reason: RefusalCode; readonly final: boolean; readonly error?: unknown }
+  | { readonly type: 'mail.outbox_failed'; readonly error: unknown }
   | { readonly type: 'idempotency.sweep_failed'; readonly error: unknown }
   | { readonly type: 'redis.down'; readonly reason: string }
   | { readonly type: 'redis.up'; readonly milliseconds: number }

@@ -9,7 +9,7 @@ const root = resolve(import.meta.dirname, '../../..')
 const password = 'bQ3vN8xZr1Lk7TwY'
 const login = (user: string): string => `postgresql://${user}:${password}@db.internal/therapy?sslmode=verify-full`
 const good = {
-  NODE_ENV: 'production', PUBLIC_ORIGIN: 'https://therapy.test', TRUSTED_PROXIES: '10.0.0.4', KMS: 'aws:alias/therapy', ANCHOR_DIR: '/anchors',
+  NODE_ENV: 'production', PUBLIC_ORIGIN: 'https://therapy.test', TRUSTED_PROXIES: '10.0.0.4', KMS: 'aws:alias/therapy', ANCHOR_DIR: '/anchors', MAIL: 'smtps://therapy:gH7uJ2wQe5Rk8SdF@mail.internal', MAIL_FROM: 'no-reply@therapy.test',
   DATABASE_URL: login('a'), KEYS_DATABASE_URL: login('k'), WORKER_DATABASE_URL: login('w'),
 }
 

@@ -39,6 +39,8 @@ export type Clinic = {
   send(token?: string): Send
   patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
   therapist(more?: { readonly verified?: boolean; readonly zone?: string }): Promise<Someone>
+  /** The digits that the mail for this registration carries. */
+  mailed(request: unknown): Promise<string>
   /** An active care relationship; gives its id. */
   care(patient: Someone, therapist: Someone): Promise<string>
   /** A slot some hours from now (25 by default, so that it can be cancelled), booked when a patient is given. */
@@ -105,6 +107,19 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const close = (): Promise<void> => (closing ??= closeAll())
   after(close)
 
+  async function mailed(request: unknown): Promise<string> {
+    const { codes } = service.app
+    const handleHash = await codes.hashOf('email_verify', String(request))
+    const [row] = await database.admin<{ id: string }>('select id from redoubt.one_time_codes where handle_hash = $1', [handleHash])
+    return codes.digitsOf({ id: row?.id ?? '', handleHash }, 8)
+  }
+
+  async function verify({ status, text, body }: Answer): Promise<void> {
+    assert.equal(status, 202, text)
+    const verified = await send()('POST', '/api/auth/email/verify', { request: body['request'], code: await mailed(body['request']) })
+    assert.equal(verified.status, 200, verified.text)
+  }
+
   async function signedIn(email: string, password: string): Promise<Someone> {
     const { status, body } = await send()('POST', '/api/auth/login', { email, password })
     assert.equal(status, 200)
@@ -116,7 +131,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const fresh = (): { email: string; password: string } => ({ email: `person${++people}@example.org`, password: randomBytes(12).toString('base64url') })
 
   return {
-    database, service, events, address, send, admin,
+    database, service, events, address, send, mailed, admin,
     another: start,
     close,
     travel: (to) => {
@@ -124,17 +139,15 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
     },
     async patient({ first = 'Ada', last = 'Sommer', phone } = {}) {
       const { email, password } = fresh()
-      const { status } = await send()('POST', '/api/auth/register', { role: 'patient', email, password, first_name: first, last_name: last, dob: '1988-04-12', phone })
-      assert.equal(status, 202)
+      await verify(await send()('POST', '/api/auth/register', { role: 'patient', email, password, first_name: first, last_name: last, dob: '1988-04-12', phone }))
       return signedIn(email, password)
     },
     async therapist({ verified = true, zone = 'Europe/Berlin' } = {}) {
       const { email, password } = fresh()
-      const { status } = await send()('POST', '/api/auth/register', {
+      await verify(await send()('POST', '/api/auth/register', {
         role: 'therapist', email, password, display_name: `Dr. Nr ${people}`, specialisation: 'Anxiety', licence_number: 'LANR 123456789',
         price_minor: 11_000, currency: 'EUR', time_zone: zone,
-      })
-      assert.equal(status, 202)
+      }))
       if (verified) await verifyTherapist(service.app, { requestId: 'verify', address: null }, email)
       return signedIn(email, password)
     },

@@ -13,6 +13,7 @@ const families: Readonly<Record<Family, Category>> = {
   database: 'service',
   health: 'service',
   idempotency: 'service',
+  mail: 'service',
   migration: 'service',
   reencrypt: 'audit',
   redis: 'service',
@@ -46,6 +47,8 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'redis.down': 'error',
   'health.failed': 'error',
   'idempotency.sweep_failed': 'error',
+  'mail.failed': 'warn',
+  'mail.outbox_failed': 'error',
 }
 
 function severityOf(event: Event): Level {

@@ -15,6 +15,8 @@ export const kernelDefiners: readonly string[] = [
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.list_accounts',
   'guard.set_account_status', 'guard.set_account_role', 'guard.find_unenrolled', 'guard.renew_enrolment', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
+  'guard.put_mail', 'guard.mail_again', 'guard.mail_recipient', 'guard.code_account', 'guard.claim_for', 'guard.verify_email', 'guard.reset_password', 'guard.change_password',
+  'guard.change_email', 'guard.undo_email', 'guard.is_new_device',
   'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
   'guard.has_factor', 'guard.factor_proven', 'guard.stepped_up', 'guard.spend_proof', 'guard.count_factor_try', 'guard.sign_in_factors',
   'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',

@@ -1,4 +1,4 @@
-import { createHmac, randomBytes, randomInt } from 'node:crypto'
+import { createHmac, randomBytes } from 'node:crypto'
 import { framed, newId } from '../bytes.ts'
 import type { Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
@@ -26,6 +26,8 @@ export type Issued = {
   readonly id: string
   /** 256 bits, base64url: for whoever asked. With it alone a code of digits cannot be guessed in five tries. */
   readonly handle: string
+  /** What is stored of it. */
+  readonly handleHash: Buffer
   /** For the person, by another way than the handle; undefined where the handle is all there is. */
   readonly digits: string | undefined
   readonly expiresAt: Date
@@ -40,8 +42,14 @@ export type ToIssue = {
   readonly context?: string
   /** Default codeMinutes. */
   readonly minutes?: number
-  /** A handle that was given out before (newHandle); left out: a new one. */
-  readonly handle?: string
+}
+
+/** A code for a handle that was given out before. */
+export type Promised = {
+  /** Id of the code; issuing it again changes nothing. */
+  readonly id: string
+  /** As hashOf gave it. */
+  readonly handleHash: Buffer
 }
 
 export type Shown = { readonly purpose: CodePurpose; readonly handle: string; readonly digits?: string | undefined; readonly context?: string | undefined }
@@ -53,6 +61,15 @@ export type Codes = {
    * @throws TypeError for a number of digits or minutes that cannot be meant
    */
   issue(tx: Tx, wanted: ToIssue): Promise<Issued | undefined>
+  /** The same for a handle that was given out before. @returns false when ten are open already */
+  issueFor(tx: Tx, promised: Promised, wanted: ToIssue): Promise<boolean>
+  /** What is stored of a handle, for a request that must be answered before it is known whom it is about. */
+  hashOf(purpose: CodePurpose, handle: string): Promise<Buffer>
+  /**
+   * The digits of a code of this id and handle: the same whenever they are asked for, so that a message can be written
+   * when it is sent and nobody has to keep them.
+   */
+  digitsOf(code: Promised, digits: 6 | 7 | 8): Promise<string>
   /**
    * One try of a code, in a transaction of its own: it counts whatever becomes of the caller's work. The right digits
    * are used up by it; a handle without digits stays open until it is redeemed or tried five times.
@@ -82,7 +99,6 @@ export const forgetCodes = {
 } as const
 
 const table = kernelTables['redoubt.one_time_codes'].id
-const handleForm = /^[A-Za-z0-9_-]{43}$/
 
 /** Version of the key (1 byte), then HMAC-SHA-256 over the framed parts (docs/formats.md). */
 function mac(key: IndexKey, parts: readonly (Buffer | string)[]): Buffer {
@@ -90,8 +106,14 @@ function mac(key: IndexKey, parts: readonly (Buffer | string)[]): Buffer {
 }
 
 const handleHash = (key: IndexKey, purpose: CodePurpose, handle: string): Buffer => mac(key, ['redoubt code handle', purpose, handle])
-const codeHash = (key: IndexKey, purpose: CodePurpose, handle: string, digits: string): Buffer => mac(key, ['redoubt code', purpose, handle, digits])
+const codeHash = (key: IndexKey, purpose: CodePurpose, handle: Buffer, digits: string): Buffer => mac(key, ['redoubt code', purpose, handle, digits])
 const contextHash = (key: IndexKey, purpose: CodePurpose, context: string): Buffer => mac(key, ['redoubt code context', purpose, context])
+
+/** Decimal digits by a keyed function of the row: nobody without the key can tell them, and nothing keeps them (bias below 2^-37). */
+function digitsOf(key: IndexKey, id: string, hash: Buffer, length: number): string {
+  const value = mac(key, ['redoubt code digits', id, hash]).readBigUInt64BE(1)
+  return String(value % 10n ** BigInt(length)).padStart(length, '0')
+}
 
 type Row = {
   readonly id: string
@@ -123,28 +145,46 @@ export function openCodes(settings: { readonly keyring: Pick<Keyring, 'indexKeys
   const { keyring, gate, emit } = settings
   const keys = (): Promise<readonly IndexKey[]> => keyring.indexKeys(table, 1)
 
+  /** The key of a version, or the one to write with. */
+  async function keyOf(version?: number): Promise<IndexKey> {
+    const versions = await keys()
+    const key = version === undefined ? versions[0] : versions.find((one) => one.version === version)
+    if (key === undefined) throw new Refusal('key_refused')
+    return key
+  }
+
+  async function put(tx: Tx, key: IndexKey, { id, handleHash: hash }: Promised, wanted: ToIssue): Promise<{ readonly digits: string | undefined; readonly expiresAt: Date } | undefined> {
+    const { user, purpose, digits: length, context, minutes = codeMinutes } = wanted
+    if (length !== undefined && ![6, 7, 8].includes(length)) throw new TypeError(`issue: digits must be 6, 7 or 8, not ${String(length)}`)
+    if (!Number.isInteger(minutes) || minutes < 1 || minutes > 8 * 24 * 60) throw new TypeError('issue: minutes must be a whole number from 1 to 11520')
+    const digits = length === undefined ? undefined : digitsOf(key, id, hash, length)
+    const row: Row = {
+      id, user_id: user, tenant: tx.caller.tenant, handle_hash: hash, expires_at: new Date(Date.now() + minutes * 60_000),
+      code_hash: digits === undefined ? null : codeHash(key, purpose, hash, digits),
+      context_hash: context === undefined ? null : contextHash(key, purpose, context),
+    }
+    const [made] = await tx.query<{ readonly made: boolean }>({
+      name: 'redoubt_issue_code', text: 'select guard.issue_code($1, $2, $3, $4, $5, $6, $7, $8, $9) as made',
+      values: [id, user, purpose, hash, row.code_hash, row.context_hash, bindingOf(key, purpose, row), row.expires_at.toISOString(), codeTries],
+    })
+    if (made?.made !== true) return undefined
+    emit({ type: 'auth.code_issued', requestId: tx.caller.requestId, actor: user, purpose })
+    return { digits, expiresAt: row.expires_at }
+  }
+
   return Object.freeze<Codes>({
+    hashOf: async (purpose, handle) => handleHash(await keyOf(), purpose, handle),
+    digitsOf: async ({ id, handleHash: hash }, length) => digitsOf(await keyOf(hash[0]), id, hash, length),
     async issue(tx, wanted) {
-      const { user, purpose, digits: length, context, minutes = codeMinutes, handle = newHandle() } = wanted
-      if (length !== undefined && ![6, 7, 8].includes(length)) throw new TypeError(`issue: digits must be 6, 7 or 8, not ${String(length)}`)
-      if (!Number.isInteger(minutes) || minutes < 1 || minutes > 8 * 24 * 60) throw new TypeError('issue: minutes must be a whole number from 1 to 11520')
-      if (!handleForm.test(handle)) throw new TypeError('issue: handle must come from newHandle')
-      const [key] = await keys()
-      if (key === undefined) throw new Refusal('key_refused')
-      const digits = length === undefined ? undefined : String(randomInt(10 ** length)).padStart(length, '0')
-      const row: Row = {
-        id: newId(), user_id: user, tenant: tx.caller.tenant, expires_at: new Date(Date.now() + minutes * 60_000),
-        handle_hash: handleHash(key, purpose, handle),
-        code_hash: digits === undefined ? null : codeHash(key, purpose, handle, digits),
-        context_hash: context === undefined ? null : contextHash(key, purpose, context),
-      }
-      const [made] = await tx.query<{ readonly made: boolean }>({
-        name: 'redoubt_issue_code', text: 'select guard.issue_code($1, $2, $3, $4, $5, $6, $7, $8, $9) as made',
-        values: [row.id, user, purpose, row.handle_hash, row.code_hash, row.context_hash, bindingOf(key, purpose, row), row.expires_at.toISOString(), codeTries],
-      })
-      if (made?.made !== true) return undefined
-      emit({ type: 'auth.code_issued', requestId: tx.caller.requestId, actor: user, purpose })
-      return { id: row.id, handle, digits, expiresAt: row.expires_at }
+      const key = await keyOf()
+      const handle = newHandle()
+      const promised = { id: newId(), handleHash: handleHash(key, wanted.purpose, handle) }
+      const made = await put(tx, key, promised, wanted)
+      return made === undefined ? undefined : { ...promised, ...made, handle }
+    },
+    async issueFor(tx, promised, wanted) {
+      if (promised.handleHash.length !== 33) throw new TypeError('issueFor: handleHash must come from hashOf')
+      return (await put(tx, await keyOf(promised.handleHash[0]), promised, wanted)) !== undefined
     },
     async show(caller, { purpose, handle, digits, context }) {
       const versions = await keys()
@@ -175,7 +215,7 @@ function tryStatement(versions: readonly IndexKey[], { purpose, handle, digits, 
     text: 'select answer, id, user_id, tenant, handle_hash, code_hash, context_hash, binding, expires_at from guard.try_code($1, $2, $3, $4)',
     values: [
       purpose, versions.map((key) => handleHash(key, purpose, handle)),
-      digits === undefined ? null : versions.map((key) => codeHash(key, purpose, handle, digits)),
+      digits === undefined ? null : versions.map((key) => codeHash(key, purpose, handleHash(key, purpose, handle), digits)),
       context === undefined ? null : versions.map((key) => contextHash(key, purpose, context)),
     ],
   }

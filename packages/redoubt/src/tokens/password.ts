@@ -86,10 +86,8 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
 
   return Object.freeze<Passwords>({
     async hash(account, password, { personal = [] } = {}) {
-      const normal = password.normalize('NFC')
-      const rule = brokenRule(normal, personal)
-      if (rule !== undefined) throw new Refusal('invalid_input', { fields: [{ field: 'password', rule }] })
-      return make(account, normal)
+      refuseWeak(password, personal)
+      return make(account, password.normalize('NFC'))
     },
     rehash: (account, password) => make(account, password.normalize('NFC')),
     async verify(stored, password) {
@@ -106,6 +104,15 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
       return key.version !== newest.version || isOutdated(phc) ? 'outdated' : 'right'
     },
   })
+}
+
+/**
+ * What `hash` would refuse, before anything is spent on it.
+ * @throws Refusal invalid_input
+ */
+export function refuseWeak(password: string, personal: readonly string[] = []): void {
+  const rule = brokenRule(password.normalize('NFC'), personal)
+  if (rule !== undefined) throw new Refusal('invalid_input', { fields: [{ field: 'password', rule }] })
 }
 
 /** What argon2id hashes (docs/formats.md), as text: the package verifies nothing else. Framed, so that no two accounts and passwords give one. */

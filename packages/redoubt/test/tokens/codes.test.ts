@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createHash, randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { systemCaller, type Caller } from '../../src/context.ts'
 import { Refusal } from '../../src/errors.ts'
@@ -125,7 +126,6 @@ test('attack: a stolen table holds neither digits nor handle, and equal digits o
   const ada = await makeAccount(database, 'stolen')
   const made = await issue(registering, { user: ada.actor, purpose: 'email_verify', digits: 6 })
   const [row] = await database.admin<{ text: string; code_hash: Buffer }>('select c::text as text, code_hash from redoubt.one_time_codes c where id = $1', [made.id])
-  const { createHash } = await import('node:crypto')
   assert.ok(row !== undefined && !row.text.includes(made.handle) && !row.text.includes(made.digits ?? ''))
   // Without the key the whole space of digits explains nothing.
   for (const text of [made.digits ?? '', `${made.handle}${made.digits}`]) assert.notDeepEqual(row.code_hash.subarray(1), createHash('sha256').update(text).digest())
@@ -137,11 +137,19 @@ test('attack: what a stranger asks for again and again does not pile up', async 
   assert.equal(await transaction(gate, registering, 'test.look', (tx) => codes.issue(tx, { user: ada.actor, purpose: 'email_verify', digits: 6 })), undefined)
 })
 
+test('a code for a handle that was given out before is issued once, and its digits are told again to whoever has the key', async () => {
+  const ada = await makeAccount(database, 'later')
+  const [handle, id] = [newHandle(), randomUUID()]
+  const handleHash = await codes.hashOf('email_verify', handle)
+  for (let i = 0; i < 2; i++) assert.equal(await transaction(gate, registering, 'test.look', (tx) => codes.issueFor(tx, { id, handleHash }, { user: ada.actor, purpose: 'email_verify', digits: 8 })), true)
+  assert.equal((await codes.show(registering, { purpose: 'email_verify', handle, digits: await codes.digitsOf({ id, handleHash }, 8) })).id, id)
+})
+
 test('what the sender means by a code is checked', async () => {
   const ada = await makeAccount(database, 'meant')
   await assert.rejects(issue(ada, { user: ada.actor, purpose: 'step_up', digits: 4 as never }), /digits must be 6, 7 or 8/)
   await assert.rejects(issue(ada, { user: ada.actor, purpose: 'step_up', minutes: 0 }), /minutes/)
-  await assert.rejects(issue(ada, { user: ada.actor, purpose: 'step_up', handle: 'abc' }), /newHandle/)
+  await assert.rejects(transaction(gate, ada, 'test.look', (tx) => codes.issueFor(tx, { id: randomUUID(), handleHash: Buffer.alloc(3) }, { user: ada.actor, purpose: 'step_up' })), /hashOf/)
 })
 
 test('injected SQL can neither redeem a code nor read the table', async () => {

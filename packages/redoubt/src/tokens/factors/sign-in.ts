@@ -1,6 +1,7 @@
 import { systemCaller } from '../../context.ts'
 import type { Visitor } from '../../context.ts'
 import { Refusal } from '../../errors.ts'
+import type { Tx } from '../../pg.ts'
 import { transaction } from '../../transaction.ts'
 import { addressPrefix, agentHash } from '../device.ts'
 import { checkProof, checkWait, cloned, failed } from '../factors.ts'
@@ -49,6 +50,9 @@ export async function beginSecondFactor(factors: SecondFactors, identity: Identi
   }
 }
 
+/** What the app does in the transaction of the sign-in, such as telling its person of a new device. */
+export type Also = (tx: Tx, user: string) => Promise<void>
+
 /**
  * Completes a pending sign-in. Five tries a handle, counted before anything is looked at; codes that can be guessed are
  * slowed down by account too. The session is a new one, whatever was sent along.
@@ -56,7 +60,7 @@ export async function beginSecondFactor(factors: SecondFactors, identity: Identi
  */
 export async function completeSecondFactor(
   factors: SecondFactors, identity: Identity, visitor: Visitor,
-  given: { readonly pending: string; readonly proof: Proof; readonly agent: string | undefined },
+  given: { readonly pending: string; readonly proof: Proof; readonly agent: string | undefined; readonly also?: Also },
 ): Promise<SignedIn> {
   const { gate } = factors
   const { proof, agent } = given
@@ -73,6 +77,7 @@ export async function completeSecondFactor(
     agent, as: 'second-factor',
     first: async (tx) => {
       await tx.query({ name: 'redoubt_complete_pending', text: 'select guard.complete_pending($1, $2, $3, $4, $5)', values: [id, ...proven.values] })
+      await given.also?.(tx, user)
     },
   })
   if (proof.kind === 'recovery') factors.emit({ type: 'auth.mfa_changed', requestId, actor: user, change: 'recovery_code_used' })
@@ -91,7 +96,7 @@ export async function passkeySignInOptions(factors: SecondFactors, visitor: Visi
  */
 export async function passkeySignIn(
   factors: SecondFactors, identity: Identity, visitor: Visitor,
-  given: { readonly response: AuthenticationResponseJSON; readonly agent: string | undefined },
+  given: { readonly response: AuthenticationResponseJSON; readonly agent: string | undefined; readonly also?: Also },
 ): Promise<SignedIn> {
   const { gate } = factors
   const { response, agent } = given
@@ -108,6 +113,7 @@ export async function passkeySignIn(
     agent, as: 'second-factor',
     first: async (tx) => {
       await tx.query({ name: 'redoubt_complete_passkey', text: 'select guard.complete_passkey($1, $2, $3)', values: proven.values.slice(0, 3) })
+      await given.also?.(tx, row.user_id)
     },
   })
 }

@@ -1,0 +1,114 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import { newId } from 'redoubt/bytes'
+import type { Person } from 'redoubt/context'
+import { Refusal } from 'redoubt/errors'
+import { route, type Route } from 'redoubt/http/route'
+import { putMail } from 'redoubt/outbox'
+import { changeEmail, changePassword } from 'redoubt/tokens/accounts'
+import { passwordLength, refuseWeak } from 'redoubt/tokens/password'
+import { canonicalEmail, checkPassword, type Identity } from 'redoubt/tokens/sessions'
+import { transaction } from 'redoubt/transaction'
+import { z } from 'zod'
+import { found, sql, type App } from './app.ts'
+import { email } from './fields.ts'
+import { undoDays } from './mail-texts.ts'
+import { accepted, digits, handle, newPassword } from './recovery.ts'
+
+const present = z.string().max(passwordLength.most)
+
+/**
+ * One's own password and address. Each change asks for the present password: a session left open is not enough.
+ * @param identity whose accounts, and roles those of its realm
+ */
+export function accountRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]]): readonly Route[] {
+  return [
+    route({
+      method: 'POST', path: '/api/auth/password', tags: ['auth'], summary: 'Change one’s password; other sessions end, and a mail tells of it',
+      access: roles, body: z.strictObject({ old_password: present, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['sign_in_failed', 'busy', 'too_many_requests'],
+      handle: async ({ caller, body, headers }) => {
+        await replacePassword(app, identity, { caller, headers }, body.old_password, body.password)
+        return { status: 'changed' as const }
+      },
+    }),
+    route({
+      method: 'POST', path: '/api/auth/email', tags: ['auth'], summary: 'Ask to change one’s address; a code goes to the new one. The answer is the same when that is another account’s',
+      access: roles, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests'],
+      handle: async ({ caller, body, headers }) => ({ status: 'accepted' as const, request: await askEmailChange(app, identity, { caller, headers }, body.password, body.email) }),
+    }),
+    route({
+      method: 'POST', path: '/api/auth/email/confirm', tags: ['auth'], summary: 'Change one’s address, with the code that was mailed to it. A mail to the former one tells of it, and how to take it back within seven days',
+      access: roles, body: z.strictObject({ request: handle, code: digits, email }), answer: z.object({ status: z.literal('changed') }), refuses: ['code_refused', 'already_exists'],
+      handle: async ({ caller, body }) => {
+        await confirmEmailChange(app, caller, { handle: body.request, digits: body.code }, body.email)
+        return { status: 'changed' as const }
+      },
+    }),
+  ]
+}
+
+async function ownEmail(app: App, caller: Person): Promise<string> {
+  return transaction(app.db, caller, 'account.viewed', async (tx) => {
+    const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', caller.actor))
+    return found(await app.columns.open(tx, 'redoubt.users', rows)).email
+  })
+}
+
+/** Who asks, with what tells their device. */
+export type Asker = { readonly caller: Person; readonly headers: IncomingHttpHeaders }
+
+/** The same check as a sign-in's, with its entry and its event when it fails. @throws Refusal sign_in_failed, busy */
+async function provePassword(app: App, identity: Identity, { caller, headers }: Asker, password: string): Promise<string> {
+  const address = await ownEmail(app, caller)
+  const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
+  // Counted like a sign-in: a session left open must not become a place to guess from.
+  const attempt = await app.attempts.begin({ headers, visitor: caller }, { tried: 'sign-in', account: indexes[0] ?? '' })
+  const account = await checkPassword(identity, caller, { indexes, password })
+  if (account.id !== caller.actor) throw new Refusal('sign_in_failed')
+  await attempt.right()
+  return address
+}
+
+/** @throws Refusal sign_in_failed when the old one is wrong; invalid_input; busy */
+export async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
+  refuseWeak(password)
+  const { caller } = asker
+  const address = await provePassword(app, identity, asker, old)
+  const hash = await app.passwords.hash(caller.actor, password, { personal: [address] })
+  await transaction(app.db, caller, { action: 'auth.password_changed', resource: { type: 'user', id: caller.actor } }, async (tx) => {
+    await changePassword(tx, hash)
+    await putMail(app.columns, tx, { id: newId(), topic: 'password_changed', user: caller.actor })
+  })
+  app.emit({ type: 'auth.password_changed', requestId: caller.requestId, actor: caller.actor, by: 'owner' })
+}
+
+/** @returns the handle that the code works with. @throws Refusal sign_in_failed; conflict when ten codes are open already */
+export async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
+  await provePassword(app, identity, asker, password)
+  const { caller } = asker
+  const user = caller.actor
+  return transaction(app.db, caller, { action: 'auth.email_change_asked', resource: { type: 'user', id: user } }, async (tx) => {
+    const code = await app.codes.issue(tx, { user, purpose: 'email_change', digits: 8, context: canonicalEmail(address) })
+    if (code === undefined) throw new Refusal('conflict')
+    await putMail(app.columns, tx, {
+      id: code.id, topic: 'email_change', user, payload: { to: address }, handleHash: code.handleHash,
+      address: await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address)),
+    })
+    return code.handle
+  })
+}
+
+/** @throws Refusal code_refused, also for another address than the code was mailed to; already_exists */
+export async function confirmEmailChange(app: App, caller: Person, given: { readonly handle: string; readonly digits: string }, address: string): Promise<void> {
+  const user = caller.actor
+  const code = await app.codes.show(caller, { purpose: 'email_change', ...given, context: canonicalEmail(address) })
+  await transaction(app.db, caller, { action: 'auth.email_changed', resource: { type: 'user', id: user } }, async (tx) => {
+    const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', user))
+    const { email: former, tenant } = found(await app.columns.open(tx, 'redoubt.users', rows))
+    const { email_enc, former_email_enc } = await app.columns.seal(tx, 'redoubt.users', { id: user, tenant, email: address, former_email: former })
+    await changeEmail(tx, code.id, { email_enc, indexes: await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address)) }, former_email_enc)
+    const undo = await app.codes.issue(tx, { user, purpose: 'email_undo', minutes: undoDays * 24 * 60 })
+    if (undo === undefined) throw new Refusal('conflict')
+    await putMail(app.columns, tx, { id: undo.id, topic: 'email_changed', user, payload: { to: former, undo: undo.handle } })
+  })
+  app.emit({ type: 'auth.email_changed', requestId: caller.requestId, actor: user })
+}

@@ -1,0 +1,51 @@
+import { codeMinutes } from 'redoubt/tokens/codes'
+
+/** What people are told by mail. No names, no words of health, no links: whoever sees the screen learns that there is an account. */
+export type Text = { readonly subject: string; readonly text: string }
+
+const sign = '\n\nTherapy\n\nThis address cannot be answered.\n'
+/** "12345678" as people read it aloud. */
+const spaced = (code: string): string => code.replace(/(\d{4})(?=\d)/, '$1 ')
+
+/** Minutes in which an address must be shown to be somebody's, and days in which its change can be taken back. */
+export const verifyMinutes = 24 * 60
+export const undoDays = 7
+
+export const mailTexts = {
+  verify: (code: string): Text => ({
+    subject: 'Confirm your address',
+    text: `Hello,\n\nyour code is\n\n    ${spaced(code)}\n\nEnter it where you registered, within one day. Nobody of ours will ever ask you for it.\n\nYou did not register? Then do nothing: without the code there is no account.${sign}`,
+  }),
+  taken: (): Text => ({
+    subject: 'You have an account already',
+    text: `Hello,\n\nsomebody, perhaps you, wanted to use this address for an account. It has one already: sign in, or ask for a new password.\n\nIt was not you? Then do nothing: nobody was told that you have an account.${sign}`,
+  }),
+  reset: (code: string): Text => ({
+    subject: 'Your code for a new password',
+    text: `Hello,\n\nyour code is\n\n    ${spaced(code)}\n\nEnter it where you asked for a new password, within ${codeMinutes} minutes. Nobody of ours will ever ask you for it.\n\nIt was not you? Then do nothing: your password stays as it is.${sign}`,
+  }),
+  passwordChanged: (at: Date): Text => ({
+    subject: 'Your password was changed',
+    text: `Hello,\n\nyour password was changed on ${when(at)}. Other devices were signed out.\n\nIt was not you? Ask for a new password at once; that ends every session.${sign}`,
+  }),
+  emailChange: (code: string): Text => ({
+    subject: 'Confirm your new address',
+    text: `Hello,\n\nyour code is\n\n    ${spaced(code)}\n\nEnter it where you asked to change your address, within ${codeMinutes} minutes. Nobody of ours will ever ask you for it.${sign}`,
+  }),
+  emailChanged: (at: Date, undo: string): Text => ({
+    subject: 'Your address was changed',
+    text: `Hello,\n\non ${when(at)} another address was set for your account. Mail goes there from now on.\n\nIt was not you? For ${undoDays} days you can take it back with this token, which also signs out every device and voids the password:\n\n    ${undo}${sign}`,
+  }),
+  emailRestored: (at: Date): Text => ({
+    subject: 'Your address is yours again',
+    text: `Hello,\n\non ${when(at)} the change of your address was taken back. Every device was signed out and the password is void: ask for a new one.${sign}`,
+  }),
+  newDevice: (at: Date, device: string): Text => ({
+    subject: 'New sign-in',
+    text: `Hello,\n\non ${when(at)} somebody signed in to your account with a device we have not seen before: ${device}.\n\nIt was not you? Change your password; that signs out every other device.${sign}`,
+  }),
+} as const
+
+function when(at: Date): string {
+  return `${at.toISOString().slice(0, 16).replace('T', ' at ')} UTC`
+}
