@@ -1,3 +1,4 @@
+import { controlActions } from 'redoubt/controls'
 import { accountActions } from 'redoubt/tokens/accounts'
 import { administrationActions } from 'redoubt/tokens/administration'
 import { clientActions } from 'redoubt/tokens/clients'
@@ -21,6 +22,7 @@ export const actions = {
   'auth.administrator_sought': { audited: false },
   'auth.administrator_created': { audited: true, keep: 'change', purpose: 'administration' },
   'audit.queried': { audited: true, purpose: 'oversight' },
+  ...controlActions,
   'account.viewed': { audited: true, purpose: 'account' },
 
   'therapist.viewed': { audited: false },

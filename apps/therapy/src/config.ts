@@ -1,4 +1,6 @@
+import { controlNames } from 'redoubt/controls'
 import {
+  assignments,
   databaseUrl,
   defineSettings,
   flag,
@@ -75,6 +77,18 @@ export const settings = defineSettings({
       owner: security,
       required: 'never',
       fallback: '',
+    }),
+    CONTROLS: plain(assignments(controlNames, ['off', 'insecure-off', 'report', 'enforce'], ['off']), {
+      about: 'Modes of controls that do not enforce, such as csrf=report while it is rolled out; insecure-off turns one off in production',
+      owner: security,
+      required: 'never',
+      fallback: '',
+    }),
+    HSTS: plain(oneOf('trial', 'year', 'subdomains', 'preload'), {
+      about: 'Strict-Transport-Security: trial (5 minutes) first, then year; subdomains when every one has TLS; preload when the domain is listed',
+      owner: security,
+      required: 'never',
+      fallback: 'year',
     }),
     TRUSTED_PROXIES: plain(proxies(), {
       about: 'Addresses or networks of the proxies in front, comma-separated',

@@ -2,8 +2,10 @@ import express from 'express'
 import { createServer, type Server } from 'node:http'
 import { isIP } from 'node:net'
 import { commitPersonal } from 'redoubt/audit/entry'
+import { newId } from 'redoubt/bytes'
 import { openColumns, type Columns } from 'redoubt/columns'
 import type { Caller } from 'redoubt/context'
+import { recordModes, type ControlModes } from 'redoubt/controls'
 import type { Environment } from 'redoubt/config'
 import type { Emit } from 'redoubt/events'
 import { openAttempts } from 'redoubt/http/attempts'
@@ -16,7 +18,7 @@ import { openRedis, type Redis } from 'redoubt/redis'
 import { openHealth, type Health } from 'redoubt/health'
 import { hardenServer, perimeter } from 'redoubt/http'
 import { anyOf, bearer, cookie } from 'redoubt/http/authenticate'
-import { openControls, type ControlModes, type Controls } from 'redoubt/http/controls'
+import { openControls, type Controls } from 'redoubt/http/controls'
 import { sessionCookies } from 'redoubt/http/cookies'
 import { cspReports } from 'redoubt/http/csp-report'
 import { openCsrf, type Csrf } from 'redoubt/http/csrf'
@@ -54,8 +56,9 @@ import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
 import { recoveryRoutes } from './recovery.ts'
+import { hstsOf, modesOf } from './rollout.ts'
 import { relationshipRoutes } from './relationships.ts'
-import { signInRoutes } from './sign-in.ts'
+import { renewal, signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
 import { definers, tables, type Therapy } from './tables.ts'
 import { therapistRoutes } from './therapists.ts'
@@ -79,8 +82,10 @@ export type ServiceSettings = {
   /** The origin of the administration; left out: there is no door for it here. */
   readonly adminOrigin?: string | undefined
   readonly trustedProxies?: readonly string[]
-  /** Controls that do not enforce; `off` only outside production. */
-  readonly controls?: Partial<ControlModes>
+  /** Modes of controls; what is not named enforces, but that HTTPS is off outside production. */
+  readonly controls?: Config['CONTROLS']
+  /** Default: year. */
+  readonly hsts?: Config['HSTS']
   /** Redis or Valkey, where several instances share their counters. */
   readonly redisUrl?: string | undefined
   /** Milliseconds after which it counts as away, default 50. */
@@ -114,7 +119,7 @@ export type Service = {
 export function serviceSettings(config: Config, env: Environment, emit: Emit): ServiceSettings {
   return {
     databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
-    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, adminOrigin: config.ADMIN_ORIGIN, trustedProxies: config.TRUSTED_PROXIES,
+    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, controls: config.CONTROLS, hsts: config.HSTS, adminOrigin: config.ADMIN_ORIGIN, trustedProxies: config.TRUSTED_PROXIES,
     redisUrl: config.REDIS_URL, redisTimeout: config.REDIS_TIMEOUT,
     limits: {
       anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
@@ -129,14 +134,14 @@ export function routesOf(app: App): readonly Route[] {
   return [
     ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, app.identity, ['patient', 'therapist']), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
-    ...clientTokenRoutes(app), ...apiClientRoutes(app), cspReports('/csp-report', app.emit),
+    ...clientTokenRoutes(app), cspReports('/csp-report', app.emit),
   ]
 }
 
 /** Every route of the administration. Without a second factor one is in the role of enrolment, which can set one up and no more. */
 export function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...adminRoutes(app), keySetRoute(app.tokens)]
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...adminRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
 }
 
 /** RFC 7517: how others verify our access tokens. */
@@ -182,7 +187,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       ends.push(() => following.stop())
       return opened
     }
-    const controls = openControls(settings.controls ?? {}, { emit, insecureOff: !production })
+    const controls = openControls(...modesOf(settings))
     const codes = openCodes({ keyring, gate: db, emit })
     const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, timeout: settings.redisTimeout ?? 50, emit })
     if (redis !== undefined) ends.push(() => redis.close())
@@ -202,6 +207,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
     }
+    await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
     const routes = routesOf(app)
     const health = openHealth({
       checks: [
@@ -277,11 +283,11 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
   outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
     trustedProxies, origins: door.origins, controls, limit: limits.step, emit,
-    ...(production ? { https: 'enforce' as const, hsts: { maxAge: 31_536_000 } } : { https: 'off' as const }),
+    https: controls.modes.https, ...(controls.modes.https === 'off' ? {} : { hsts: hstsOf[settings.hsts ?? 'year'] }),
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(door.routes, {
-    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit,
+    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   }))

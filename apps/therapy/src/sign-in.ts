@@ -1,6 +1,7 @@
 import { newId } from 'redoubt/bytes'
 import type { Visitor } from 'redoubt/context'
 import type { IncomingHttpHeaders } from 'node:http'
+import type { Renew } from 'redoubt/http/authenticate'
 import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
 import { putMail } from 'redoubt/outbox'
@@ -39,6 +40,14 @@ function browserAnswer({ cookies }: Browser, identity: Identity, { token, refres
 /** What a sign-in that succeeded answers, in the mode it was asked in. */
 export function openedAnswer(browser: Browser, identity: Identity, mode: z.output<typeof sessionMode>, done: SignedIn, cookies: readonly string[] = []): Reply<z.input<typeof signedIn>> | Reply<z.input<typeof inBrowser>> {
   return mode === 'cookie' ? browserAnswer(browser, identity, done, cookies) : reply(signedInAnswer(done), { cookies })
+}
+
+/** For pages: a browser that runs no script of ours gets its next pair while it asks for a page. */
+export function renewal(identity: Identity): Renew {
+  return async (token, headers, visitor) => {
+    const next = await refreshSession(identity, visitor, { token, agent: headers['user-agent'] })
+    return { access: next.token, refresh: next.refresh, seconds: identity.lifetimes.idle }
+  }
 }
 
 /**

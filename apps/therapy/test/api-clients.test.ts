@@ -1,28 +1,20 @@
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { systemCaller } from 'redoubt/context'
 import { insideNetworks, isNetwork, rotateClient } from 'redoubt/tokens/clients'
 import { transaction } from 'redoubt/transaction'
 import { clientCommandOf, runClientCommand } from '../src/api-clients.ts'
 import { realm } from '../src/app.ts'
-import { openClinic, type Answer, type Send } from './support/clinic.ts'
+import { openClinic, type Answer } from './support/clinic.ts'
 
 const clinic = await openClinic()
 const other = await clinic.another()
 const { app } = clinic.service
 const visitor = { requestId: 'operator', address: null }
-const admin = await administrator()
+const { send: admin } = await clinic.administrator()
+const { send: auditor } = await clinic.administrator('auditor')
 const patient = await clinic.patient()
 const therapist = await clinic.therapist()
-
-/** Cannot register: planted. */
-async function administrator(): Promise<Send> {
-  const [actor, session] = [randomUUID(), randomUUID()]
-  await clinic.database.admin(`insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ($1, $2, '\\x00', $3, 'x', 'admin')`, [actor, realm, Buffer.from(actor)])
-  await clinic.database.admin(`insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at) values ($1, $2, $3, now() + interval '1 day')`, [session, actor, realm])
-  return clinic.send(app.tokens.issue({ actor, session, role: 'admin', tenant: realm }).token)
-}
 
 type Credentials = { readonly id: string; readonly secret: string }
 const make = (networks: readonly string[] = []): Promise<Credentials> => runClientCommand(app, visitor, { do: 'create', name: 'Directory', scopes: ['therapists:read'], networks })
@@ -148,7 +140,8 @@ test('administrators make, list, rotate and revoke clients; nobody else does, an
   for (const body of [{ name: 'x', scopes: ['patients:read'] }, { name: 'x', scopes: [] }, { name: '', scopes: ['therapists:read'] }, { name: 'x', scopes: ['therapists:read'], networks: ['0.0.0.0/0'] }]) {
     assert.equal((await admin('POST', '/api/api-clients', body)).status, 422, JSON.stringify(body))
   }
-  for (const send of [patient.send, therapist.send]) assert.equal((await send('GET', '/api/api-clients')).status, 403)
+  assert.equal((await auditor('GET', '/api/api-clients')).status, 403)
+  for (const send of [patient.send, therapist.send]) assert.equal((await send('GET', '/api/api-clients')).status, 404, 'not at this door')
   const entries = await clinic.database.admin<{ action: string; actor_type: string; outcome: string }>(`select action, actor_type, outcome from redoubt.audit_logs where action like 'client.%' and resource_id = $1 order by id`, [client.id])
   assert.deepEqual(entries.map(({ action }) => action), ['client.created', 'client.signed_in', 'client.rotated', 'client.signed_in', 'client.revoked'])
 })

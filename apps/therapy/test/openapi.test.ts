@@ -30,7 +30,7 @@ const belongings: Readonly<Record<string, string>> = {
   '/api/relationships/{id}/accept': care, '/api/relationships/{id}/end': care, '/api/consents/{id}/withdraw': consent,
   '/api/appointments/{id}': appointment, '/api/appointments/{id}/complete': appointment, '/api/appointments/{id}/notes': appointment,
   '/api/notes/{id}/release': note, '/api/conversations/{id}/messages': care, '/api/messages/{id}/read': message,
-  '/api/auth/sessions/{id}': session, '/api/auth/factors/{id}': factor, '/api/api-clients/{id}': absent, '/api/api-clients/{id}/rotate': absent, '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
+  '/api/auth/sessions/{id}': session, '/api/auth/factors/{id}': factor, '/api/records/{id}': record, '/api/records/{id}/release': record, '/api/records/{id}/correct': record,
 }
 const credential = { id: 'AAAA', rawId: 'AAAA', type: 'public-key', clientExtensionResults: {} } as const
 const requestResponse = { ...credential, response: { clientDataJSON: 'e30', authenticatorData: 'AAAA', signature: 'AAAA' } }
@@ -48,8 +48,6 @@ const bodies: Readonly<Record<string, unknown>> = {
   'POST /api/auth/login': { email: ada.email, password: ada.password },
   'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64), attempt: 'AAAAAAAAAAAAAAAAAAAAAA' },
   'POST /api/auth/token': { grant_type: 'client_credentials' },
-  'POST /api/api-clients': { name: 'x', scopes: ['therapists:read'] },
-  'POST /api/api-clients/{id}/rotate': { overlap: 0 },
   'POST /csp-report': { 'csp-report': {} },
   'POST /api/auth/second-factor': { pending: 'A'.repeat(43), proof: { kind: 'totp', code: '123456' } },
   'POST /api/auth/passkey/options': {},

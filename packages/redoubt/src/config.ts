@@ -1,7 +1,7 @@
 import type { Kind } from './config/kinds.ts'
 import { misspelt } from './config/names.ts'
 
-export { databaseUrl, flag, insecureFlag, integer, keyService, line, listOf, mailAddress, mailServer, oneOf, origin, proxies, redisUrl, secretText } from './config/kinds.ts'
+export { assignments, databaseUrl, flag, insecureFlag, integer, keyService, line, listOf, mailAddress, mailServer, oneOf, origin, proxies, redisUrl, secretText } from './config/kinds.ts'
 export type { Kind } from './config/kinds.ts'
 
 export type Mode = 'production' | 'development' | 'test'

@@ -31,6 +31,27 @@ export function flag(): Kind<boolean> {
   return { schema: z.enum(['true', 'false'], 'must be true or false').transform((word) => word === 'true') }
 }
 
+/**
+ * Names with a word each, comma-separated: `csrf=report,https=enforce`; a name once at most. A word that production must
+ * not have carries `insecure-` in front where it is meant all the same.
+ * @param unsafe the words production refuses
+ */
+export function assignments<const N extends string, const W extends string>(names: readonly N[], words: readonly W[], unsafe: readonly W[]): Kind<Readonly<Partial<Record<N, W>>>> {
+  const rule = `must be <name>=<word>, comma-separated, each name once: ${names.join(', ')}; ${words.join(', ')}`
+  const pairsOf = (text: string): readonly (readonly [string, string])[] => text.split(',').filter((part) => part.trim() !== '').map((part) => {
+    const [name = '', word = '', ...rest] = part.split('=')
+    return [name.trim(), rest.length > 0 ? '' : word.trim()]
+  })
+  const fits = (text: string): boolean => {
+    const pairs = pairsOf(text)
+    return new Set(pairs.map(([name]) => name)).size === pairs.length && pairs.every(([name, word]) => (names as readonly string[]).includes(name) && (words as readonly string[]).includes(word))
+  }
+  return {
+    schema: z.string().refine(fits, rule).transform((text) => Object.fromEntries(pairsOf(text)) as Partial<Record<N, W>>),
+    refuse: (given) => (Object.values<W | undefined>(given).some((word) => word !== undefined && unsafe.includes(word)) ? `must not have ${unsafe.join(' or ')} in production; insecure-${unsafe[0] ?? ''} where it is meant` : null),
+  }
+}
+
 /** A flag that must be off in production. */
 export function insecureFlag(why: string): Kind<boolean> {
   return { ...flag(), refuse: (on) => (on ? `must be false in production: ${why}` : null) }

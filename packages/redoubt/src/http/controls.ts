@@ -1,11 +1,7 @@
 import type { ControlName, Emit } from '../events.ts'
+import { controlNames } from '../controls.ts'
+import type { ControlMode, ControlModes } from '../controls.ts'
 import { onlyKnown } from './options.ts'
-
-/** off: not asked. report: the request passes and an event names the control. enforce: it is refused, with the same event. */
-export type ControlMode = 'off' | 'report' | 'enforce'
-export type ControlModes = Readonly<Record<ControlName, ControlMode>>
-
-export const controlNames: readonly ControlName[] = ['csrf', 'fetch-metadata', 'origin', 'csp', 'https', 'limits']
 
 export type Controls = {
   readonly modes: ControlModes

@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import type { ControlMode } from './controls.ts'
+import type { ControlMode } from '../controls.ts'
 import { onlyKnown, whole } from './options.ts'
 import { visitOf } from './visit.ts'
 import type { Step } from './visit.ts'

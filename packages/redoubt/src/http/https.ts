@@ -1,6 +1,6 @@
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import type { ControlMode } from './controls.ts'
+import type { ControlMode } from '../controls.ts'
 import { isOwnPath } from './html.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'

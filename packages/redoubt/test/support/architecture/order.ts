@@ -13,7 +13,7 @@ export const lines: readonly (readonly [line: string, heads: readonly string[]])
   ['rows', ['columns']],
   ['record', ['audit', 'migrate']],
   ['gate', ['transaction']],
-  ['services', ['tokens', 'limits', 'cache', 'inbox', 'incidents', 'privacy', 'backup', 'idempotency', 'outbox', 'reencrypt']],
+  ['services', ['tokens', 'limits', 'cache', 'inbox', 'incidents', 'privacy', 'backup', 'idempotency', 'outbox', 'reencrypt', 'controls']],
   ['edge', ['http', 'log', 'metrics', 'health', 'verify']],
   ['hands', ['cli']],
 ]
