@@ -1908,6 +1908,23 @@ alter function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle
 grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {app};
 grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose text, p_handle bytea, p_code bytea, p_context bytea, p_binding bytea, p_expires timestamp with time zone, p_tries integer) to {worker};
 
+CREATE OR REPLACE FUNCTION guard.key_version_dependants(p_table integer, p_column integer, p_version integer)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select case
+    -- A password is hashed under the key in front of it until its owner signs in.
+    when p_table = 1 and p_column = 100 then (select pg_catalog.count(*) from redoubt.users u where pg_catalog.starts_with(u.password_hash, p_version || '$') and u.status <> 'deleted')
+    -- The salt of an exchange counts for the ten seconds in which it may be asked for again.
+    when p_table = 2 and p_column = 1 then 0
+    when p_table = 8 and p_column = 1 then (select pg_catalog.count(*) from redoubt.one_time_codes c where pg_catalog.get_byte(c.handle_hash, 0) = p_version and c.expires_at > pg_catalog.now())
+  end
+$function$;
+alter function guard.key_version_dependants(p_table integer, p_column integer, p_version integer) owner to {guard};
+grant execute on function guard.key_version_dependants(p_table integer, p_column integer, p_version integer) to {keys};
+
 CREATE OR REPLACE FUNCTION guard.list_accounts(p_email_bidx bytea[], p_role text, p_status text, p_before uuid, p_limit integer)
  RETURNS TABLE(id uuid, role text, realm text, status text, created_at timestamp with time zone, sessions integer)
  LANGUAGE plpgsql

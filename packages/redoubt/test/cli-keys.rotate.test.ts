@@ -93,6 +93,20 @@ test('keys rotate and retire index, by number or by name: not while processes ma
   await says('rotate index:9.9', 1, /no blind-index key yet/)
 })
 
+test('keys retire index: a key of passwords is kept while a hash is under it, one that nobody knows is kept', async () => {
+  const first = ring()
+  await first.indexKeys(1, 100)
+  await first.indexKeys(9, 9)
+  for (const which of ['index:1.100', 'index:9.9']) await says(`rotate ${which}`, 0, /version 2 is looked up/)
+  await database.admin(`update keys.index_keys set use_from = use_from - interval '1 hour' where (table_id, column_id) in ((1, 100), (9, 9))`)
+  await database.admin(`insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ($1, 'realm', 'x', 'x', '1$argon2id$v=19$x', 'patient')`, [scope.subject])
+  await says('retire index:1.100 --app apps/therapy', 1, /1 hashes are under version 1/)
+  await database.admin(`update redoubt.users set password_hash = '2$argon2id$v=19$x'`)
+  await says('retire index:1.100 --app apps/therapy', 0, /index:1\.100: version 1 is gone/)
+  await says('retire index:9.9 --app apps/therapy', 1, /nobody knows what depends on index:9\.9/)
+  await database.admin('delete from redoubt.users')
+})
+
 test('keys rotate and retire signing keys: refused while tokens live; anchors keep their public half', async () => {
   await says('rotate backup-manifest', 2, /is no key: root, kek, data, index, caller or audit-anchor, token-sign/)
   await says('rotate token-sign', 0, /verifies from now on and signs in 6 minutes/)
@@ -127,7 +141,7 @@ test('the local root moves to a new file, and each deed is in the audit record',
   await says('move', 0, /0 key-encryption keys moved to local, 3 were there/, { KMS: next, KMS_PREVIOUS: root })
   const entries = await database.admin<{ deed: string; n: number }>(`select action || ' ' || split_part(metadata->>'kind', ':', 1) as deed, count(*)::int4 as n from redoubt.audit_logs where actor_role = 'system.keys' group by 1`)
   assert.deepEqual(entries.map(({ deed, n }) => `${deed} ${n}`).sort(), [
-    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 1', 'key.rotated index 1', 'key.rotated kek 4', 'key.rotated token-sign 2',
+    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired index 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 1', 'key.rotated index 3', 'key.rotated kek 4', 'key.rotated token-sign 2',
   ])
 })
 

@@ -44,10 +44,10 @@ export type Retirement = {
   dataKeys(provenFrom: ProvenFrom): Promise<RetiredDataKeys>
   /**
    * Deletes the old version of a column's blind-index key.
-   * @param provenFrom the proof over the table of this column
+   * @param provenFrom the proof for a version, over the table of this column; it may refuse with what it found
    * @throws Refusal conflict, saying what still depends on it; not_found where there is no old version
    */
-  indexKey(column: IndexedColumn, provenFrom: ProvenFrom): Promise<{ readonly version: number }>
+  indexKey(column: IndexedColumn, provenFrom: (version: number) => Promise<Date | null>): Promise<{ readonly version: number }>
   /**
    * Takes older signing keys away.
    * @param verifies milliseconds after its last signature for which something signed may be held against us; null: for
@@ -127,7 +127,7 @@ export function openRetirement(settings: RetirementSettings): Retirement {
       const [old] = await pool.query<{ readonly version: number; readonly wait: number; readonly proof_from: Date }>({ text: oldIndexKeys, values: [table, column, seconds] })
       if (old === undefined) throw new Refusal('not_found', { detail: 'this index key has no older version' })
       if (old.wait > 0) throw needed(`processes may still write version ${old.version}: it can be retired in ${inWords(old.wait)}`)
-      const proven = await provenFrom()
+      const proven = await provenFrom(old.version)
       if (proven === null) throw needed(`rows may have an index value of version ${old.version}: recompute them first (redoubt reencrypt)`)
       const [answer] = await pool.query<{ readonly done: boolean }>({ text: 'select keys.retire_index_key($1, $2, $3, $4, $5) as done', values: [table, column, old.version, seconds, proven] })
       if (answer?.done !== true) throw needed(`the rows were recomputed before every process wrote the new version: run redoubt reencrypt once more, after ${old.proof_from.toISOString()}`)

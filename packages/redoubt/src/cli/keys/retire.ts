@@ -1,3 +1,5 @@
+import type { IndexedColumn } from '../../keyring/index-keys.ts'
+import type { Purpose } from '../../keyring/purpose-keys.ts'
 import { openRetirement, type ProvenFrom, type Retirement } from '../../keyring/retire.ts'
 import { accessTokenSeconds, allowedSkewSeconds } from '../../tokens.ts'
 import type { Column, Tables } from '../../tables.ts'
@@ -46,16 +48,34 @@ function provenBy(pool: Pick<Pool, 'query'>, ids: readonly number[]): ProvenFrom
   }
 }
 
+/**
+ * Of a key that no blind index is made with, but hashes (passwords, codes): the database counts what depends on it.
+ * @throws Refusal conflict, saying how much that is
+ */
+async function noHashLeft(pool: Pick<Pool, 'query'>, { table, column }: IndexedColumn, version: number): Promise<Date | null> {
+  const [row] = await pool.query<{ readonly left: bigint | null; readonly now: Date }>({ text: 'select guard.key_version_dependants($1, $2, $3) as left, now() as now', values: [table, column, version] })
+  const left = row?.left ?? null
+  if (row === undefined || left === null) throw new Refusal('conflict', { detail: `nobody knows what depends on index:${table}.${column}: it is kept` })
+  if (BigInt(left) > 0n) throw new Refusal('conflict', { detail: `${left} hashes are under version ${version}: they are made anew when their owners come, or end by themselves` })
+  return row.now
+}
+
+function isBlindIndex(tables: Tables, { table, column }: IndexedColumn): boolean {
+  return Object.values(tables.tables).some(({ id, columns }) => id === table && Object.values<Column>(columns).some((one) => one.kind === 'index' && one.id === column))
+}
+
+/** Milliseconds after its last signature for which each is held against us; null: for ever. A page with a form is older than a day seldom. */
+function verifiesFor(purpose: Purpose): number | null {
+  if (purpose.startsWith('token-sign')) return (accessTokenSeconds + allowedSkewSeconds) * 1000
+  return purpose === 'csrf' ? 24 * 3_600_000 : null
+}
+
 async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
   const { retired, closed, waiting } = await retirement.dataKeys(provenBy(pool, tableIds(tables, ({ kind }) => kind === 'sealed')))
   io.out(`data: ${retired} keys are gone.\n`)
   if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: run redoubt reencrypt over all tables, then retire again.\n`)
   if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
   return closed + waiting > 0 ? exits.failed : exits.ok
-}
-
-function stays(purpose: string): boolean {
-  return !purpose.startsWith('token-sign')
 }
 
 async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: boolean, pool: Pool, tables: Tables | undefined): Promise<number> {
@@ -83,14 +103,14 @@ async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: b
       if (tables === undefined) throw new UsageProblem('--app <folder of the app> is missing: its tables.ts says where values may be')
       if (which.level === 'data') return retireData(io, retirement, pool, tables)
       for (const column of which.columns) {
-        const { version } = await retirement.indexKey(column, provenBy(pool, [column.table]))
+        const { version } = await retirement.indexKey(column, (old) => (isBlindIndex(tables, column) ? provenBy(pool, [column.table])() : noHashLeft(pool, column, old)))
         io.out(`index:${column.table}.${column.column}: version ${version} is gone.\n`)
       }
       return exits.ok
     }
     case 'signing': {
-      if (atOnce && stays(which.purpose)) throw new UsageProblem(`--at-once: what ${which.purpose} signed must stay verifiable`)
-      const verifies = stays(which.purpose) ? null : (accessTokenSeconds + allowedSkewSeconds) * 1000
+      const verifies = verifiesFor(which.purpose)
+      if (atOnce && verifies === null) throw new UsageProblem(`--at-once: what ${which.purpose} signed must stay verifiable`)
       const count = await retirement.purposeKeys(which.purpose, verifies, atOnce)
       io.out(`${which.purpose}: ${count} older keys are gone${verifies === null ? '; their public halves stay' : ''}.\n`)
       return exits.ok
