@@ -74,6 +74,8 @@ export type ServiceSettings = {
   readonly keyService?: Pick<KeyServiceOptions, 'aws' | 'azure' | 'vault' | 'previous'>
   /** How long opened keys stay in memory, where it shall be less than the keyring's own bounds; and by which clock. */
   readonly openedKeys?: Pick<KeyringSettings, 'lifetimes' | 'clock'>
+  /** Milliseconds between two looks for a rotated token key, where it shall be less than half a minute. */
+  readonly tokenKeysEvery?: number
   /** True: HTTPS is enforced and the local key provider refused. */
   readonly production: boolean
   /** The origin browsers see, and further ones that may call. */
@@ -183,7 +185,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const passwords = await openPasswords(keyring, settings.passwords)
     const openRealm = async (purpose: 'token-sign' | 'token-sign-admin', issuer: string, audience: string): Promise<Tokens> => {
       const opened = openTokens({ issuer, audience, keys: await tokenKeys(keyring, purpose) })
-      const following = followKeys({ tokens: opened, keyring, purpose })
+      const following = followKeys({ tokens: opened, keyring, purpose, ...(settings.tokenKeysEvery === undefined ? {} : { every: settings.tokenKeysEvery }) })
       ends.push(() => following.stop())
       return opened
     }

@@ -25,6 +25,8 @@ export type Clinic = {
   readonly service: Service
   readonly events: Event[]
   readonly address: string
+  /** Setting of the key service. */
+  readonly kms: string
   /** Moves the service's clock; the database keeps its own. */
   travel(to: Date): void
   /** Another instance of the same service, on the same database and keys; stopped at the end of the file at the latest. */
@@ -70,6 +72,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const database = given.database ?? (await testDatabase())
   const way = await wayTo(database)
   const folder = await mkdtemp(join(tmpdir(), 'therapy-'))
+  const kms = given.settings?.kms ?? `local:${join(folder, 'keys', 'root.key')}`
   const events: Event[] = []
   const emit = (event: Event): void => {
     events.push(event)
@@ -79,7 +82,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const instances: Instance[] = []
   const start = async (more: Partial<ServiceSettings> = {}): Promise<Instance> => {
     const service = await openService({
-      databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms: `local:${join(folder, 'keys', 'root.key')}`, roles: database.service,
+      databaseUrl: way.url('app'), keysUrl: way.url('keys'), namedStatements: way.namedStatements, kms, roles: database.service,
       production: false, publicOrigin: 'http://therapy.test', adminOrigin: 'http://admin.therapy.test', poolSize: 8, limits: roomy, now: () => new Date(Date.now() + shift), emit, ...given.settings, ...more,
     })
     const doors = [service.server, service.admin?.server ?? assert.fail()]
@@ -131,7 +134,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const fresh = (): { email: string; password: string } => ({ email: `person${++people}@example.org`, password: randomBytes(12).toString('base64url') })
 
   return {
-    database, service, events, address, send, mailed, admin,
+    database, service, events, address, kms, send, mailed, admin,
     another: start,
     close,
     travel: (to) => {
