@@ -1,5 +1,6 @@
 import type { IndexedColumn } from '../../keyring/index-keys.ts'
 import type { Purpose } from '../../keyring/purpose-keys.ts'
+import { deviceDays } from '../../limits/device.ts'
 import { openRetirement, type ProvenFrom, type Retirement } from '../../keyring/retire.ts'
 import { accessTokenSeconds, allowedSkewSeconds } from '../../tokens.ts'
 import type { Column, Tables } from '../../tables.ts'
@@ -25,6 +26,8 @@ data and index need a proof that no row depends on the old key: redoubt reencryp
 with a re-encryption between them: the first closes the old keys, the second ends those that the proof was made for.
 Of keys whose signatures stay (audit-anchor) the public half is kept. Needs KEYS_DATABASE_URL and KMS.
 `
+
+const day = 86_400_000
 
 /** The tables whose rows may name a data key, or have a value of an index key. */
 function tableIds(tables: Tables, holds: (column: Column) => boolean): readonly number[] {
@@ -64,10 +67,11 @@ function isBlindIndex(tables: Tables, { table, column }: IndexedColumn): boolean
   return Object.values(tables.tables).some(({ id, columns }) => id === table && Object.values<Column>(columns).some((one) => one.kind === 'index' && one.id === column))
 }
 
-/** Milliseconds after its last signature for which each is held against us; null: for ever. A page with a form is older than a day seldom. */
+/** Milliseconds after its last signature for which each is held against us; null: for ever. A page with a form is seldom older than a day. */
 function verifiesFor(purpose: Purpose): number | null {
   if (purpose.startsWith('token-sign')) return (accessTokenSeconds + allowedSkewSeconds) * 1000
-  return purpose === 'csrf' ? 24 * 3_600_000 : null
+  if (purpose === 'known-device') return deviceDays * day
+  return purpose === 'csrf' || purpose === 'limits' ? day : null
 }
 
 async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
