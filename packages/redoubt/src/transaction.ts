@@ -71,6 +71,8 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
 
 /** A SELECT writes nothing unless a function in it does, and those verify by themselves. */
 const reading = /^\s*select\b/i
+/** Nothing but one call of a function of the guard: each that brings rows to the app asks for the caller itself. */
+const guarded = /^select [a-z_, ]+ from guard\.[a-z_]+\([$0-9, ]*\)$/
 
 /**
  * One statement as `caller` in one round trip: caller, statement and audit entry in one implicit transaction.
@@ -85,8 +87,9 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
     if (odd !== undefined) throw odd
     const personal = plan.audited ? await personalOf(gate, caller, plan.entry.id) : null
     // A person's reading without an entry is verified by the policy of each row that comes, and once more is half the
-    // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of.
-    const byRows = !plan.audited && caller.kind === 'user' && reading.test(statement.text)
+    // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of;
+    // theirs are functions of the guard.
+    const byRows = !plan.audited && (caller.kind === 'user' ? reading : guarded).test(statement.text)
     const enter = enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, !plan.audited && !byRows)
     const connection = await gate.pool.connect()
     const outcome = await connection.send(plan.audited ? [enter, statement, finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement] : [enter, statement, resetStatement])

@@ -10,6 +10,7 @@ import { refreshSession } from '../../src/tokens/refresh.ts'
 import type { SignedIn } from '../../src/tokens/sessions.ts'
 import { testDatabase } from '../support/database.ts'
 import { agent, newShared, openIdentity, visitor } from '../support/identity.ts'
+import { startServers } from '../support/refresh-processes.ts'
 
 const database = await testDatabase({ origins: ['redoubt'] })
 const shared = newShared()
@@ -168,6 +169,25 @@ test('fifty parallel refreshes of one token over two instances: one exchange, on
     assert.equal(seen('auth.refresh_replayed', first.session), 49)
     await stands(answers[0] as SignedIn)
     await refresh((answers[7] as SignedIn).refresh)
+  }
+})
+
+test('the same over two server processes: one successor for all, and a replay with another attempt ends the session in both', async () => {
+  const servers = await startServers(database, shared, 2)
+  try {
+    for (let round = 0; round < 4; round++) {
+      const first = await fresh()
+      const attempt = attemptId()
+      const answers = (await Promise.all([0, 1].map((server) => servers.refresh(server, { token: first.refresh, times: 25, attempt })))).flat()
+      assert.equal(new Set(answers).size, 1)
+      assert.ok(typeof answers[0] === 'string', 'nobody was refused')
+      const [next] = await servers.refresh(1, { token: answers[0], times: 1 })
+      assert.ok(typeof next === 'string')
+      assert.deepEqual(await servers.refresh(0, { token: first.refresh, times: 1, attempt: attemptId() }), [null])
+      for (const server of [0, 1]) assert.deepEqual(await servers.refresh(server, { token: next, times: 1 }), [null])
+    }
+  } finally {
+    await servers.stop()
   }
 })
 
