@@ -19,7 +19,7 @@ export type { Purpose, PurposeKey } from './keyring/purpose-keys.ts'
 export type Keyring = {
   /**
    * The key to seal this subject's data of this retention class with; made when there is none.
-   * @param by who uses it and for what, for the record; by default the process itself
+   * @param by who uses it and for what, for the record; by default that of the settings
    * @throws Refusal key_destroyed for an erased subject
    */
   keyFor(scope: KeyScope, by?: KeyUser): Promise<DataKey>
@@ -56,6 +56,8 @@ export type KeyringSettings = {
   readonly emit: Emit
   /** Where it is noted who used which key (keyring/usage.ts: `startKeyUsage`); stopped by whoever started it. */
   readonly usage: KeyUsage
+  /** Who uses keys where a call does not say. Default: the process itself. */
+  readonly by?: KeyUser
   readonly lifetimes?: {
     /** Milliseconds an opened key-encryption key is used before it is opened again. Default and most: 60 minutes. */
     readonly keyEncryptionKey?: number
@@ -85,18 +87,18 @@ function bounded(name: string, value: number | undefined, most: number): number 
  * @throws TypeError when a setting is not usable
  */
 export function openKeyring(settings: KeyringSettings): Keyring {
-  const { pool, service, realm, emit, usage, lifetimes = {}, clock = () => performance.now() } = settings
+  const { pool, service, realm, emit, usage, by: mine = ofTheService, lifetimes = {}, clock = () => performance.now() } = settings
   if (realm === '') throw new TypeError('openKeyring: realm must not be empty')
   const lifetime = bounded('lifetimes.keyEncryptionKey', lifetimes.keyEncryptionKey, 60 * 60_000)
   const dataLifetime = bounded('lifetimes.dataKey', lifetimes.dataKey, 5 * 60_000)
   const uses = bounded('lifetimes.uses', lifetimes.uses, 2 ** 20)
   const entries = lifetimes.entries === undefined ? 10_000 : bounded('lifetimes.entries', lifetimes.entries, 1_000_000)
 
-  const keks = openKeks({ pool, service, realm, emit, usage, lifetime, activeLifetime: dataLifetime, uses, clock })
+  const keks = openKeks({ pool, service, realm, emit, usage, by: mine, lifetime, activeLifetime: dataLifetime, uses, clock })
   const dataKeys = openDataKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, entries, clock })
   // By the shorter lifetime: it is how soon a process knows the versions that a rotation made.
   const indexKeys = openIndexKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, clock })
-  const purposeKeys = openPurposeKeys({ pool, keks, emit, usage, lifetime: dataLifetime, uses, clock })
+  const purposeKeys = openPurposeKeys({ pool, keks, emit, usage, by: mine, lifetime: dataLifetime, uses, clock })
   let closed = false
 
   function live(): void {
@@ -104,21 +106,21 @@ export function openKeyring(settings: KeyringSettings): Keyring {
   }
 
   return {
-    async keyFor(scope, by = ofTheService) {
+    async keyFor(scope, by = mine) {
       live()
       const [key] = await dataKeys.keysFor([scope], by)
       if (key === undefined) throw new Refusal('key_refused')
       return key
     },
-    async keysFor(scopes, by = ofTheService) {
+    async keysFor(scopes, by = mine) {
       live()
       return dataKeys.keysFor(scopes, by)
     },
-    async byId(ids, by = ofTheService) {
+    async byId(ids, by = mine) {
       live()
       return dataKeys.byId(ids, by)
     },
-    async indexKeys(tableId, columnId, by = ofTheService) {
+    async indexKeys(tableId, columnId, by = mine) {
       live()
       return indexKeys.of({ table: tableId, column: columnId }, by)
     },

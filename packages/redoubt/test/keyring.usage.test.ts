@@ -97,6 +97,16 @@ test('index keys, signing keys and a move of keys are on record as well', async 
   assert.ok((await calls()).some(({ actor, purpose, operation }) => actor === 'operator' && purpose === 'key move' && operation === 'wrap'))
 })
 
+test('a keyring of a command notes what no request asked for as the operator’s', async () => {
+  await clean()
+  const usage = counting()
+  const keyring = world.keyring({ usage, by: { actor: 'operator', purpose: 'audit' } })
+  await keyring.purposeKey('audit-anchor')
+  await keyring.keyFor(scopeOf())
+  await usage.flush()
+  assert.deepEqual(new Set([...(await used()), ...(await calls())].map(({ actor, purpose }) => `${String(actor)} ${String(purpose)}`)), new Set(['operator audit']))
+})
+
 test('what could not be written is kept and written later, once, also when only the answer got lost; nobody waits for it', async () => {
   await clean()
   let fate: 'works' | 'refused' | 'answer lost' = 'refused'

@@ -44,7 +44,7 @@ async function withKeyring<T>(io: Io, service: string, work: (keyring: Keyring) 
   return onPool(io, 'KEYS_DATABASE_URL', async (pool) => {
     const keyService = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
     const usageRecord = startKeyUsage({ pool, emit: quiet })
-    const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet, usage: usageRecord })
+    const keyring = openKeyring({ pool, service: keyService, realm: service, emit: quiet, usage: usageRecord, by: { actor: 'operator', purpose: 'audit' } })
     try {
       return await work(keyring)
     } finally {

@@ -93,7 +93,7 @@ async function withSettings<T>(io: Io, tables: Tables, options: Options, signal:
     if (missing.length > 0) throw new WorkRefused(`jobs are not allowed on ${missing.join(', ')}: run \`redoubt reencrypt allow\` first`)
     const service = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
     const record = startKeyUsage({ pool: keysPool, emit: quiet })
-    const keyring = openKeyring({ pool: keysPool, service, realm: tables.service, emit: quiet, usage: record })
+    const keyring = openKeyring({ pool: keysPool, service, realm: tables.service, emit: quiet, usage: record, by: { actor: 'operator', purpose: 'reencrypt' } })
     const rowsPerSecond = amount('rows-per-second', options['rows-per-second'])
     const latencyMs = amount('max-latency', options['max-latency'])
     const lagSeconds = amount('max-lag', options['max-lag'])

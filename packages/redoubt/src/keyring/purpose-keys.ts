@@ -2,7 +2,7 @@ import { createHash, createPrivateKey, createPublicKey, createSecretKey, generat
 import type { KeyObject } from 'node:crypto'
 import { unwrapKey, wrapKey } from '../aead.ts'
 import { framed } from '../bytes.ts'
-import { ofTheService } from '../context.ts'
+import type { KeyUser } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { openCache, usedFrom, type Clock } from './cache.ts'
@@ -78,18 +78,19 @@ export function openPurposeKeys(settings: {
   readonly keks: Keks
   readonly emit: Emit
   readonly usage: KeyUsage
+  readonly by: KeyUser
   readonly lifetime: number
   readonly uses: number
   readonly clock: Clock
 }): PurposeKeys {
-  const { pool, keks, emit, usage, clock } = settings
+  const { pool, keks, emit, usage, by, clock } = settings
 
   /** The public key comes out of an authenticated wrapping: one planted in the table verifies nothing. */
   async function unwrap(row: PairRow, purpose: Purpose): Promise<Omit<Pair, 'from'>> {
     const refusal = new Refusal('key_refused', { detail: 'a signing key is not the one its row names' })
     const holds = row.holds === 'public' ? 'public' : 'private'
     const kek = await keks.of(row, 'purpose')
-    usage.used(kek.id, purpose, 'unwrap', ofTheService)
+    usage.used(kek.id, purpose, 'unwrap', by)
     const der = unwrapKey(kek.key, purposeKeyAad(kek, purpose, row.kid, holds), row.wrapped)
     if (der === null) throw refusal
     const privateKey = holds === 'private' ? createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }) : null
@@ -102,7 +103,7 @@ export function openPurposeKeys(settings: {
 
   function make(purpose: Purpose): Promise<void> {
     return keks.underActive('purpose', async (kek) => {
-      usage.used(kek.id, purpose, 'wrap', ofTheService)
+      usage.used(kek.id, purpose, 'wrap', by)
       const { kid, wrapped, spki } = newPurposeKey(kek, purpose)
       const made = await pool.query({ ...insert, values: [purpose, kid, 1, kek.id, wrapped, spki] })
       if (made.length > 0) emit({ type: 'key.created', key: kid, purpose })
@@ -153,7 +154,7 @@ export function openPurposeKeys(settings: {
       const [versions] = await cache.find([purpose])
       if (versions === undefined) throw new Refusal('key_refused')
       const key = current(versions, purpose)
-      usage.used(key.kid, purpose, 'open', ofTheService)
+      usage.used(key.kid, purpose, 'open', by)
       return key
     },
     clear: () => cache.clear(),
