@@ -72,6 +72,10 @@ export const settings = defineSettings({
     }),
     ADMIN_HOST: plain(line(), { about: 'Address to listen on for the administration', owner: platform, required: 'never', fallback: '127.0.0.1' }),
     ADMIN_PORT: plain(integer(0, 65_535), { about: 'Port to listen on for the administration', owner: platform, required: 'never', fallback: '4311' }),
+    SESSION_IDLE_MINUTES: plain(integer(15, 43_200), { about: 'Minutes without a refresh after which a session ends', owner: security, required: 'never', fallback: '1440' }),
+    SESSION_ABSOLUTE_HOURS: plain(integer(1, 720), { about: 'Hours after the sign-in at which a session ends', owner: security, required: 'never', fallback: '720' }),
+    ADMIN_SESSION_IDLE_MINUTES: plain(integer(15, 480), { about: 'The same for the administration', owner: security, required: 'never', fallback: '30' }),
+    ADMIN_SESSION_ABSOLUTE_HOURS: plain(integer(1, 24), { about: 'The same for the administration', owner: security, required: 'never', fallback: '12' }),
     ALLOWED_ORIGINS: plain(listOf(origin()), {
       about: 'Further origins whose pages may call the API, comma-separated',
       owner: security,
@@ -169,6 +173,12 @@ export const settings = defineSettings({
       mode === 'production' && values.TRUSTED_PROXIES?.length === 0
         ? [{ name: 'TRUSTED_PROXIES', problem: 'must name the proxy that ends TLS: the service itself speaks plain HTTP' }]
         : [],
+    (values) =>
+      (['', 'ADMIN_'] as const).flatMap((door) =>
+        (values[`${door}SESSION_IDLE_MINUTES`] ?? 0) > (values[`${door}SESSION_ABSOLUTE_HOURS`] ?? 720) * 60
+          ? [{ name: `${door}SESSION_IDLE_MINUTES`, problem: `must not be more than ${door}SESSION_ABSOLUTE_HOURS` }]
+          : [],
+      ),
     (values) =>
       values.ADMIN_ORIGIN !== undefined && (values.ADMIN_ORIGIN === values.PUBLIC_ORIGIN || values.ALLOWED_ORIGINS?.includes(values.ADMIN_ORIGIN) === true)
         ? [{ name: 'ADMIN_ORIGIN', problem: 'must be neither PUBLIC_ORIGIN nor among ALLOWED_ORIGINS: it is a door of its own' }]

@@ -36,7 +36,7 @@ import { followKeys, tokenKeys } from 'redoubt/tokens/keys'
 import { openCodes } from 'redoubt/tokens/codes'
 import { openPasskeys, type Passkeys } from 'redoubt/tokens/factors/passkey'
 import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
-import { lifetimes } from 'redoubt/tokens/sessions'
+import { lifetimes, type Lifetimes, type Realm } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
 import { z } from 'zod'
@@ -83,6 +83,8 @@ export type ServiceSettings = {
   readonly origins?: readonly string[]
   /** The origin of the administration; left out: there is no door for it here. */
   readonly adminOrigin?: string | undefined
+  /** How long sessions live at each door. Default: the library's. */
+  readonly lifetimes?: Readonly<Record<Realm, Lifetimes>>
   readonly trustedProxies?: readonly string[]
   /** Modes of controls; what is not named enforces, but that HTTPS is off outside production. */
   readonly controls?: Config['CONTROLS']
@@ -127,6 +129,10 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
       anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
       signIn: config.LIMITS_SIGN_IN, signInAddress: config.LIMITS_SIGN_IN_ADDRESS,
     },
+    lifetimes: {
+      tenant: { idle: config.SESSION_IDLE_MINUTES * 60, absolute: config.SESSION_ABSOLUTE_HOURS * 3600 },
+      platform: { idle: config.ADMIN_SESSION_IDLE_MINUTES * 60, absolute: config.ADMIN_SESSION_ABSOLUTE_HOURS * 3600 },
+    },
     poolSize: config.DATABASE_POOL_SIZE, namedStatements: config.DATABASE_NAMED_STATEMENTS, emit,
   }
 }
@@ -161,7 +167,7 @@ function keySetRoute(tokens: Tokens): Route {
  * @throws DatabaseRefused with all findings; Refusal when the database or the key service cannot be used
  */
 export async function openService(settings: ServiceSettings): Promise<Service> {
-  const { emit, production, roles = 'therapy', now = () => new Date() } = settings
+  const { emit, production, roles = 'therapy', now = () => new Date(), lifetimes: lives = lifetimes } = settings
   const namedStatements = settings.namedStatements ?? true
   const pool = openPool({ url: settings.databaseUrl, max: settings.poolSize ?? 10, namedStatements, emit })
   const keysPool = openPool({ url: settings.keysUrl, max: 4, namedStatements, emit })
@@ -207,7 +213,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       attempts: attemptsAt(tables.service),
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
       factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
-      identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lifetimes.tenant, emit },
+      identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lives.tenant, emit },
     }
     await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
     const routes = routesOf(app)
@@ -233,7 +239,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
         ...app, tokens: adminTokens, browser: { cookies: sessionCookies(`${tables.service}-admin`), csrf: csrfAt(adminOrigin), tokens: adminTokens },
         attempts: attemptsAt(`${tables.service}-admin`),
         factors: { ...app.factors, passkeys: passkeysOf(adminOrigin, keyring), issuer: 'Therapy administration' },
-        identity: { ...app.identity, tokens: adminTokens, realm: 'platform', lifetimes: lifetimes.platform },
+        identity: { ...app.identity, tokens: adminTokens, realm: 'platform', lifetimes: lives.platform },
       }
       const behind = adminRoutesOf(adminApp)
       admin = { app: adminApp, routes: behind, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: behind }) }

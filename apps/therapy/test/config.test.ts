@@ -59,6 +59,14 @@ test('mail without TLS, or into a folder, is refused in production', () => {
   assert.deepEqual(refused({ ...good, MAIL_FROM: 'Therapy <no-reply@therapy.test>' }), ['MAIL_FROM'])
 })
 
+test('the administration is a door of its own, and no session is idle for longer than it may live', () => {
+  assert.deepEqual(refused({ ...good, ADMIN_ORIGIN: 'https://admin.therapy.test' }), [])
+  assert.deepEqual(refused({ ...good, ADMIN_ORIGIN: 'https://therapy.test' }), ['ADMIN_ORIGIN'])
+  assert.deepEqual(refused({ ...good, ADMIN_ORIGIN: 'https://other.test', ALLOWED_ORIGINS: 'https://other.test' }), ['ADMIN_ORIGIN'])
+  assert.deepEqual(refused({ ...good, SESSION_IDLE_MINUTES: '121', SESSION_ABSOLUTE_HOURS: '2', ADMIN_SESSION_IDLE_MINUTES: '61', ADMIN_SESSION_ABSOLUTE_HOURS: '1' }), ['SESSION_IDLE_MINUTES', 'ADMIN_SESSION_IDLE_MINUTES'])
+  assert.deepEqual(refused({ ...good, SESSION_IDLE_MINUTES: '5' }), ['SESSION_IDLE_MINUTES'])
+})
+
 test('every setting has an owner, a class and a description, and every secret a rotation period', () => {
   for (const [name, setting] of Object.entries(settings.settings)) {
     assert.ok(setting.owner.length > 2 && setting.about.length > 5, name)
