@@ -114,7 +114,8 @@ async function pass(settings: ReencryptSettings, shape: Shape, job: Job, holder:
   const { pool } = settings
   const stopped = (): boolean => settings.signal?.aborted === true
   const work = workOf(settings, usedBy(settings.keyring, job.kind), shape, job.kind, facts)
-  const unique = work.write.length === 0 || job.kind === 'wipe' ? [] : (await pool.query<{ readonly name: string }>({ ...uniqueText(), values: [shape.name, work.write] })).map(({ name }) => name)
+  // Values that were unique stay so under one key; an import brings others together.
+  const unique = job.kind !== 'import' ? [] : (await pool.query<{ readonly name: string }>({ ...uniqueText(), values: [shape.name, work.write] })).map(({ name }) => name)
   const write = writer(shape, job.kind, work, unique)
   const throttle = openThrottle(pool, settings.throttle ?? {})
   const connection = await pool.connect()

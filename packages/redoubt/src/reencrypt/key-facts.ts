@@ -1,7 +1,6 @@
 import { Refusal } from '../errors.ts'
-import type { DataKey, IndexKey, Keyring, KeyScope, KeysPool } from '../keyring.ts'
+import type { DataKey, Keyring, KeyScope, KeysPool } from '../keyring.ts'
 import { KEY_ID_BYTES } from '../aead.ts'
-import { looksSealed } from '../seal/wire.ts'
 
 /** What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. */
 export type KeyFact = { readonly scope: KeyScope; readonly active: boolean }
@@ -78,9 +77,10 @@ export function openKeyFacts(pool: KeysPool): KeyFacts {
   }
 }
 
-/** Every key to seal with, by scopeText; a scope that was erased is absent. One statement for all that are not in memory. */
-export async function sealingKeys(keyring: Keyring, scopes: ReadonlyMap<string, KeyScope>): Promise<ReadonlyMap<string, DataKey>> {
-  const names = [...scopes.keys()]
+/** Every key to seal with; that of a scope that was erased is absent. One statement for all that are not in memory. */
+export async function sealingKeys<K>(keyring: Keyring, scopes: ReadonlyMap<K, KeyScope>): Promise<ReadonlyMap<K, DataKey>> {
+  const found = new Map<K, DataKey>()
+  if (scopes.size === 0) return found
   const wanted = [...scopes.values()]
   const keys = await keyring.keysFor(wanted).catch(async (refusal: unknown): Promise<readonly (DataKey | undefined)[]> => {
     if (!(refusal instanceof Refusal) || refusal.code !== 'key_destroyed') throw refusal
@@ -90,17 +90,22 @@ export async function sealingKeys(keyring: Keyring, scopes: ReadonlyMap<string, 
       throw one
     })))
   })
-  return new Map(names.flatMap((name, at) => { const key = keys[at]; return key === undefined ? [] : [[name, key] as const] }))
+  let n = 0
+  for (const name of scopes.keys()) {
+    const key = keys[n++]
+    if (key !== undefined) found.set(name, key)
+  }
+  return found
 }
 
-/** The keys these values were sealed under, by keyIdText. */
-export async function openingKeys(keyring: Keyring, values: readonly Buffer[]): Promise<ReadonlyMap<string, DataKey>> {
-  const ids = new Map<string, Buffer>()
-  for (const value of values) if (looksSealed(value)) ids.set(keyIdText(value), value.subarray(1, 1 + KEY_ID_BYTES))
-  if (ids.size === 0) return new Map()
-  const keys = await keyring.byId([...ids.values()])
-  return new Map([...keys.values()].map((key) => [key.id.toString('latin1', 0, KEY_ID_BYTES), key]))
+/** The keys that values were sealed under, one value for each. */
+export async function openingKeys<K>(keyring: Keyring, values: ReadonlyMap<K, Buffer>): Promise<ReadonlyMap<K, DataKey>> {
+  const found = new Map<K, DataKey>()
+  if (values.size === 0) return found
+  const keys = await keyring.byId([...values.values()].map((value) => value.subarray(1, 1 + KEY_ID_BYTES)))
+  for (const [name, value] of values) {
+    const key = keys.get(value.toString('hex', 1, 1 + KEY_ID_BYTES))
+    if (key !== undefined) found.set(name, key)
+  }
+  return found
 }
-
-/** Index keys of a column: the one to write with, and all that a value may stand under. */
-export type IndexKeys = { readonly newest: IndexKey; readonly all: readonly IndexKey[] }

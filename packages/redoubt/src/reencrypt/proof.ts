@@ -11,7 +11,6 @@ import { columnsFor, identifier, relation, type Kind, type Shape } from './shape
 export type Leftover = { readonly rows: number; readonly columns: Readonly<Record<string, Readonly<Record<string, number>>>> }
 
 const pageRows = 20_000
-const none: ReadonlySet<string> = new Set()
 
 /**
  * Looks at the head of every sealed value and blind index of a table: which stand under a key that is not active any
@@ -63,7 +62,7 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
 /** A head has no length to judge by: it is filled up to that of the shortest sealed value. */
 function headStanding(head: Buffer, scope: KeyScope, fact: Parameters<typeof standing>[1]): 'new' | 'old' {
   const value = looksSealed(head) ? head : Buffer.concat([head, Buffer.alloc(64)])
-  return standing(value, fact, scope, none) === 'new' ? 'new' : 'old'
+  return standing(value, fact, scope) === 'new' ? 'new' : 'old'
 }
 
 /** What of an older system is still there: values not imported yet, or values not wiped yet. */

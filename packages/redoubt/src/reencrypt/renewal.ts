@@ -2,17 +2,16 @@ import type { IndexKey, Keyring, KeyScope } from '../keyring.ts'
 import { blindIndex, seal } from '../seal.ts'
 import { looksSealed, openWith, version } from '../seal/wire.ts'
 import { keyIdText, openingKeys, scopeText, sealingKeys, type KeyFact, type KeyFacts } from './key-facts.ts'
-import { tally, type Change, type Reason, type Verdict, type Work } from './outcome.ts'
+import { tally, type Outcome, type Reason, type Verdict, type Work } from './outcome.ts'
 import type { Page, PageRow } from './page.ts'
 import { columnsFor, type SealedPart, type Shape } from './shape.ts'
 
 /** Whether a value has to be sealed again, or why it cannot be. */
-export type Standing = 'new' | 'old' | 'erased' | Reason
+export type Standing = 'new' | 'old' | Reason
 
 /** What a value's header and the key schema say, without opening it. */
-export function standing(value: Buffer, fact: KeyFact | undefined, scope: KeyScope, erased: ReadonlySet<string>): Standing {
+export function standing(value: Buffer, fact: KeyFact | undefined, scope: KeyScope): Standing {
   if (!looksSealed(value)) return 'not_sealed'
-  if (erased.has(scopeText(scope))) return 'erased'
   if (fact === undefined) return 'key_unknown'
   // A key that is genuine, but somebody else's or of another retention class: the row was moved.
   if (fact.scope.subject !== scope.subject || fact.scope.tenant !== scope.tenant || fact.scope.keep !== scope.keep) return 'wrong_place'
@@ -48,6 +47,19 @@ export function isNewest(value: Buffer | null | undefined, keys: readonly IndexK
   return Buffer.isBuffer(value) && keys[0] !== undefined && (value[0] ?? 0) >= keys[0].version && keys.some(({ version: known }) => known === value[0])
 }
 
+const nothingStale: readonly (readonly [index: number, column: number, newest: IndexKey])[] = []
+
+/** The indexes of a value that have to be computed anew, with the key to do it. */
+function staleOf(row: PageRow, part: SealedPart, indexes: readonly number[], keysOf: IndexKeysOf): typeof nothingStale {
+  if (indexes.length === 0) return nothingStale
+  return indexes.flatMap((index, n) => {
+    const column = part.indexes[n]?.column.id ?? 0
+    const keys = keysOf(column)
+    const [newest] = keys
+    return newest === undefined || isNewest(row.values[index], keys) ? [] : [[index, column, newest] as const]
+  })
+}
+
 /**
  * Re-encryption: what is not under the active key of its subject, or in an older form, is sealed anew; a blind index
  * under an older version is computed anew. One opening serves both.
@@ -58,54 +70,52 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
   const parts = placesOf(shape, read)
   const { id: table } = shape.table
 
-  async function prepare(page: Page): Promise<() => ReturnType<ReturnType<typeof tally>['outcome']>> {
+  async function prepare(page: Page): Promise<() => Outcome> {
     const { values, scope } = scopesOf(page, parts.map(([part, at]) => [part, at] as const))
     const [known, indexKeys] = await Promise.all([facts.of(values), indexKeysOf(keyring, shape)])
 
-    const toOpen: Buffer[] = []
-    const toSeal = new Map<string, KeyScope>()
+    // What each value is, asked once; keys are found again by the fact itself, without making a text of each scope.
+    const found: (KeyFact | undefined)[] = []
+    const stands: (Standing | null)[] = []
+    const toOpen = new Map<KeyFact, Buffer>()
+    const toSeal = new Map<KeyFact, KeyScope>()
     const unknown = new Map<string, KeyScope>()
     for (const row of page.rows) for (const [part, at, indexes] of parts) {
       const value = row.values[at]
       const owner = scope(row, part)
-      if (!Buffer.isBuffer(value) || owner === null || !looksSealed(value)) continue
-      const fact = known.get(keyIdText(value))
-      if (fact === undefined) unknown.set(scopeText(owner), owner)
-      const old = standing(value, fact, owner, none) === 'old'
-      if (old) toSeal.set(scopeText(owner), owner)
-      if (old || indexes.some((index, n) => !isNewest(row.values[index], indexKeys(part.indexes[n]?.column.id ?? 0)))) toOpen.push(value)
+      const fact = Buffer.isBuffer(value) && looksSealed(value) ? known.get(keyIdText(value)) : undefined
+      const stand = !Buffer.isBuffer(value) ? null : owner === null ? 'no_subject' : standing(value, fact, owner)
+      found.push(fact)
+      stands.push(stand)
+      if (stand === 'key_unknown' && owner !== null) unknown.set(scopeText(owner), owner)
+      if (fact === undefined || !Buffer.isBuffer(value) || (stand !== 'old' && stand !== 'new')) continue
+      if (stand === 'old') toSeal.set(fact, fact.scope)
+      if (stand === 'old' || staleOf(row, part, indexes, indexKeys).length > 0) toOpen.set(fact, value)
     }
-    const [opening, sealing, erased] = await Promise.all([
-      openingKeys(keyring, toOpen),
-      toSeal.size === 0 ? new Map() as Awaited<ReturnType<typeof sealingKeys>> : sealingKeys(keyring, toSeal),
-      facts.erased([...unknown.values()]),
-    ])
+    const [opening, sealing, erased] = await Promise.all([openingKeys(keyring, toOpen), sealingKeys(keyring, toSeal), facts.erased([...unknown.values()])])
 
-    function look(row: PageRow, verdict: Verdict, hold: (id: Buffer) => void): void {
-      for (const [part, at, indexes] of parts) {
+    function look(row: PageRow, first: number, verdict: Verdict, hold: (id: Buffer) => void): void {
+      for (let n = 0; n < parts.length; n++) {
+        const [part, at, indexes] = parts[n] as (typeof parts)[number]
         const value = row.values[at]
-        if (!Buffer.isBuffer(value)) continue
-        const fail = (reason: Reason): void => void verdict.failures.push({ idBytes: row.idBytes, column: part.name, reason })
-        const owner = scope(row, part)
-        if (owner === null || row.subject === null) {
-          fail('no_subject')
-          continue
-        }
-        const stands = standing(value, known.get(keyIdText(value)), owner, erased)
-        if (stands === 'erased') {
+        const stand = stands[first + n] ?? null
+        if (!Buffer.isBuffer(value) || stand === null) continue
+        const fact = found[first + n]
+        if (stand === 'key_unknown' && row.subject !== null && erased.has(scopeText({ tenant: row.tenant, subject: row.subject, keep: part.keep }))) {
           verdict.erased = true
           continue
         }
-        if (stands !== 'new' && stands !== 'old') {
-          fail(stands)
+        const fail = (reason: Reason): void => void verdict.failures.push({ idBytes: row.idBytes, column: part.name, reason })
+        if (fact === undefined || row.subject === null || (stand !== 'new' && stand !== 'old')) {
+          fail(stand === 'new' || stand === 'old' ? 'key_unknown' : stand)
           continue
         }
-        const stale = indexes.filter((index, n) => !isNewest(row.values[index], indexKeys(part.indexes[n]?.column.id ?? 0)))
-        if (stands === 'new' && stale.length === 0) {
+        const stale = staleOf(row, part, indexes, indexKeys)
+        if (stand === 'new' && stale.length === 0) {
           verdict.already = true
           continue
         }
-        const key = opening.get(keyIdText(value))
+        const key = opening.get(fact)
         const place = { tenant: row.tenant, table, column: part.column.id, row: row.id, subject: row.subject }
         const plaintext = key === undefined ? null : openWith(key, place, value)
         if (plaintext === null) {
@@ -114,8 +124,8 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
         }
         const change = (verdict.change ??= { id: row.id, idBytes: row.idBytes, olds: blank(read.length), news: blank(read.length) })
         change.olds[at] = value
-        if (stands === 'old') {
-          const fresh = sealing.get(scopeText(owner))
+        if (stand === 'old') {
+          const fresh = sealing.get(fact)
           if (fresh === undefined) {
             // Erased between two of our questions: there is nothing left to seal with, and nothing to keep.
             verdict.erased = true
@@ -126,36 +136,27 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
           change.news[at] = seal(fresh, place, plaintext)
           hold(fresh.id)
         }
-        recompute(row, part, indexes, indexKeys, plaintext, change)
+        for (const [index, column, newest] of stale) {
+          change.olds[index] = row.values[index] ?? null
+          change.news[index] = blindIndex(newest, { tenant: row.tenant, table, column }, plaintext)
+        }
         plaintext.fill(0)
       }
     }
 
-    function recompute(row: PageRow, part: SealedPart, indexes: readonly number[], keysOf: IndexKeysOf, plaintext: Buffer, change: Change): void {
-      indexes.forEach((index, n) => {
-        const column = part.indexes[n]?.column.id ?? 0
-        const [newest] = keysOf(column)
-        if (newest === undefined || isNewest(row.values[index], keysOf(column))) return
-        change.olds[index] = row.values[index] ?? null
-        change.news[index] = blindIndex(newest, { tenant: row.tenant, table, column }, plaintext)
-      })
-    }
-
     return () => {
       const out = tally()
-      for (const row of page.rows) {
+      page.rows.forEach((row, n) => {
         const verdict: Verdict = { change: null, failures: [], already: false, erased: false }
-        look(row, verdict, out.hold)
+        look(row, n * parts.length, verdict, out.hold)
         out.add(verdict)
-      }
+      })
       return out.outcome()
     }
   }
 
   return { read, write, prepare, forget: () => facts.forget() }
 }
-
-const none: ReadonlySet<string> = new Set()
 
 /** One entry per column of a page, none of them filled. */
 export function blank(columns: number): (Buffer | null)[] {

@@ -37,13 +37,16 @@ export function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'w
   const change = work.write.length === 0
     ? ['select', 'n.id from n where false'] as const
     : ['update', `${relation(shape.name)} t set ${assignments.join(', ')} from n where t.${id} = n.id and ${unchanged.join(' and ')} returning t.${id} as id`] as const
-  const twice = unique.map((name) => {
+  // Two halves joined by UNION: an OR of two EXISTS would be asked row by row, each time over the whole batch.
+  const twice = unique.flatMap((name) => {
     const v = `v${work.write.indexOf(name)}`
-    return `(select g.id, '${identifier(name)}' as col from given g where g.${v} is not null and (
-      exists (select from ${relation(shape.name)} t where t.${identifier(name)} = g.${v} and t.${id} <> g.id) or exists (select from given o where o.${v} = g.${v} and o.id < g.id)))`
+    return [
+      `(select g.id, '${identifier(name)}' as col from given g where exists (select from ${relation(shape.name)} t where t.${identifier(name)} = g.${v} and t.${id} <> g.id))`,
+      `(select g.id, '${identifier(name)}' as col from (select o.id, row_number() over (partition by o.${v} order by o.id) as place from given o where o.${v} is not null) g where g.place > 1)`,
+    ]
   })
   return `with given as (select * from unnest(${['$15::uuid[]', ...parameters].join(', ')}) as n (${['id', ...olds, ...news].join(', ')})),
-    twice (id, col) as (${twice.length === 0 ? 'select null::uuid, null where false' : twice.join(' union all ')}),
+    twice (id, col) as (${twice.length === 0 ? 'select null::uuid, null where false' : twice.join(' union ')}),
     n as (select g.* from given g${twice.length === 0 ? '' : ' where not exists (select from twice w where w.id = g.id)'}),
     changed as (${change.join(' ')}),
     missed as (select n.id from n where not exists (select from changed c where c.id = n.id)),

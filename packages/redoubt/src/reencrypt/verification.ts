@@ -13,7 +13,8 @@ type Keys = { readonly opening: ReadonlyMap<string, DataKey>; readonly erased: R
 /** Everything that opens the sealed values of a page, and which subjects are erased. */
 async function keysOf(page: Page, shape: Shape, parts: ReturnType<typeof placesOf>, keyring: Keyring, facts: KeyFacts): Promise<Keys> {
   const { values, scope } = scopesOf(page, parts.map(([part, at]) => [part, at] as const))
-  const [opening, indexes] = await Promise.all([openingKeys(keyring, values), indexKeysOf(keyring, shape)])
+  const named = new Map(values.map((value) => [keyIdText(value), value]))
+  const [opening, indexes] = await Promise.all([openingKeys(keyring, named), indexKeysOf(keyring, shape)])
   const unknown = new Map<string, KeyScope>()
   for (const row of page.rows) for (const [part, at] of parts) {
     const value = row.values[at]
