@@ -34,7 +34,7 @@ export type World = {
   readonly pool: Pool
   /** New versions of all data keys and of the index key; the old index key goes. Outside of what is measured. */
   rotate(): Promise<void>
-  /** The job, from planning to proof. @throws when not every row was changed and proven */
+  /** The job, from planning to proof, without consideration for others. @throws when not every row was changed and proven */
   job(): Promise<{ readonly result: JobResult; readonly seconds: number; readonly cpuSeconds: number; readonly rss: number }>
   /** `UPDATE … SET col = col` of all rows. */
   bare(): Promise<number>
@@ -95,7 +95,7 @@ export async function openWorld(rows: number, people: number): Promise<World> {
       let rss = 0
       const watch = setInterval(() => (rss = Math.max(rss, process.memoryUsage().rss)), 50)
       const [started, cpu] = [performance.now(), process.cpuUsage()]
-      const [result] = await runJobs({ tables, pool, keysPool, keyring, emit: quiet }, 'reencrypt')
+      const [result] = await runJobs({ tables, pool, keysPool, keyring, emit: quiet, throttle: { latencyMs: 10_000 } }, 'reencrypt')
       const used = process.cpuUsage(cpu)
       clearInterval(watch)
       const seconds = (performance.now() - started) / 1000

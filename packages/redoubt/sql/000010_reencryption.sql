@@ -102,3 +102,31 @@ set local role {guard};
 -- No value commits under a key that is being destroyed, also from here.
 grant execute on function guard.hold_keys(bytea[]) to {migrator};
 grant usage on schema guard to {migrator};
+
+-- The entry of a job in the audit record: who went over everybody's sealed values, over which columns, and how it ended.
+-- A job runs past the gate, so there is no verified caller: the function itself says who it was, and reads the rest from
+-- the job's row. In the transaction that begins or ends the job.
+create function guard.note_job(p_job uuid, p_deed text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  job redoubt.crypto_jobs;
+begin
+  select j.* into job from redoubt.crypto_jobs j where j.id = p_job;
+  if not found or p_deed not in ('job.started', 'job.ended') then
+    raise exception using errcode = '22023', message = 'no such job, or no such deed';
+  end if;
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, resource_type, resource_id,
+      purpose, outcome, request_id, metadata, retention_class, retain_until)
+    values (pg_catalog.gen_random_uuid(), pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), 'system', 'system.operator',
+      '{service}', p_deed, 'crypto_job', job.id::text, job.kind, 'done', 'job',
+      pg_catalog.jsonb_build_object('table', job.table_name, 'columns', job.columns, 'login', session_user, 'proven', job.proven_at is not null),
+      'change', pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => 2557));
+end $$;
+revoke all on function guard.note_job(uuid, text) from public;
+grant execute on function guard.note_job(uuid, text) to {migrator};
+
+set local role {owner};
+grant select on redoubt.crypto_jobs to {guard};
+create policy guard_select on redoubt.crypto_jobs for select to {guard} using (true);

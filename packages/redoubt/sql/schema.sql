@@ -622,6 +622,8 @@ create policy app_select on redoubt.crypto_jobs for select to {app}
 create policy app_update on redoubt.crypto_jobs for update to {app}
   using (false)
   with check (false);
+create policy guard_select on redoubt.crypto_jobs for select to {guard}
+  using (true);
 create policy migrator_insert on redoubt.crypto_jobs for insert to {migrator}
   with check (true);
 create policy migrator_select on redoubt.crypto_jobs for select to {migrator}
@@ -632,6 +634,7 @@ create policy migrator_update on redoubt.crypto_jobs for update to {migrator}
 create policy others_select on redoubt.crypto_jobs for select to {auditor}, {keys}, {worker}
   using (true);
 grant select on redoubt.crypto_jobs to {auditor};
+grant select on redoubt.crypto_jobs to {guard};
 grant select on redoubt.crypto_jobs to {keys};
 grant insert, select, update on redoubt.crypto_jobs to {migrator};
 grant select on redoubt.crypto_jobs to {worker};
@@ -2014,6 +2017,30 @@ begin
     || guard.netstring(encode(commitment, 'hex')) || guard.netstring(encode(coalesce(running, head), 'hex')), 'UTF8'));
 end $function$;
 alter function guard.next_link(running bytea, head bytea, seq bigint, kind text, entry_id uuid, retain_until timestamp with time zone, commitment bytea) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.note_job(p_job uuid, p_deed text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  job redoubt.crypto_jobs;
+begin
+  select j.* into job from redoubt.crypto_jobs j where j.id = p_job;
+  if not found or p_deed not in ('job.started', 'job.ended') then
+    raise exception using errcode = '22023', message = 'no such job, or no such deed';
+  end if;
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, resource_type, resource_id,
+      purpose, outcome, request_id, metadata, retention_class, retain_until)
+    values (pg_catalog.gen_random_uuid(), pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), 'system', 'system.operator',
+      '{service}', p_deed, 'crypto_job', job.id::text, job.kind, 'done', 'job',
+      pg_catalog.jsonb_build_object('table', job.table_name, 'columns', job.columns, 'login', session_user, 'proven', job.proven_at is not null),
+      'change', pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => 2557));
+end $function$;
+alter function guard.note_job(p_job uuid, p_deed text) owner to {guard};
+grant execute on function guard.note_job(p_job uuid, p_deed text) to {migrator};
 
 CREATE OR REPLACE FUNCTION guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb)
  RETURNS void

@@ -31,6 +31,9 @@ test('re-encryption brings every value under the active key of its subject, and 
   assert.deepEqual(await shop.read(), before)
   const [left] = await database.admin(`select count(*)::int as left from shop.customers c join keys.data_keys d on d.key_id in (substring(c.email_enc from 2 for 16), substring(c.note_enc from 2 for 16)) where d.state <> 'active'`)
   assert.deepEqual(left, { left: 0 })
+  const entries = await database.admin(`select action, purpose, actor_role, metadata ->> 'table' as over, metadata ->> 'proven' as proven from redoubt.audit_logs where resource_type = 'crypto_job' and resource_id = $1 order by occurred_at`, [result?.id])
+  const entry = { purpose: 'reencrypt', actor_role: 'system.operator', over: 'shop.customers' }
+  assert.deepEqual(entries, [{ action: 'job.started', ...entry, proven: 'false' }, { action: 'job.ended', ...entry, proven: 'true' }])
 })
 
 test('a job that has nothing to do changes nothing, and says so', async () => {

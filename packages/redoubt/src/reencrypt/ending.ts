@@ -1,5 +1,5 @@
 import type { Pool } from '../pg.ts'
-import { countsOf, planRanges, readJob, type Job } from './jobs.ts'
+import { countsOf, planRanges, readJob, together, type Job } from './jobs.ts'
 import type { Leftover } from './proof.ts'
 import type { Shape } from './shape.ts'
 
@@ -45,12 +45,12 @@ export async function endRound(settings: { readonly pool: Pool; readonly shape: 
       })
     } else {
       const proven = left.rows === 0 && (job.kind !== 'verify' || counts.failed === 0)
-      await pool.query({
+      await together(pool, [{
         text: `update redoubt.crypto_jobs j set state = 'done', finished_at = now(), holder = null, held_until = null, proof = $4::jsonb,
             proven_from = case when $5::bool then $6::timestamptz end, proven_at = case when $5::bool then now() end
           where j.id = $1 and j.round = $2 and j.holder = $3 and j.state = 'running'`,
         values: [job.id, job.round, holder, JSON.stringify({ rows_left: left.rows, columns: left.columns }), proven, claimed.proven_from.toISOString()],
-      })
+      }, { text: `select guard.note_job(j.id, 'job.ended') from redoubt.crypto_jobs j where j.id = $1 and j.state = 'done' and j.finished_at = now()`, values: [job.id] }])
     }
   } finally {
     clearInterval(keeping)

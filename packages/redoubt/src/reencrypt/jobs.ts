@@ -1,5 +1,5 @@
 import { newId } from '../bytes.ts'
-import type { Pool } from '../pg.ts'
+import type { Pool, Statement } from '../pg.ts'
 import { columnsFor, identifier, relation, type Kind, type Shape } from './shape.ts'
 import type { Hold } from './statements.ts'
 
@@ -42,8 +42,16 @@ function after(id: string): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`
 }
 
+/** Several statements in one transaction: they travel with one Sync. @throws Refusal when one of them fails */
+export async function together(pool: Pick<Pool, 'connect'>, statements: readonly Statement<unknown>[]): Promise<void> {
+  const connection = await pool.connect()
+  const { failure } = await connection.send(statements)
+  connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
+  if (failure !== undefined) throw failure.refusal
+}
+
 /** The running job of this kind over this table, made when there is none. Two who come at once get the same one. */
-export async function takeJob(pool: Asker, shape: Shape, kind: Kind): Promise<Job> {
+export async function takeJob(pool: Pick<Pool, 'query' | 'connect'>, shape: Shape, kind: Kind): Promise<Job> {
   const { table } = shape
   const find = async (): Promise<Job | undefined> => {
     const [row] = await pool.query<JobRow>({ text: `select ${jobColumns} from redoubt.crypto_jobs j where j.kind = $1 and j.table_id = $2 and j.state = 'running'`, values: [kind, table.id] })
@@ -54,14 +62,14 @@ export async function takeJob(pool: Asker, shape: Shape, kind: Kind): Promise<Jo
   const { total, next, last } = await planRanges(pool, shape)
   const { read, write } = columnsFor(shape, kind)
   const id = newId()
-  await pool.query({
+  await together(pool, [{
     text: `with job as (
         insert into redoubt.crypto_jobs (id, kind, table_id, table_name, columns, rows_expected) values ($1, $2, $3, $4, $5, $6)
         on conflict (kind, table_id) where state = 'running' do nothing returning id)
       insert into redoubt.crypto_job_cursors (job_id, round, range_no, next_id, last_id)
         select job.id, 1, r.n, r.next, r.last from job, unnest($7::uuid[], $8::uuid[]) with ordinality as r (next, last, n)`,
     values: [id, kind, table.id, shape.name, write.length === 0 ? read : write, total, next, last],
-  })
+  }, { text: `select guard.note_job(j.id, 'job.started') from redoubt.crypto_jobs j where j.id = $1`, values: [id] }])
   const made = await find()
   if (made === undefined) throw new TypeError(`reencrypt: the job over ${shape.name} ended while it was being made`)
   return made

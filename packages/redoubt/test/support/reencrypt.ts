@@ -8,14 +8,14 @@ import { openPool, type Pool } from '../../src/pg.ts'
 import type { ReencryptSettings } from '../../src/reencrypt.ts'
 import { byteaArray, uuidArray } from '../../src/reencrypt/arrays.ts'
 import { blindIndex, seal } from '../../src/seal.ts'
-import { blindIndex as index, defineTables, legacy, plain, sealed, type Tables } from '../../src/tables.ts'
+import { blindIndex as index, defineTables, legacy, plain, sealed, type LegacyForm, type Tables } from '../../src/tables.ts'
 import { kernelRetention } from '../../src/tables/kernel.ts'
 import type { TestDatabase } from './database.ts'
 import { keysWorld, type KeysWorld } from './keys.ts'
 import { gcmKey, jwtSecret, passphrase } from './legacy.ts'
 
 /** A shop: customers with a sealed address and its index, a note under another retention class, and an old system's columns. */
-export function shopTables(service: string) {
+export function shopTables(service: string, forms: readonly LegacyForm[] = ['gcm-v1', 'cryptojs', 'jwt-hs256', 'base64']) {
   return defineTables({
     service,
     retention: { ...kernelRetention, notes: { days: 30, basis: 'test' } },
@@ -29,8 +29,7 @@ export function shopTables(service: string) {
           email_bidx: index(2, 'email_enc', { nullable: true }),
           note_enc: sealed(3, 'SCH', { nullable: true, keep: 'notes' }),
           old_email: legacy('text', 'PII-E', {
-            into: 'email_enc', forms: ['gcm-v1', 'cryptojs', 'jwt-hs256', 'base64'], claim: 'number',
-            secrets: { 'gcm-v1': 'OLD_GCM', cryptojs: 'OLD_PASSPHRASE', 'jwt-hs256': 'OLD_JWT' },
+            into: 'email_enc', forms, claim: 'number', secrets: Object.fromEntries(forms.flatMap((form) => (form in settings ? [[form, settings[form] ?? '']] : []))),
             accept: (text) => (/^[\w.@-]{3,64}$/.test(text) ? text.toLowerCase() : null),
           }, { nullable: true }),
           old_cvv: legacy('text', 'SAD', null, { nullable: true }),
@@ -42,7 +41,8 @@ export function shopTables(service: string) {
   })
 }
 
-const oldSecrets: Readonly<Record<string, string>> = { OLD_GCM: gcmKey.toString('base64'), OLD_PASSPHRASE: passphrase, OLD_JWT: jwtSecret }
+const settings: Readonly<Partial<Record<LegacyForm, string>>> = { 'gcm-v1': 'OLD_GCM', cryptojs: 'OLD_PASSPHRASE', 'jwt-hs256': 'OLD_JWT' }
+export const oldSecrets: Readonly<Record<string, string>> = { OLD_GCM: gcmKey.toString('base64'), OLD_PASSPHRASE: passphrase, OLD_JWT: jwtSecret }
 
 export const table = { id: 200, email: 1, emailIndex: 2, note: 3 } as const
 
@@ -78,8 +78,8 @@ const shopSql = (service: string): string => `create schema shop authorization "
   reset role`
 
 /** A table of an app with its keys, and jobs allowed on it. */
-export async function openShop(database: TestDatabase): Promise<Shop> {
-  const tables = shopTables(database.service)
+export async function openShop(database: TestDatabase, forms?: readonly LegacyForm[]): Promise<Shop> {
+  const tables = shopTables(database.service, forms)
   const keys = await keysWorld(database)
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)

@@ -1,0 +1,56 @@
+import { parseArgs } from 'node:util'
+import { rounds } from './rounds.ts'
+import { openWorld } from './reencrypt/world.ts'
+
+function whole(name: string, text: string | undefined, fallback: number): number {
+  const value = text === undefined ? fallback : Number(text)
+  if (!Number.isInteger(value) || value < 1) throw new TypeError(`reencrypt: --${name} must be a positive whole number`)
+  return value
+}
+
+/**
+ * `npm run bench -- reencrypt [--rows n] [--people n]…`: re-encryption with a blind index against a loop of one UPDATE
+ * per row and against `UPDATE … SET col = col` of the same rows. Every round has new data keys and a new index key, so
+ * that each row is opened, sealed and indexed anew; the job counts from planning to proof. Two mixes unless --people
+ * says one: thirty rows a person, and the hardest, one row a person (two data keys unwrapped for each row).
+ */
+export async function run(): Promise<void> {
+  const { values } = parseArgs({ args: process.argv.slice(3), options: { rows: { type: 'string' }, people: { type: 'string' } } })
+  const rows = whole('rows', values.rows, 300_000)
+  const mixes = values.people === undefined ? [Math.ceil(rows / 30), rows] : [whole('people', values.people, rows)]
+  for (const people of mixes) {
+    const world = await openWorld(rows, people)
+    try {
+      const seconds: number[] = []
+      const cpu: number[] = []
+      let rss = 0
+      const outcome = await rounds({
+        title: `re-encryption of ${rows.toLocaleString('en')} rows with a blind index, ${people.toLocaleString('en')} people`,
+        rounds: 5,
+        variants: {
+          job: async () => {
+            await world.rotate()
+            const done = await world.job()
+            seconds.push(done.seconds)
+            cpu.push((done.cpuSeconds * 1e6) / rows)
+            rss = Math.max(rss, done.rss)
+            return rows / done.seconds
+          },
+          'one UPDATE per row': () => world.loop(Math.min(rows, 5000)),
+          'UPDATE SET col = col': () => world.bare(),
+          'seal and index in memory': () => Promise.resolve(world.crypto(50_000)),
+        },
+        ratios: [['job', 'one UPDATE per row'], ['job', 'UPDATE SET col = col'], ['job', 'seal and index in memory']],
+      })
+      seconds.shift()
+      cpu.shift()
+      seconds.sort((a, b) => a - b)
+      cpu.sort((a, b) => a - b)
+      process.stdout.write(`job: ${(seconds[2] ?? 0).toFixed(1)} s (median), ${(cpu[2] ?? 0).toFixed(1)} µs of processor time a row, at most ${Math.round(rss / 1e6)} MB resident\n`)
+      const [loops, bare] = [outcome.job.median / outcome['one UPDATE per row'].median, outcome.job.median / outcome['UPDATE SET col = col'].median]
+      process.stdout.write(`goals: at least 20 times the loop: ${loops >= 20 ? 'held' : 'NOT HELD'}; at least 0.17 of the bare update: ${bare >= 0.17 ? 'held' : 'NOT HELD'}\n`)
+    } finally {
+      await world.close()
+    }
+  }
+}
