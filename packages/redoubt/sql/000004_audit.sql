@@ -1,4 +1,5 @@
--- The record of who did what. Written by guard.finish() alone, in the caller's own transaction; never updated.
+-- The record of who did what. Written by guard.finish() alone, in the caller's own transaction; never
+-- updated, but for the sealing of personal_enc under a new key.
 
 set local role {owner};
 

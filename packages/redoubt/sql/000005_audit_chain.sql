@@ -124,7 +124,10 @@ grant execute on function guard.refuse_audit_change(), guard.require_tombstone()
 grant usage on schema guard to {owner};
 
 set local role {owner};
-create trigger append_only before update or delete or truncate on redoubt.audit_logs
+-- Every column but personal_enc, which the chain does not hold either: a new data key brings a new sealing of the same
+-- value. Nobody may update it but a job while jobs are allowed (migrate/rights.ts); its commitment tells any other value.
+create trigger append_only before update of id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
+    resource_id, purpose, outcome, request_id, metadata, personal_commitment, retention_class, retain_until or delete or truncate on redoubt.audit_logs
   for each statement execute function guard.refuse_audit_change('DELETE');
 create trigger append_only before update or delete or truncate on redoubt.audit_subjects
   for each statement execute function guard.refuse_audit_change('DELETE');

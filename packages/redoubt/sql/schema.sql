@@ -401,7 +401,7 @@ alter table redoubt.audit_logs owner to {owner};
 CREATE INDEX audit_logs_by_actor ON redoubt.audit_logs USING btree (actor_id, id);
 CREATE INDEX audit_logs_by_retention ON redoubt.audit_logs USING btree (retain_until);
 CREATE INDEX audit_logs_by_xid ON redoubt.audit_logs USING btree (xid, id);
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON redoubt.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change('DELETE');
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OF id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type, resource_id, purpose, outcome, request_id, metadata, personal_commitment, retention_class, retain_until OR TRUNCATE ON redoubt.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION guard.refuse_audit_change('DELETE');
 CREATE TRIGGER tombstone_first BEFORE DELETE ON redoubt.audit_logs FOR EACH ROW EXECUTE FUNCTION guard.require_tombstone();
 create policy app_delete on redoubt.audit_logs for delete to {app}
   using (false);

@@ -29,6 +29,13 @@ export const catalogueQueries = {
     from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = any($1) and p.polroles && array[0::pg_catalog.oid, (select oid from pg_catalog.pg_roles where rolname = session_user)]`,
 
+  jobs: `
+    select 'policy ' || p.polname || ' of ' || n.nspname || '.' || c.relname || ' is for others than the migrator, or for more than to read and update' as what,
+      'redoubt reencrypt withdraw takes it away, allow makes it as it should be' as todo
+    from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = any($1) and p.polname in ('reencrypt_select', 'reencrypt_update') and (p.polcmd not in ('r', 'w')
+      or p.polroles <> array(select r.oid from pg_catalog.pg_roles r where r.rolname = regexp_replace(session_user::text, '_app$', '_migrator')))`,
+
   role: `
     select 'runtime role ' || r.rolname || ' ' || f.fault as what, f.todo
     from pg_catalog.pg_roles r
