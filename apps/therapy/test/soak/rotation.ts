@@ -61,7 +61,7 @@ export const soak: Soak = async ({ short, print }) => {
     const instances = [await clinic.another(), await clinic.another()]
     for (let n = 0; n < 32; n++) people.push(await clinic.patient())
     await clinic.service.keyring.purposeKey('audit-anchor')
-    const search = async (indexes: readonly Buffer[]): Promise<boolean> => (await all.query({ text: 'select 1 as one from redoubt.users where email_bidx = any ($1)', values: [indexes] })).length === 1
+    const search = async (indexes: readonly Buffer[]): Promise<boolean> => (await all.query({ text: `select 1 as one from redoubt.users where email_bidx = any ($1) and status = 'active'`, values: [indexes] })).length === 1
     const clients = startClients(instances, people, search)
     const { figures } = clients
     let killed = 0
@@ -92,7 +92,7 @@ export const soak: Soak = async ({ short, print }) => {
     const states = await database.admin<{ text: string }>(`select purpose || ' ' || count(*) filter (where state = 'active') || ' active ' || count(*) filter (where state = 'decrypt_only') || ' old' as text from keys.key_encryption_keys group by purpose order by 1`)
     assert.deepEqual(states.map(({ text }) => text.replace(/\d+ old$/, '')), ['data 1 active ', 'index 1 active ', 'purpose 1 active '])
     const [keys] = await database.admin<{ versions: number; most: number }>(`select count(*)::int4 as versions, max(version)::int4 as most from keys.data_keys`)
-    const accounts = await database.admin('select from redoubt.users')
+    const accounts = await database.admin(`select from redoubt.users where status = 'active'`)
     assert.equal(accounts.length, people.length, 'no address got a second account')
     print(`${killed} rotating processes killed; ${keys?.versions ?? 0} data keys, up to version ${keys?.most ?? 0}; ${figures.reads} reads, 0 failed, 0 wrong`)
   } finally {

@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Refusal } from 'redoubt/errors'
 import { register } from '../../../src/auth.ts'
+import { confirmRegistration } from '../../../src/recovery.ts'
 import type { Instance, Someone } from '../../support/clinic.ts'
 
 /** What was asked, and everything that should not have been answered so. */
@@ -60,7 +61,9 @@ export function startClients(instances: readonly Instance[], people: readonly So
           if (!(await found(indexes))) figures.wrong.push('search: an address that has an account was not found')
         } else {
           figures.registrations++
-          const twice = await register(instance.service.app, visitor, { role: 'patient', email: person.email, password: `correct horse ${turn} battery`, first_name: 'Eva', last_name: 'Winter', dob: '1990-01-01' }, new Date())
+          const { app } = instance.service
+          const twice = await register(app, visitor, { role: 'patient', email: person.email, password: `correct horse ${turn} battery`, first_name: 'Eva', last_name: 'Winter', dob: '1990-01-01' }, new Date())
+            .then(({ request, code }) => confirmRegistration(app, visitor, { handle: request, digits: code }))
             .then(() => true, (error: unknown) => {
               if (error instanceof Refusal && (error.code === 'already_exists' || error.code === 'busy')) return false
               throw error
