@@ -1,7 +1,7 @@
 import { readAudit } from 'redoubt/audit/query'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
-import { changeRole, endAccountSessions, listAccounts, restoreAccount, suspendAccount } from 'redoubt/tokens/administration'
+import { changeRole, endAccountSessions, listAccounts, restoreAccount, suspendAccount, type ListedAccount } from 'redoubt/tokens/administration'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
@@ -9,13 +9,13 @@ import type { App } from './app.ts'
 import { email, idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery } from './paging.ts'
 
-const account = z.object({ id: rowId, role: z.string(), realm: z.string(), status: z.enum(['active', 'suspended']), created_at: utc, sessions: z.int() })
+const account = z.object({ id: rowId, role: z.string(), realm: z.string(), status: z.enum(['active', 'suspended', 'pending']), created_at: utc, sessions: z.int() })
 const entry = z.object({
   id: rowId, at: utc, actor: z.object({ type: z.string(), id: rowId.nullable(), role: z.string() }), action: z.string(), purpose: z.string().nullable(), outcome: z.string(),
   resource: z.object({ type: z.string(), id: z.string() }).nullable(), request_id: z.string(),
 })
 const word = z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/)
-const accountQuery = z.strictObject({ ...pageQuery, role: word.optional(), status: z.enum(['active', 'suspended']).optional() })
+const accountQuery = z.strictObject({ ...pageQuery, role: word.optional(), status: z.enum(['active', 'suspended', 'pending']).optional() })
 const auditQuery = z.strictObject({
   ...pageQuery, action: word.optional(), actor: rowId.optional(), resource_type: word.optional(), resource_id: z.string().regex(/^[A-Za-z0-9._:/-]{1,128}$/).optional(),
   outcome: z.enum(['done', 'refused', 'failed']).optional(),
@@ -28,7 +28,7 @@ const tags = ['administration'] as const
  */
 export function adminRoutes(app: App): readonly Route[] {
   const service = { gate: app.db, emit: app.emit }
-  const view = <R extends { readonly created_at: Date; readonly status: string }>(row: R) => ({ ...row, status: row.status === 'suspended' ? ('suspended' as const) : ('active' as const), created_at: utcOf(row.created_at) })
+  const view = (row: ListedAccount): z.output<typeof account> => ({ ...row, status: row.status as z.output<typeof account>['status'], created_at: utcOf(row.created_at) })
   return [
     route({
       method: 'GET', path: '/api/admin/users', tags, summary: 'Accounts, newest first: role, state and number of sessions; no names and no addresses',

@@ -20,7 +20,8 @@ const help = `npm run therapy -- <command>
   api-client rotate <id>      gives it a new secret; the one before it holds for a day
   api-client revoke <id>      ends it and all its tokens at once
 
-Whoever begins with such a password sets up a second factor first, at ADMIN_ORIGIN; until then they can do nothing else.
+Whoever begins with such a password sets up a second factor and a password of their own, at ADMIN_ORIGIN,
+within a day; until then they can do nothing else.
 Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.`
 
 /** What was asked for, and what is said where nothing was found to do it on; undefined when it is no command. */

@@ -146,10 +146,10 @@ export function routesOf(app: App): readonly Route[] {
   ]
 }
 
-/** Every route of the administration. Without a second factor one is in the role of enrolment, which can set one up and no more. */
+/** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
 export function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...adminRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
 }
 
 /** RFC 7517: how others verify our access tokens. */

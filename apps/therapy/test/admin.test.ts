@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createAdministrator } from '../src/administrators.ts'
 import { openClinic, type Answer, type Send } from './support/clinic.ts'
+import { protect } from './support/factors.ts'
 
 const clinic = await openClinic()
 const root = await clinic.administrator()
@@ -14,6 +15,7 @@ const adminRoutes = clinic.service.admin?.routes ?? []
 /** A body that would be right, for each route that takes one. */
 const bodies: Readonly<Record<string, unknown>> = {
   'POST /api/auth/login': { email: 'x@example.org', password: 'x' }, 'POST /api/auth/refresh': { refresh_token: 'A'.repeat(64) },
+  'POST /api/auth/password': { old_password: 'x', password: 'correct horse battery' },
   'POST /api/admin/users/find': { email: 'x@example.org' }, 'POST /api/admin/users/{id}/role': { role: 'auditor' },
 }
 
@@ -31,6 +33,28 @@ test('whoever has no second factor yet gets into enrolment and nowhere else', as
   }
   const { body: refreshed } = await clinic.admin()('POST', '/api/auth/refresh', { refresh_token: body['refresh_token'] })
   assert.equal(refreshed['role'], 'enrolment', 'a refresh is no way out')
+})
+
+test('a second factor alone is not enough: the password that the operator saw has to be replaced first', async () => {
+  const email = 'careful.admin@example.org'
+  const { id, password } = await createAdministrator(clinic.service.app, visitor, email, 'admin')
+  const token = String((await login(clinic.admin(), { email, password })).body['access_token'])
+  const { recovery } = await protect({ id, email, password, token, send: clinic.admin(token) })
+  const enter = async (by: string, code: string | undefined): Promise<Answer> => clinic.admin()('POST', '/api/auth/second-factor', { pending: (await login(clinic.admin(), { email, password: by })).body['pending'], proof: { kind: 'recovery', code } })
+  const still = await enter(password, recovery[0])
+  assert.deepEqual([still.status, still.body['role']], [200, 'enrolment'])
+  assert.equal((await clinic.admin(String(still.body['access_token']))('GET', '/api/admin/users')).status, 403)
+  assert.equal((await clinic.admin(String(still.body['access_token']))('POST', '/api/auth/password', { old_password: password, password: 'a password of my own' })).status, 200)
+  const now = await enter('a password of my own', recovery[1])
+  assert.deepEqual([now.status, now.body['role']], [200, 'admin'])
+  assert.equal((await login(clinic.admin(), { email, password })).status, 401, 'what was printed opens nothing any more')
+})
+
+test('attack: an account whose address is not confirmed is not brought to life by restoring it', async () => {
+  const body = { role: 'patient', email: 'never.confirmed@example.org', password: 'correct horse battery', first_name: 'A', last_name: 'B', dob: '1990-01-01' }
+  assert.equal((await clinic.send()('POST', '/api/auth/register', body)).status, 202)
+  const [pending] = items(await root.send('GET', '/api/admin/users?status=pending'))
+  for (const verb of ['restore', 'suspend']) assert.equal((await root.send('POST', `/api/admin/users/${String(pending?.['id'])}/${verb}`)).status, 404)
 })
 
 test('the password to begin with is good for a day without a second factor, and never once there is one; the operator can begin anew', async () => {

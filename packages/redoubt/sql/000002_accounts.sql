@@ -104,21 +104,24 @@ as $$
 declare
   account record;
   proven boolean := guard.factor_proven(p_account);
+  enrols boolean;
 begin
   if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant, u.role, u.realm, u.enrol_until into account from redoubt.users u
+  select u.id, u.tenant, u.role, u.realm, u.enrol_until, u.created_at, u.password_changed_at into account from redoubt.users u
     where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
   if not found or guard.has_factor(p_account) and not proven
      or account.realm = 'platform' and not proven and account.enrol_until < pg_catalog.now() then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
+  -- On the platform, until there is a factor and the password the operator printed has been replaced by one's own.
+  enrols := account.realm = 'platform' and (not proven or account.password_changed_at <= account.created_at);
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
-    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform' and not proven,
+    values (p_session, account.id, account.tenant, account.realm, enrols,
       pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
       p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
-  return query select case when account.realm = 'platform' and not proven then 'enrolment' else account.role end, account.tenant;
+  return query select case when enrols then 'enrolment' else account.role end, account.tenant;
 end $$;
 
 -- Ends the verified caller's own session: takes no id, so nobody can end another's.

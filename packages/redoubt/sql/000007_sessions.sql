@@ -136,7 +136,7 @@ begin
   if who.role <> 'admin' or p_status not in ('active', 'suspended') or p_user = who.actor then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status <> 'deleted' for update;
+  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status in ('active', 'suspended') for update;
   if not found then
     return 'unknown';
   elsif found_status = p_status then
@@ -191,7 +191,7 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   perform from redoubt.users u where u.id = p_user for no key update;
-  update redoubt.users u set password_hash = p_password_hash, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+  update redoubt.users u set password_hash = p_password_hash, password_changed_at = u.created_at, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
     where u.id = p_user and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id);
   if not found then
     raise exception using errcode = 'RD409', message = 'already_exists';

@@ -2105,21 +2105,24 @@ AS $function$
 declare
   account record;
   proven boolean := guard.factor_proven(p_account);
+  enrols boolean;
 begin
   if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') or p_absolute_seconds not between 60 and 2592000 or p_idle_seconds not between 60 and p_absolute_seconds then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.id, u.tenant, u.role, u.realm, u.enrol_until into account from redoubt.users u
+  select u.id, u.tenant, u.role, u.realm, u.enrol_until, u.created_at, u.password_changed_at into account from redoubt.users u
     where u.id = p_account and (u.email_bidx = any(p_email_bidx) or proven) and u.realm = p_realm and u.status = 'active' for share;
   if not found or guard.has_factor(p_account) and not proven
      or account.realm = 'platform' and not proven and account.enrol_until < pg_catalog.now() then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
+  -- On the platform, until there is a factor and the password the operator printed has been replaced by one's own.
+  enrols := account.realm = 'platform' and (not proven or account.password_changed_at <= account.created_at);
   insert into redoubt.sessions (id, user_id, tenant, realm, enrolling, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, agent_hash, address_prefix, device)
-    values (p_session, account.id, account.tenant, account.realm, account.realm = 'platform' and not proven,
+    values (p_session, account.id, account.tenant, account.realm, enrols,
       pg_catalog.now() + pg_catalog.make_interval(secs => p_idle_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_absolute_seconds),
       p_refresh[1], p_refresh[2], p_agent_hash, p_address_prefix, p_device);
-  return query select case when account.realm = 'platform' and not proven then 'enrolment' else account.role end, account.tenant;
+  return query select case when enrols then 'enrolment' else account.role end, account.tenant;
 end $function$;
 alter function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) owner to {guard};
 grant execute on function guard.open_session(p_session uuid, p_account uuid, p_email_bidx bytea[], p_realm text, p_refresh bytea[], p_device text, p_agent_hash bytea, p_address_prefix text, p_idle_seconds integer, p_absolute_seconds integer) to {app};
@@ -2467,7 +2470,7 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   perform from redoubt.users u where u.id = p_user for no key update;
-  update redoubt.users u set password_hash = p_password_hash, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+  update redoubt.users u set password_hash = p_password_hash, password_changed_at = u.created_at, role = p_role, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
     where u.id = p_user and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id);
   if not found then
     raise exception using errcode = 'RD409', message = 'already_exists';
@@ -2735,7 +2738,7 @@ begin
   if who.role <> 'admin' or p_status not in ('active', 'suspended') or p_user = who.actor then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status <> 'deleted' for update;
+  select u.status into found_status from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status in ('active', 'suspended') for update;
   if not found then
     return 'unknown';
   elsif found_status = p_status then

@@ -156,11 +156,14 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
     },
     async administrator(role = 'admin') {
       const { email } = fresh()
-      const { id, password } = await createAdministrator(service.app, { requestId: 'create', address: null }, email, role)
-      const login = () => admin()('POST', '/api/auth/login', { email, password })
-      const begun = String((await login()).body['access_token'])
-      const { recovery } = await protect({ id, email, password, token: begun, send: admin(begun) })
-      const { status, body, text } = await admin()('POST', '/api/auth/second-factor', { pending: (await login()).body['pending'], proof: { kind: 'recovery', code: recovery[0] } })
+      const { id, password: printed } = await createAdministrator(service.app, { requestId: 'create', address: null }, email, role)
+      const password = randomBytes(12).toString('base64url')
+      const login = (by: string) => admin()('POST', '/api/auth/login', { email, password: by })
+      const begun = String((await login(printed)).body['access_token'])
+      const { recovery } = await protect({ id, email, password: printed, token: begun, send: admin(begun) })
+      const changed = await admin(begun)('POST', '/api/auth/password', { old_password: printed, password })
+      assert.equal(changed.status, 200, changed.text)
+      const { status, body, text } = await admin()('POST', '/api/auth/second-factor', { pending: (await login(password)).body['pending'], proof: { kind: 'recovery', code: recovery[0] } })
       assert.equal(status, 200, text)
       const token = String(body['access_token'])
       return { id, email, password, token, refresh: String(body['refresh_token']), send: admin(token) }
