@@ -76,6 +76,12 @@ export const settings = defineSettings({
     SESSION_ABSOLUTE_HOURS: plain(integer(1, 720), { about: 'Hours after the sign-in at which a session ends', owner: security, required: 'never', fallback: '720' }),
     ADMIN_SESSION_IDLE_MINUTES: plain(integer(15, 480), { about: 'The same for the administration', owner: security, required: 'never', fallback: '30' }),
     ADMIN_SESSION_ABSOLUTE_HOURS: plain(integer(1, 24), { about: 'The same for the administration', owner: security, required: 'never', fallback: '12' }),
+    FACTOR_RESET_HOURS: plain(integer(1, 720), {
+      about: 'Hours between an administrator’s request to remove lost second factors and its effect',
+      owner: security,
+      required: 'never',
+      fallback: '24',
+    }),
     ALLOWED_ORIGINS: plain(listOf(origin()), {
       about: 'Further origins whose pages may call the API, comma-separated',
       owner: security,

@@ -6,6 +6,7 @@ import { mayOpen, type Browser } from 'redoubt/http/browser'
 import { route, type Route } from 'redoubt/http/route'
 import { listFactors } from 'redoubt/tokens/factors'
 import { confirmTotp, enrolPasskey, enrolTotp, factorPurposes, passkeyOptions, removeFactor, replaceRecoveryCodes } from 'redoubt/tokens/factors/enrol'
+import { cancelReset, requestReset, resetPurpose } from 'redoubt/tokens/factors/reset'
 import { completeSecondFactor, passkeySignIn, passkeySignInOptions } from 'redoubt/tokens/factors/sign-in'
 import type { Identity } from 'redoubt/tokens/sessions'
 import { stepUp, stepUpOptions } from 'redoubt/tokens/step-up'
@@ -19,7 +20,7 @@ import { opened, openedAnswer, sessionMode, tellOfNewDevice } from './sign-in.ts
 const label = line(1, 60)
 const ownFactor = z.object({ id: rowId, kind: z.enum(['totp', 'webauthn']), label: z.string(), created_at: utc, confirmed_at: utc.nullable(), last_used_at: utc.nullable() })
 const recoveryCodes = z.array(z.string())
-const purpose = { action: z.enum([factorPurposes.enrol, factorPurposes.remove, factorPurposes.recovery]), resource: rowId }
+const purpose = { action: z.enum([factorPurposes.enrol, factorPurposes.remove, factorPurposes.recovery, resetPurpose]), resource: rowId }
 const behindStepUp = ['step_up_required', 'conflict'] as const
 
 /** The handle of a step-up: a header, so that requests without body carry it too and no log of addresses does. */
@@ -88,11 +89,11 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       },
     }),
     route({
-      method: 'GET', path: '/api/auth/factors', tags: ['auth'], summary: 'One’s second factors, and how many recovery codes are left', access: roles,
-      answer: z.object({ items: z.array(ownFactor), recovery_codes: z.int() }),
+      method: 'GET', path: '/api/auth/factors', tags: ['auth'], summary: 'One’s second factors, how many recovery codes are left, and from when on a reset that an administrator asked for takes effect', access: roles,
+      answer: z.object({ items: z.array(ownFactor), recovery_codes: z.int(), reset_at: utc.nullable() }),
       handle: async ({ caller }) => {
-        const { factors: items, recoveryCodes: left } = await listFactors(factors, caller)
-        return { items: items.map((row) => ({ ...row, created_at: utcOf(row.created_at), confirmed_at: utcOf(row.confirmed_at), last_used_at: utcOf(row.last_used_at) })), recovery_codes: left }
+        const { factors: items, recoveryCodes: left, resetAt } = await listFactors(factors, caller)
+        return { items: items.map((row) => ({ ...row, created_at: utcOf(row.created_at), confirmed_at: utcOf(row.confirmed_at), last_used_at: utcOf(row.last_used_at) })), recovery_codes: left, reset_at: utcOf(resetAt ?? null) }
       },
     }),
     route({
@@ -128,6 +129,28 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       method: 'DELETE', path: '/api/auth/factors/{id}', tags: ['auth'], summary: 'Remove a factor; ends all other sessions. Needs a step-up for factor.remove on it', access: roles, params: idParams,
       answer: null, refuses: [...behindStepUp, 'not_found'],
       handle: ({ caller, params, headers }) => removeFactor(factors, caller, { factor: params.id, stepUp: stepUpOf(headers) }),
+    }),
+    route({
+      method: 'DELETE', path: '/api/auth/factor-reset', tags: ['auth'], summary: 'Cancel the reset of one’s factors that an administrator asked for', access: roles,
+      answer: null, refuses: ['not_found'],
+      handle: ({ caller }) => cancelReset(factors, caller, caller.actor),
+    }),
+  ]
+}
+
+/** What administrators do for people who lost their factors and recovery codes. */
+export function factorResetRoutes({ factors }: App): readonly Route[] {
+  const tags = ['administration'] as const
+  return [
+    route({
+      method: 'POST', path: '/api/admin/users/{id}/factor-reset', tags, access: ['admin'], params: idParams, body: z.strictObject({}), status: 202, answer: z.object({ effective_at: utc }),
+      summary: 'Ask for the removal of somebody’s lost factors: they are told, and after the delay their next sign-in with the right password goes on without. Needs a step-up for factor.reset on the account',
+      refuses: ['step_up_required', 'not_found', 'already_exists'],
+      handle: async ({ caller, params, headers }) => ({ effective_at: utcOf(await requestReset(factors, caller, { user: params.id, stepUp: stepUpOf(headers) })) }),
+    }),
+    route({
+      method: 'DELETE', path: '/api/admin/users/{id}/factor-reset', tags, summary: 'Cancel such a reset', access: ['admin'], params: idParams, answer: null, refuses: ['not_found'],
+      handle: ({ caller, params }) => cancelReset(factors, caller, params.id),
     }),
   ]
 }

@@ -64,6 +64,14 @@ async function envelopeOf(writer: Writer, due: Due, account: { readonly id: stri
     }
     case 'email_restored':
       return own(mailTexts.emailRestored(due.created_at))
+    case 'factor_changed':
+      return own(mailTexts.factorChanged(due.created_at))
+    case 'recovery_code_used':
+      return own(mailTexts.recoveryCodeUsed(due.created_at))
+    case 'factor_reset_requested':
+      return own(mailTexts.factorReset((await payloadOf(writer, due))['at'] ?? ''))
+    case 'factors_reset':
+      return own(mailTexts.factorsReset(due.created_at))
     case 'new_device':
       return own(mailTexts.newDevice(due.created_at, (await payloadOf(writer, due))['device'] ?? 'Unknown device'))
     default:

@@ -44,6 +44,22 @@ export const mailTexts = {
     subject: 'New sign-in',
     text: `Hello,\n\non ${when(at)} somebody signed in to your account with a device we have not seen before: ${device}.\n\nIt was not you? Change your password; that signs out every other device.${sign}`,
   }),
+  factorChanged: (at: Date): Text => ({
+    subject: 'Your sign-in was changed',
+    text: `Hello,\n\non ${when(at)} a second step of your sign-in was set up, removed, or given new recovery codes. Other devices were signed out.\n\nIt was not you? Change your password, and look at the second steps of your account.${sign}`,
+  }),
+  recoveryCodeUsed: (at: Date): Text => ({
+    subject: 'A recovery code was used',
+    text: `Hello,\n\non ${when(at)} one of your recovery codes was used. Each works once.\n\nIt was not you? Change your password, and have new recovery codes made.${sign}`,
+  }),
+  factorReset: (at: string): Text => ({
+    subject: 'Your second step is to be removed',
+    text: `Hello,\n\nat somebody's request, perhaps yours, an administrator has asked for the second step of your sign-in to be removed. From ${when(new Date(at))} on your password alone will be enough once, to set up a new one.\n\nIt was not you? Sign in with your second step before then: that ends the request.${sign}`,
+  }),
+  factorsReset: (at: Date): Text => ({
+    subject: 'Your second step was removed',
+    text: `Hello,\n\non ${when(at)} the second step of your sign-in and your recovery codes were removed, as was asked. Other devices were signed out. Set up a new second step now.\n\nIt was not you? Ask for a new password at once, and call us.${sign}`,
+  }),
 } as const
 
 function when(at: Date): string {

@@ -29,6 +29,7 @@ import { keysExist, openKeyring, type Keyring, type KeyringSettings } from 'redo
 import { startKeyUsage } from 'redoubt/keyring/usage'
 import { openKeyService, type KeyServiceOptions } from 'redoubt/kms'
 import { checkDatabase, checkLogin, DatabaseRefused } from 'redoubt/migrate/check'
+import { putMail } from 'redoubt/outbox'
 import { openPool, type Pool } from 'redoubt/pg'
 import { keyServiceOptions } from 'redoubt/kms/environment'
 import { openTokens, type Tokens } from 'redoubt/tokens'
@@ -51,7 +52,7 @@ import { consentRoutes } from './consents.ts'
 import type { Settings as Config } from './config.ts'
 import { conversationRoutes } from './conversations.ts'
 import { disclosureRoutes } from './disclosures.ts'
-import { factorRoutes } from './factor-routes.ts'
+import { factorResetRoutes, factorRoutes } from './factor-routes.ts'
 import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
@@ -85,6 +86,8 @@ export type ServiceSettings = {
   readonly adminOrigin?: string | undefined
   /** How long sessions live at each door. Default: the library's. */
   readonly lifetimes?: Readonly<Record<Realm, Lifetimes>>
+  /** Hours that the reset of a lost second factor waits. Default 24. */
+  readonly factorResetHours?: number
   readonly trustedProxies?: readonly string[]
   /** Modes of controls; what is not named enforces, but that HTTPS is off outside production. */
   readonly controls?: Config['CONTROLS']
@@ -123,7 +126,7 @@ export type Service = {
 export function serviceSettings(config: Config, env: Environment, emit: Emit): ServiceSettings {
   return {
     databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
-    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, controls: config.CONTROLS, hsts: config.HSTS, adminOrigin: config.ADMIN_ORIGIN, trustedProxies: config.TRUSTED_PROXIES,
+    publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, controls: config.CONTROLS, hsts: config.HSTS, adminOrigin: config.ADMIN_ORIGIN, factorResetHours: config.FACTOR_RESET_HOURS, trustedProxies: config.TRUSTED_PROXIES,
     redisUrl: config.REDIS_URL, redisTimeout: config.REDIS_TIMEOUT,
     limits: {
       anonymous: config.LIMITS_ANONYMOUS, caller: config.LIMITS_CALLER, address: config.LIMITS_ADDRESS, flood: config.LIMITS_FLOOD,
@@ -149,7 +152,7 @@ export function routesOf(app: App): readonly Route[] {
 /** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
 export function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
 }
 
 /** RFC 7517: how others verify our access tokens. */
@@ -212,7 +215,10 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       db, columns, passwords, tokens, codes, emit, now,
       attempts: attemptsAt(tables.service),
       browser: { cookies: sessionCookies(tables.service), csrf, tokens },
-      factors: { gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', emit, now: () => now().getTime() },
+      factors: {
+        gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', resetHours: settings.factorResetHours ?? 24, emit, now: () => now().getTime(),
+        notify: (tx, topic, user, at) => putMail(columns, tx, { id: newId(), topic, user, ...(at === undefined ? {} : { payload: { at: at.toISOString() } }) }),
+      },
       identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lives.tenant, emit },
     }
     await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })

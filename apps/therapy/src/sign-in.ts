@@ -73,8 +73,8 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
         const account = await checkPassword(identity, visitor, { indexes, password: body.password })
         const cookies = [await attempt.succeeded(account.id)]
         const agent = headers['user-agent']
-        if (!account.factors) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent, first: (tx) => tellOfNewDevice(app, visitor, agent)(tx, account.id) }), cookies)
-        const pending = await beginSecondFactor(app.factors, identity, visitor, account, { agent })
+        const pending = account.factors ? await beginSecondFactor(app.factors, identity, visitor, account, { agent }) : undefined
+        if (pending === undefined) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent, first: (tx) => tellOfNewDevice(app, visitor, agent)(tx, account.id) }), cookies)
         return reply({ status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }, { cookies })
       },
     }),

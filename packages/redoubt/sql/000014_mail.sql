@@ -62,10 +62,11 @@ begin
   if not (case who.role
       when 'system.register' then p_topic = 'email_verify' and p_user is not null
       when 'system.forgot' then p_topic = 'reset' and p_user is null and p_payload is null and p_address is not null and p_handle is not null
-      when 'system.sign-in' then p_topic = 'new_device' and p_user is not null
-      when 'system.second-factor' then p_topic = 'new_device' and p_user is not null
+      when 'system.sign-in' then p_topic in ('new_device', 'factors_reset') and p_user is not null
+      when 'system.second-factor' then p_topic in ('new_device', 'recovery_code_used') and p_user is not null
       when 'system.reset' then p_topic = 'password_changed' and p_user is not null
       when 'system.email-undo' then p_topic = 'email_restored' and p_user is not null
+      when 'admin' then p_topic = 'factor_reset_requested' and p_user is not null or who.actor = p_user
       else who.actor = p_user end is true) or pg_catalog.cardinality(p_address) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;

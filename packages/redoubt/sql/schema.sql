@@ -639,6 +639,42 @@ grant select on redoubt.crypto_jobs to {keys};
 grant insert, select, update on redoubt.crypto_jobs to {migrator};
 grant select on redoubt.crypto_jobs to {worker};
 
+create table redoubt.factor_resets (
+  id uuid not null,
+  user_id uuid not null,
+  tenant text not null,
+  requested_by uuid not null,
+  requested_at timestamp with time zone default now() not null,
+  effective_at timestamp with time zone not null,
+  expires_at timestamp with time zone not null,
+  cancelled_at timestamp with time zone,
+  applied_at timestamp with time zone,
+  constraint factor_resets_pkey PRIMARY KEY (id),
+  constraint factor_resets_user_id_fkey FOREIGN KEY (user_id) REFERENCES redoubt.users(id)
+);
+alter table redoubt.factor_resets enable row level security;
+alter table redoubt.factor_resets force row level security;
+alter table redoubt.factor_resets owner to {owner};
+CREATE UNIQUE INDEX factor_resets_one_open ON redoubt.factor_resets USING btree (user_id) WHERE ((cancelled_at IS NULL) AND (applied_at IS NULL));
+create policy app_delete on redoubt.factor_resets for delete to {app}
+  using (false);
+create policy app_insert on redoubt.factor_resets for insert to {app}
+  with check (false);
+create policy app_select on redoubt.factor_resets for select to {app}
+  using ((user_id = ( SELECT guard.actor() AS actor)));
+create policy app_update on redoubt.factor_resets for update to {app}
+  using (false)
+  with check (false);
+create policy guard_insert on redoubt.factor_resets for insert to {guard}
+  with check (true);
+create policy guard_select on redoubt.factor_resets for select to {guard}
+  using (true);
+create policy guard_update on redoubt.factor_resets for update to {guard}
+  using (true)
+  with check (true);
+grant select on redoubt.factor_resets to {app};
+grant insert, select, update on redoubt.factor_resets to {guard};
+
 create table redoubt.factor_tries (
   user_id uuid not null,
   door text not null,
@@ -838,6 +874,7 @@ alter table redoubt.mfa_factors enable row level security;
 alter table redoubt.mfa_factors force row level security;
 alter table redoubt.mfa_factors owner to {owner};
 CREATE INDEX mfa_factors_by_user ON redoubt.mfa_factors USING btree (user_id);
+CREATE TRIGGER factor_was_used AFTER UPDATE OF proven_in ON redoubt.mfa_factors FOR EACH ROW WHEN ((new.proven_in IS DISTINCT FROM old.proven_in)) EXECUTE FUNCTION guard.factor_was_used();
 create policy app_delete on redoubt.mfa_factors for delete to {app}
   using (false);
 create policy app_insert on redoubt.mfa_factors for insert to {app}
@@ -1183,6 +1220,28 @@ begin
 end $function$;
 alter function guard.append_links(ids uuid[], head_seq bigint, head_link bytea, kind text) owner to {guard};
 
+CREATE OR REPLACE FUNCTION guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform from redoubt.users u where u.id = p_account for no key update;
+  if not guard.factor_reset_due(p_account, p_email_bidx) then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.factor_resets r set applied_at = pg_catalog.now() where r.user_id = p_account and r.cancelled_at is null and r.applied_at is null;
+  delete from redoubt.mfa_factors f where f.user_id = p_account;
+  delete from redoubt.recovery_codes c where c.user_id = p_account;
+  delete from redoubt.factor_tries t where t.user_id = p_account;
+  -- Who administers sets up another one, in the time that a new administrator has for it.
+  update redoubt.users u set enrol_until = pg_catalog.now() + interval '24 hours' where u.id = p_account;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_account and s.revoked_at is null;
+end $function$;
+alter function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) to {app};
+
 CREATE OR REPLACE FUNCTION guard.caller()
  RETURNS guard.verified
  LANGUAGE plpgsql
@@ -1237,6 +1296,25 @@ CREATE OR REPLACE FUNCTION guard.caller_keys_summary()
 AS $function$ select pg_catalog.count(*)::int, pg_catalog.min(k.not_after), pg_catalog.max(k.not_after) from guard.caller_keys k where k.not_after > pg_catalog.now() $function$;
 alter function guard.caller_keys_summary() owner to {guard};
 grant execute on function guard.caller_keys_summary() to {keys};
+
+CREATE OR REPLACE FUNCTION guard.cancel_factor_reset(p_user uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.actor is null or who.actor <> p_user and who.role <> 'admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.factor_resets r set cancelled_at = pg_catalog.now()
+    where r.user_id = p_user and r.tenant = who.tenant and r.cancelled_at is null and r.applied_at is null;
+  return found;
+end $function$;
+alter function guard.cancel_factor_reset(p_user uuid) owner to {guard};
+grant execute on function guard.cancel_factor_reset(p_user uuid) to {app};
 
 CREATE OR REPLACE FUNCTION guard.change_email(p_code uuid, p_email_enc bytea, p_email_bidx bytea[], p_former_enc bytea)
  RETURNS uuid
@@ -1702,6 +1780,36 @@ begin
       where r.user_id = p_user and r.proven_in = pg_catalog.pg_current_xact_id_if_assigned() and r.last_used_at = pg_catalog.transaction_timestamp());
 end $function$;
 alter function guard.factor_proven(p_user uuid) owner to {guard};
+
+CREATE OR REPLACE FUNCTION guard.factor_reset_due(p_account uuid, p_email_bidx bytea[])
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.sign-in' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return exists (select from redoubt.factor_resets r join redoubt.users u on u.id = r.user_id
+    where u.id = p_account and u.email_bidx = any(p_email_bidx) and u.status = 'active' and r.cancelled_at is null and r.applied_at is null
+      and r.effective_at <= pg_catalog.now() and r.expires_at > pg_catalog.now());
+end $function$;
+alter function guard.factor_reset_due(p_account uuid, p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.factor_reset_due(p_account uuid, p_email_bidx bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.factor_was_used()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update redoubt.factor_resets r set cancelled_at = pg_catalog.now() where r.user_id = new.user_id and r.cancelled_at is null and r.applied_at is null;
+  return new;
+end $function$;
+alter function guard.factor_was_used() owner to {guard};
+grant execute on function guard.factor_was_used() to {owner};
 
 CREATE OR REPLACE FUNCTION guard.find_unenrolled(p_email_bidx bytea[])
  RETURNS uuid
@@ -2208,10 +2316,11 @@ begin
   if not (case who.role
       when 'system.register' then p_topic = 'email_verify' and p_user is not null
       when 'system.forgot' then p_topic = 'reset' and p_user is null and p_payload is null and p_address is not null and p_handle is not null
-      when 'system.sign-in' then p_topic = 'new_device' and p_user is not null
-      when 'system.second-factor' then p_topic = 'new_device' and p_user is not null
+      when 'system.sign-in' then p_topic in ('new_device', 'factors_reset') and p_user is not null
+      when 'system.second-factor' then p_topic in ('new_device', 'recovery_code_used') and p_user is not null
       when 'system.reset' then p_topic = 'password_changed' and p_user is not null
       when 'system.email-undo' then p_topic = 'email_restored' and p_user is not null
+      when 'admin' then p_topic = 'factor_reset_requested' and p_user is not null or who.actor = p_user
       else who.actor = p_user end is true) or pg_catalog.cardinality(p_address) > 4 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
@@ -2499,6 +2608,35 @@ begin
 end $function$;
 alter function guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[]) owner to {guard};
 grant execute on function guard.replace_recovery_codes(p_ids uuid[], p_hashes bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.request_factor_reset(p_id uuid, p_user uuid, p_delay_hours integer)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+  due timestamptz := pg_catalog.now() + pg_catalog.make_interval(hours => p_delay_hours);
+begin
+  if who.role <> 'admin' or p_user = who.actor or p_delay_hours not between 1 and 720 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  if not guard.stepped_up() then
+    raise exception using errcode = 'RD409', message = 'step_up_required';
+  end if;
+  perform from redoubt.users u where u.id = p_user and u.tenant = who.tenant and u.status <> 'deleted' for no key update;
+  if not found or not guard.has_factor(p_user) then
+    raise exception using errcode = 'RD404', message = 'not found';
+  end if;
+  update redoubt.factor_resets r set cancelled_at = pg_catalog.now()
+    where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null and r.expires_at <= pg_catalog.now();
+  insert into redoubt.factor_resets (id, user_id, tenant, requested_by, effective_at, expires_at)
+    values (p_id, p_user, who.tenant, who.actor, due, due + interval '7 days');
+  return due;
+end $function$;
+alter function guard.request_factor_reset(p_id uuid, p_user uuid, p_delay_hours integer) owner to {guard};
+grant execute on function guard.request_factor_reset(p_id uuid, p_user uuid, p_delay_hours integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.require_tombstone()
  RETURNS trigger

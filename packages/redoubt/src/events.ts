@@ -26,6 +26,7 @@ export type Event =
   | { readonly type: 'auth.factor_failed' | 'auth.step_up_failed'; readonly requestId: string; readonly actor: string; readonly kind: string }
   | { readonly type: 'auth.factor_delayed'; readonly requestId: string; readonly actor: string; readonly seconds: number }
   | { readonly type: 'auth.mfa_changed'; readonly requestId: string; readonly actor: string; readonly change: 'enrolled' | 'removed' | 'recovery_codes_replaced' | 'recovery_code_used' }
+  | { readonly type: 'auth.factor_reset'; readonly requestId: string; readonly actor: string; readonly step: 'requested' | 'cancelled' | 'applied' }
   | { readonly type: 'security.credential_cloned'; readonly requestId: string; readonly actor: string; readonly factor: string }
   | { readonly type: 'auth.client_signed_in'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.client_refused'; readonly requestId: string }

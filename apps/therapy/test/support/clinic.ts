@@ -36,7 +36,7 @@ export type Clinic = {
   /** The same at the door of the administration. */
   admin(token?: string): Send
   /** Somebody who administers or audits, past the second factor, signed in at their own door. */
-  administrator(role?: 'admin' | 'auditor'): Promise<Someone & { readonly refresh: string }>
+  administrator(role?: 'admin' | 'auditor'): Promise<Someone & { readonly refresh: string; readonly recovery: readonly string[] }>
   /** A request without a token, or with the given one. */
   send(token?: string): Send
   patient(name?: { readonly first?: string; readonly last?: string; readonly phone?: string }): Promise<Someone>
@@ -166,7 +166,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
       const { status, body, text } = await admin()('POST', '/api/auth/second-factor', { pending: (await login(password)).body['pending'], proof: { kind: 'recovery', code: recovery[0] } })
       assert.equal(status, 200, text)
       const token = String(body['access_token'])
-      return { id, email, password, token, refresh: String(body['refresh_token']), send: admin(token) }
+      return { id, email, password, token, refresh: String(body['refresh_token']), recovery: recovery.slice(1), send: admin(token) }
     },
     async care(patient, therapist) {
       const asked = await patient.send('POST', '/api/relationships', { therapist_id: therapist.id, basis: 'self_referral' })

@@ -26,6 +26,7 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'auth.factor_failed': 'warn',
   'auth.step_up_failed': 'warn',
   'auth.factor_delayed': 'warn',
+  'auth.factor_reset': 'warn',
   'security.credential_cloned': 'error',
   'security.unauthorized_access': 'warn',
   'security.control_triggered': 'warn',

@@ -330,4 +330,23 @@ export const kernelTables = {
       reason: plain('text', 'INT', { nullable: true }),
     },
   },
+  'redoubt.factor_resets': {
+    id: 18,
+    about: 'Requests of administrators to remove lost second factors, and what became of them',
+    rowId: 'id',
+    subject: 'user_id',
+    tenant: 'tenant',
+    keep: 'change',
+    columns: {
+      id: plain('uuid', 'INT'),
+      user_id: plain('uuid', 'INT'),
+      tenant: plain('text', 'INT'),
+      requested_by: plain('uuid', 'INT'),
+      requested_at: plain('timestamptz', 'INT', { generated: true }),
+      effective_at: plain('timestamptz', 'INT'),
+      expires_at: plain('timestamptz', 'INT'),
+      cancelled_at: plain('timestamptz', 'INT', { nullable: true }),
+      applied_at: plain('timestamptz', 'INT', { nullable: true }),
+    },
+  },
 } as const satisfies Record<string, Table>

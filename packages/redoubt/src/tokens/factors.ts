@@ -3,6 +3,7 @@ import type { Caller, Person } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Keyring } from '../keyring.ts'
+import type { Tx } from '../pg.ts'
 import type { Tables } from '../tables.ts'
 import { kernelTables } from '../tables/kernel.ts'
 import { transaction } from '../transaction.ts'
@@ -24,11 +25,17 @@ export const factorActions = {
   'auth.factor_confirmed': { audited: true, keep: 'change', purpose: 'account' },
   'auth.factor_removed': { audited: true, keep: 'change', purpose: 'account' },
   'auth.recovery_codes_replaced': { audited: true, keep: 'change', purpose: 'account' },
+  'auth.factor_reset_requested': { audited: true, keep: 'change', purpose: 'account' },
+  'auth.factor_reset_cancelled': { audited: true, keep: 'change', purpose: 'account' },
+  'auth.factors_reset': { audited: true, keep: 'change', purpose: 'account' },
   'auth.step_up_succeeded': { audited: true, keep: 'access', purpose: 'account' },
 } as const satisfies Actions
 
 /** Any declaration that spreads the kernel's tables in. */
 export type FactorTables = Tables & { readonly tables: Pick<typeof kernelTables, 'redoubt.mfa_factors'> }
+
+/** What a person is told of. */
+export type FactorNotice = 'factor_changed' | 'recovery_code_used' | 'factor_reset_requested' | 'factors_reset'
 
 /** What second factors need; made once at the start. */
 export type SecondFactors<D extends FactorTables = FactorTables> = {
@@ -36,10 +43,17 @@ export type SecondFactors<D extends FactorTables = FactorTables> = {
   readonly columns: Columns<D>
   readonly codes: Codes
   readonly keyring: Pick<Keyring, 'indexKeys'>
+  /** Hours that a reset of lost factors waits, 1 to 720. */
+  readonly resetHours: number
   /** Undefined where the site has an origin to which browsers give no passkeys. */
   readonly passkeys: Passkeys | undefined
   /** The service's name as authenticator apps show it. */
   readonly issuer: string
+  /**
+   * Tells the person by another way than the one just used, if and only if `tx` commits.
+   * @param at from when on a reset takes effect
+   */
+  readonly notify: (tx: Tx, topic: FactorNotice, user: string, at?: Date) => Promise<void>
   readonly emit: Emit
   /** Milliseconds since 1970. */
   readonly now: () => number
@@ -132,13 +146,14 @@ export function recoveryKeys(factors: SecondFactors): ReturnType<Keyring['indexK
 /** A person's factor as they see it. */
 export type OwnFactor = { readonly id: string; readonly kind: 'totp' | 'webauthn'; readonly label: string; readonly created_at: Date; readonly confirmed_at: Date | null; readonly last_used_at: Date | null }
 
-/** One's own factors, and how many recovery codes are left. */
-export async function listFactors(factors: SecondFactors, caller: Person): Promise<{ readonly factors: readonly OwnFactor[]; readonly recoveryCodes: number }> {
+
+export async function listFactors(factors: SecondFactors, caller: Person): Promise<{ readonly factors: readonly OwnFactor[]; readonly recoveryCodes: number; readonly resetAt: Date | undefined }> {
   return transaction(factors.gate, caller, { action: 'auth.factors_viewed', resource: { type: 'user', id: caller.actor } }, async (tx) => {
-    const [rows, [codes]] = await Promise.all([
+    const [rows, [codes], [reset]] = await Promise.all([
       tx.query<OwnFactor>({ name: 'redoubt_own_factors', text: 'select id, kind, label, created_at, confirmed_at, last_used_at from redoubt.mfa_factors where user_id = $1 order by id', values: [caller.actor] }),
       tx.query<{ readonly left: number }>({ name: 'redoubt_own_recovery', text: 'select count(*)::int as left from redoubt.recovery_codes where user_id = $1 and last_used_at is null', values: [caller.actor] }),
+      tx.query<{ readonly effective_at: Date }>({ name: 'redoubt_own_reset', text: 'select effective_at from redoubt.factor_resets where user_id = $1 and cancelled_at is null and applied_at is null and expires_at > now()', values: [caller.actor] }),
     ])
-    return { factors: rows, recoveryCodes: codes?.left ?? 0 }
+    return { factors: rows, recoveryCodes: codes?.left ?? 0, resetAt: reset?.effective_at }
   })
 }

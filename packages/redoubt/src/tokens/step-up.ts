@@ -77,6 +77,7 @@ export async function stepUp(factors: SecondFactors, identity: Identity, caller:
   const deed = { action: 'auth.step_up_succeeded', resource: { type: 'user', id: actor }, metadata: { for: given.action } } as const
   const issued = await transaction(factors.gate, caller, deed, async (tx) => {
     await tx.query({ name: 'redoubt_prove_own', text: 'select guard.prove_own($1, $2, $3, $4)', values })
+    if (proof.kind === 'recovery') await factors.notify(tx, 'recovery_code_used', actor)
     const made = await factors.codes.issue(tx, { user: actor, purpose: 'step_up', context, minutes: stepUpMinutes })
     if (made === undefined) throw new Refusal('too_many_requests', { retryAfter: stepUpMinutes * 60 })
     return made

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { generateSync } from 'otplib'
 import { openColumns } from '../../src/columns.ts'
 import type { Person } from '../../src/context.ts'
@@ -24,6 +25,8 @@ export type FactorWorld = {
   readonly factors: SecondFactors
   readonly identity: TestIdentity['identity']
   readonly opened: TestIdentity
+  /** Notices put into transactions: topic, to whom, by which role. */
+  readonly told: readonly string[]
   /** Moves the clock of codes and challenges; the database keeps its own. */
   travel(milliseconds: number): void
   /** Somebody signed in by password alone. */
@@ -60,8 +63,14 @@ export async function openFactorWorld(database: TestDatabase): Promise<FactorWor
   const columns = openColumns(defineTables({ service: database.service, retention: kernelRetention, tables: kernelTables }), keyring)
   let shift = 0
   const now = (): number => Date.now() + shift
+  const told: string[] = []
   const codes = openCodes({ keyring, gate, emit: gate.emit })
-  const factors: SecondFactors = { gate, columns, codes, keyring, passkeys: openPasskeys({ origin, name: 'Test', keyring, now }), issuer: 'Test', emit: gate.emit, now }
+  const factors: SecondFactors = { gate, columns, codes, keyring, passkeys: openPasskeys({ origin, name: 'Test', keyring, now }), issuer: 'Test', resetHours: 24, emit: gate.emit, now,
+    notify: (tx, topic, user) => {
+      told.push(`${topic} ${user} ${tx.caller.role}`)
+      return Promise.resolve()
+    },
+  }
 
   const person: FactorWorld['person'] = async (more) => {
     const { id, indexes } = await opened.account(more)
@@ -70,7 +79,7 @@ export async function openFactorWorld(database: TestDatabase): Promise<FactorWor
   }
 
   return {
-    factors, identity, opened, person,
+    factors, identity, opened, told, person,
     travel: (milliseconds) => {
       shift = milliseconds
     },
@@ -87,7 +96,11 @@ export async function openFactorWorld(database: TestDatabase): Promise<FactorWor
       const response = authenticator.create(await passkeyOptions(factors, who, { account: 'ada@example.test' }), { origin })
       return (await enrolPasskey(factors, who, { label: 'laptop', response, stepUp: handle })).id
     },
-    begin: async ({ indexes }) => beginSecondFactor(factors, identity, visitor, await checkPassword(identity, visitor, { indexes, password }), { agent }),
+    async begin({ indexes }) {
+      const pending = await beginSecondFactor(factors, identity, visitor, await checkPassword(identity, visitor, { indexes, password }), { agent })
+      assert.ok(pending !== undefined)
+      return pending
+    },
     complete: (pending, proof, from = {}) => completeSecondFactor(factors, identity, { ...visitor, address: from.address ?? visitor.address }, { pending, proof, agent: from.agent ?? agent }),
     async close() {
       await opened.close()

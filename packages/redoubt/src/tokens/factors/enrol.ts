@@ -56,6 +56,7 @@ export async function confirmTotp(factors: SecondFactors, caller: Person, given:
   if (step === undefined) throw new Refusal('factor_refused')
   const codes = await transaction(factors.gate, caller, { action: 'auth.factor_confirmed', ...about(caller), metadata: { kind: 'totp' } }, async (tx) => {
     await tx.query({ name: 'redoubt_confirm_factor', text: 'select guard.confirm_factor($1, $2)', values: [row.id, step] })
+    await factors.notify(tx, 'factor_changed', caller.actor)
     return firstRecoveryCodes(factors, tx, caller)
   })
   factors.emit({ type: 'auth.mfa_changed', requestId: caller.requestId, actor: caller.actor, change: 'enrolled' })
@@ -84,6 +85,7 @@ export async function enrolPasskey(
     await requireStepUp(factors, tx, { action: factorPurposes.enrol, resource: caller.actor, handle: given.stepUp })
     const { id: credential, publicKey: secret, transports, count, step } = made
     const id = await insertFactor(factors, tx, caller, { kind: 'webauthn', label: given.label, secret, credential, transports, count, step })
+    await factors.notify(tx, 'factor_changed', caller.actor)
     return { id, recoveryCodes: await firstRecoveryCodes(factors, tx, caller) }
   })
   factors.emit({ type: 'auth.mfa_changed', requestId: caller.requestId, actor: caller.actor, change: 'enrolled' })
@@ -99,6 +101,7 @@ export async function removeFactor(factors: SecondFactors, caller: Person, given
   await transaction(factors.gate, caller, { action: 'auth.factor_removed', resource: { type: 'factor', id: given.factor } }, async (tx) => {
     await requireStepUp(factors, tx, { action: factorPurposes.remove, resource: given.factor, handle: given.stepUp })
     await tx.query({ name: 'redoubt_remove_factor', text: 'select guard.remove_factor($1)', values: [given.factor] })
+    await factors.notify(tx, 'factor_changed', caller.actor)
   })
   factors.emit({ type: 'auth.mfa_changed', requestId: caller.requestId, actor: caller.actor, change: 'removed' })
 }
@@ -111,6 +114,7 @@ export async function removeFactor(factors: SecondFactors, caller: Person, given
 export async function replaceRecoveryCodes(factors: SecondFactors, caller: Person, given: { readonly stepUp: string | undefined }): Promise<readonly string[]> {
   const codes = await transaction(factors.gate, caller, { action: 'auth.recovery_codes_replaced', ...about(caller) }, async (tx) => {
     await requireStepUp(factors, tx, { action: factorPurposes.recovery, resource: caller.actor, handle: given.stepUp })
+    await factors.notify(tx, 'factor_changed', caller.actor)
     return putRecoveryCodes(factors, tx, caller)
   })
   factors.emit({ type: 'auth.mfa_changed', requestId: caller.requestId, actor: caller.actor, change: 'recovery_codes_replaced' })

@@ -1,5 +1,5 @@
 import { systemCaller } from '../../context.ts'
-import type { Visitor } from '../../context.ts'
+import type { System, Visitor } from '../../context.ts'
 import { Refusal } from '../../errors.ts'
 import type { Tx } from '../../pg.ts'
 import { transaction } from '../../transaction.ts'
@@ -9,6 +9,7 @@ import type { FactorRow, Proof, Proven, SecondFactors } from '../factors.ts'
 import { openSession } from '../sessions.ts'
 import type { Account, Identity, SignedIn } from '../sessions.ts'
 import type { AuthenticationResponseJSON, PublicKeyCredentialRequestOptionsJSON } from './passkey.ts'
+import { resetDue } from './reset.ts'
 
 /** Minutes a sign-in may wait for its second factor. */
 export const pendingMinutes = 5
@@ -31,16 +32,22 @@ const signInUse = (visitor: Visitor, agent: string | undefined): string => `sign
 /**
  * The second step of a sign-in, where the account has a confirmed factor: a handle to go on with.
  * @param account as checkPassword gave it
+ * @returns undefined where a reset of lost factors has waited long enough: they are gone now, and openSession goes on
  * @throws Refusal too_many_requests when ten sign-ins of this account are pending
  */
-export async function beginSecondFactor(factors: SecondFactors, identity: Identity, visitor: Visitor, account: Account, given: { readonly agent: string | undefined }): Promise<Pending> {
+export async function beginSecondFactor(factors: SecondFactors, identity: Identity, visitor: Visitor, account: Account, given: { readonly agent: string | undefined }): Promise<Pending | undefined> {
   const caller = systemCaller('sign-in', identity.tenant, visitor)
   type Kind = { readonly kind: Proof['kind']; readonly credential_id: Buffer | null; readonly transports: readonly string[] | null }
-  const { rows, issued } = await transaction(factors.gate, caller, { action: 'auth.second_factor_asked', resource: { type: 'user', id: account.id } }, async (tx) => {
-    const kinds = await tx.query<Kind>({ name: 'redoubt_sign_in_factors', text: 'select kind, credential_id, transports from guard.sign_in_factors($1, $2)', values: [account.id, account.indexes] })
+  const { rows, due, issued } = await transaction(factors.gate, caller, { action: 'auth.second_factor_asked', resource: { type: 'user', id: account.id } }, async (tx) => {
+    const [kinds, [reset]] = await Promise.all([
+      tx.query<Kind>({ name: 'redoubt_sign_in_factors', text: 'select kind, credential_id, transports from guard.sign_in_factors($1, $2)', values: [account.id, account.indexes] }),
+      tx.query(resetDue(account.id, account.indexes)),
+    ])
+    if (reset?.due === true) return { rows: kinds, due: true, issued: undefined }
     const made = await factors.codes.issue(tx, { user: account.id, purpose: 'login', context: contextOf(visitor, given.agent), minutes: pendingMinutes })
-    return { rows: kinds, issued: made }
+    return { rows: kinds, due: false, issued: made }
   })
+  if (due) return applyReset(factors, caller, account)
   if (issued === undefined) throw new Refusal('too_many_requests', { retryAfter: pendingMinutes * 60 })
   factors.emit({ type: 'auth.second_factor_asked', requestId: visitor.requestId, actor: account.id })
   const allow = rows.flatMap(({ credential_id, transports }) => (credential_id === null ? [] : [{ id: credential_id, transports: transports ?? [] }]))
@@ -52,6 +59,15 @@ export async function beginSecondFactor(factors: SecondFactors, identity: Identi
 
 /** What the app does in the transaction of the sign-in, such as telling its person of a new device. */
 export type Also = (tx: Tx, user: string) => Promise<void>
+
+/** The password was right, and an administrator's request to remove the lost factors has waited its time. */
+async function applyReset(factors: SecondFactors, caller: System, account: Account): Promise<undefined> {
+  await transaction(factors.gate, caller, { action: 'auth.factors_reset', resource: { type: 'user', id: account.id } }, async (tx) => {
+    await tx.query({ name: 'redoubt_apply_reset', text: 'select guard.apply_factor_reset($1, $2)', values: [account.id, account.indexes] })
+    await factors.notify(tx, 'factors_reset', account.id)
+  })
+  factors.emit({ type: 'auth.factor_reset', requestId: caller.requestId, actor: account.id, step: 'applied' })
+}
 
 /**
  * Completes a pending sign-in. Five tries a handle, counted before anything is looked at; codes that can be guessed are
@@ -77,6 +93,7 @@ export async function completeSecondFactor(
     agent, as: 'second-factor',
     first: async (tx) => {
       await tx.query({ name: 'redoubt_complete_pending', text: 'select guard.complete_pending($1, $2, $3, $4, $5)', values: [id, ...proven.values] })
+      if (proof.kind === 'recovery') await factors.notify(tx, 'recovery_code_used', user)
       await given.also?.(tx, user)
     },
   })
