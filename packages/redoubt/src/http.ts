@@ -5,7 +5,7 @@ import { bodyLimit, defaultBodyLimit } from './http/body.ts'
 import type { ControlMode } from './controls.ts'
 import type { Controls } from './http/controls.ts'
 import { cors } from './http/cors.ts'
-import { fieldLines, mostFieldLines } from './http/field-lines.ts'
+import { closing, fieldLines, mostFieldLines } from './http/field-lines.ts'
 import { securityHeaders } from './http/headers.ts'
 import type { Hsts } from './http/headers.ts'
 import { https } from './http/https.ts'
@@ -101,9 +101,15 @@ export function hardenServer(server: Server): void {
   server.keepAliveTimeout = 65_000
   // One more than is accepted: node:http drops what is beyond without a word, and then nobody could refuse it.
   server.maxHeadersCount = mostFieldLines + 1
+  // fieldLines refuses it instead: node:http would answer, and go on with whatever stands behind.
+  Object.assign(server, { requireHostHeader: false })
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy()
+      return
+    }
+    if (closing.has(socket)) {
+      socket.end()
       return
     }
     const refusal = new Refusal(error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'malformed_request')

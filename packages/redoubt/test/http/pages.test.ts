@@ -3,6 +3,8 @@ import { Readable } from 'node:stream'
 import { test } from 'node:test'
 import { z } from 'zod'
 import { Refusal } from '../../src/errors.ts'
+import { anyOf, bearer, cookie } from '../../src/http/authenticate.ts'
+import type { Renew } from '../../src/http/authenticate.ts'
 import { asset } from '../../src/http/asset.ts'
 import { cspReports } from '../../src/http/csp-report.ts'
 import { disposition, download, safeType } from '../../src/http/download.ts'
@@ -12,7 +14,7 @@ import { reply, route } from '../../src/http/route.ts'
 import type { Route } from '../../src/http/route.ts'
 import { browserEdge, cookies, friend, own, signedIn, tokenOf } from '../support/browser.ts'
 import type { Edge, Kind, Received } from '../support/edge.ts'
-import { ask, kinds, problemOf, tokenFor } from '../support/edge.ts'
+import { ask, kinds, problemOf, tokenFor, tokens } from '../support/edge.ts'
 
 /** Not an address of ours; in two parts, so that no reader of sources takes it for one. */
 const script = ['javascript', 'alert(1)'].join(':')
@@ -213,3 +215,31 @@ test('pages that are not whole are refused when built', async () => {
   await assert.rejects(browserEdge('node', [page(base)]), /pages and csrf/)
   assert.equal(problemOf(await ask(await browserEdge('node', []), 'GET', '/x')).code, 'not_found')
 })
+
+for (const kind of kinds) {
+  test(`${kind}: a page renews a session whose access token is over, keeps the new cookies whatever becomes of the request, and the API does not`, async () => {
+    const asked: string[] = []
+    const renew: Renew = (refresh) => {
+      asked.push(refresh)
+      if (refresh !== 'good') throw new Refusal('caller_refused')
+      return Promise.resolve({ access: tokenFor('patient'), refresh: 'next', seconds: 60 })
+    }
+    const api = route({ method: 'GET', path: '/api/me', summary: 'x', access: ['patient'], answer: null, handle: () => undefined })
+    const at = await browserEdge(kind, [...site, api], { mount: { authenticate: anyOf(bearer(tokens), cookie(tokens, cookies, renew)), pages: { headers: { csp: 'enforce', https: true }, signIn: '/sign-in' } } })
+    const jar = (access: string, refresh: string): Record<string, string> => ({ cookie: `${access === '' ? '' : `${cookies.names.access}=${access}; `}${cookies.names.refresh}=${refresh}` })
+    for (const access of ['', 'over.and.out']) {
+      const shown = await ask(at, 'GET', '/notes', { headers: jar(access, 'good') })
+      assert.equal(shown.status, 200)
+      assert.match(String(shown.headers['set-cookie']), /-access=ey.*-refresh=next/)
+    }
+    const token = await tokenOf(at)
+    const failed = await post(at, '/notes', `csrf_token=${token}&text=fail`, jar('', 'good'))
+    assert.equal(failed.status, 500)
+    assert.match(String(failed.headers['set-cookie']), /-refresh=next/, 'the old one is spent: without the new one the session would be lost')
+    assert.equal((await post(at, '/notes', 'text=x', jar('', 'good'))).status, 403, 'CSRF is asked all the same')
+    assert.equal((await ask(at, 'GET', '/notes', { headers: jar('', 'bad') })).headers.location, '/sign-in')
+    const times = asked.length
+    assert.equal((await ask(at, 'GET', '/api/me', { headers: jar('', 'good') })).status, 401)
+    assert.equal(asked.length, times)
+  })
+}

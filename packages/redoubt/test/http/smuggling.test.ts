@@ -1,0 +1,76 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { edge, kinds, wire } from '../support/edge.ts'
+
+/** What a proxy that read the first request otherwise would take for a second one. */
+const inner = 'GET /api/where HTTP/1.1\r\nHost: a\r\nX-Smuggled: 1\r\n\r\n'
+const head = 'POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n'
+const body = '{"name":"x"}'
+const chunked = `c\r\n${body}\r\n0\r\n\r\n`
+
+/** Requests two servers read differently (RFC 9112 §6.3, §11.2). Each is refused, with what follows it. */
+const shapes: Readonly<Record<string, string>> = {
+  'CL.TE': `${head}Content-Length: ${chunked.length}\r\nTransfer-Encoding: chunked\r\n\r\n${chunked}`,
+  'TE.CL': `${head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n${chunked}`,
+  'chunked twice': `${head}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n${chunked}`,
+  'chunked, then identity': `${head}Transfer-Encoding: chunked, identity\r\n\r\n${chunked}`,
+  'identity, then chunked': `${head}Transfer-Encoding: identity, chunked\r\n\r\n${chunked}`,
+  'a coding nobody knows': `${head}Transfer-Encoding: xchunked\r\n\r\n${chunked}`,
+  'a coding in quotes': `${head}Transfer-Encoding: "chunked"\r\n\r\n${chunked}`,
+  'identity alone': `${head}Transfer-Encoding: identity\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  'space before the colon': `${head}Transfer-Encoding : chunked\r\n\r\n${chunked}`,
+  'a folded line': `${head}X: y\r\n Transfer-Encoding: chunked\r\n\r\n${chunked}`,
+  'a control character before the coding': `${head}Transfer-Encoding: \x0bchunked\r\n\r\n${chunked}`,
+  'a name with a NUL': `${head}Transfer-Encoding\0: chunked\r\n\r\n${chunked}`,
+  'two lengths': `${head}Content-Length: ${body.length}\r\nContent-Length: 0\r\n\r\n${body}`,
+  'two equal lengths': `${head}Content-Length: ${body.length}\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  'a list of lengths': `${head}Content-Length: ${body.length}, ${body.length}\r\n\r\n${body}`,
+  'a length with a sign': `${head}Content-Length: +${body.length}\r\n\r\n${body}`,
+  'a negative length': `${head}Content-Length: -1\r\n\r\n${body}`,
+  'a length in hex': `${head}Content-Length: 0xc\r\n\r\n${body}`,
+  'a length and more': `${head}Content-Length: ${body.length} 4\r\n\r\n${body}`,
+  'a length beyond numbers': `${head}Content-Length: 99999999999999999999\r\n\r\n${body}`,
+  'a bare line feed': `${head}X: y\nTransfer-Encoding: chunked\r\n\r\n${chunked}`,
+  'a bare carriage return': `${head}X: y\rTransfer-Encoding: chunked\r\n\r\n${chunked}`,
+  'a chunk size in 0x': `${head}Transfer-Encoding: chunked\r\n\r\n0x${chunked}`,
+  'a negative chunk': `${head}Transfer-Encoding: chunked\r\n\r\n-1\r\n${body}\r\n0\r\n\r\n`,
+  'a chunk larger than any number': `${head}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n${body}\r\n0\r\n\r\n`,
+  'a chunk longer than its size': `${head}Transfer-Encoding: chunked\r\n\r\n4\r\n${body}\r\n0\r\n\r\n`,
+  'a chunk size with a line feed in its extension': `${head}Transfer-Encoding: chunked\r\n\r\nc;x=\ny\r\n${body}\r\n0\r\n\r\n`,
+  'HTTP/0.9': 'GET /api/where\r\n',
+  'a version that is none': 'GET /api/where HTTP/9.9\r\nHost: a\r\n\r\n',
+  'a tab in the request line': 'GET\t/api/where HTTP/1.1\r\nHost: a\r\n\r\n',
+  'a target in absolute form, with another host': 'GET http://evil.test/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'no host': 'GET /api/where HTTP/1.1\r\n\r\n',
+}
+
+for (const kind of kinds) {
+  test(`attack: ${kind}: request smuggling: shapes two servers read differently are refused, and nothing behind them is answered`, async () => {
+    const at = await edge(kind)
+    for (const [name, bytes] of Object.entries(shapes)) {
+      const text = await wire(at, bytes + inner)
+      const statuses = [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map((match) => match[1])
+      assert.deepEqual(statuses, ['400'], `${name}: ${text.slice(0, 200)}`)
+      assert.ok(!text.includes('"address"'), name)
+      assert.match(text, /application\/problem\+json/, name)
+    }
+    const answered = at.events.filter((event) => event.type === 'http.answered' && event.route === '/api/where')
+    assert.deepEqual(answered, [])
+  })
+
+  test(`${kind}: requests behind one another on one connection are each answered, in order, and by their own bodies`, async () => {
+    const at = await edge(kind)
+    const post = (name: string): string => `${head}Content-Length: ${name.length + 11}\r\n\r\n{"name":"${name}"}`
+    const text = await wire(at, `${post('one')}${post('two')}${head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n${chunked}`)
+    assert.deepEqual([...text.matchAll(/\{"name":"(\w+)"\}/g)].map((match) => match[1]), ['one', 'two', 'x'])
+  })
+
+  test(`attack: ${kind}: a body that no route reads is not taken for the next request`, async () => {
+    const at = await edge(kind)
+    for (const [line, status] of [['GET /api/where', '400'], ['GET /nothing', '404'], ['POST /nothing', '404'], ['PUT /api/echo', '405']] as const) {
+      const text = await wire(at, `${line} HTTP/1.1\r\nHost: a\r\nContent-Length: ${inner.length}\r\n\r\n${inner}GET /api/segments/end HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`)
+      assert.deepEqual([...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map((match) => match[1]), [status, '200'], `${line}: ${text.slice(0, 300)}`)
+      assert.ok(!text.includes('"address"') && text.includes('{"a":"end"}'), line)
+    }
+  })
+}
