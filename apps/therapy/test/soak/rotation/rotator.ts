@@ -3,8 +3,12 @@ import { moveKeks } from 'redoubt/keyring/move'
 import { openRetirement } from 'redoubt/keyring/retire'
 import { openRotation } from 'redoubt/keyring/rotate'
 import { startKeyUsage } from 'redoubt/keyring/usage'
+import { openKeyring } from 'redoubt/keyring'
 import { openKeyService } from 'redoubt/kms'
 import { openPool } from 'redoubt/pg'
+import { runJobs } from 'redoubt/reencrypt'
+import { provenFrom, sealedTables } from 'redoubt/reencrypt/proven'
+import { tables } from '../../../src/tables.ts'
 import type { Task } from '../rotation.ts'
 
 /*
@@ -28,6 +32,15 @@ async function perhaps(work: () => Promise<unknown>): Promise<void> {
   })
 }
 
+/** Brings old values and indexes over, as `redoubt reencrypt run` does. */
+async function reencrypt(only?: readonly string[]): Promise<void> {
+  const jobs = openPool({ url: task.ownerUrl, max: 2, emit })
+  const keyring = openKeyring({ pool, service, realm: task.realm, emit, usage })
+  await runJobs({ tables, pool: jobs, keysPool: pool, keyring, emit, leaseSeconds: 2, ...(only === undefined ? {} : { only }) }, 'reencrypt')
+  keyring.close()
+  await jobs.close()
+}
+
 switch (task.level) {
   case 'root':
     await moveKeks({ ...settings, from: service, to: service })
@@ -40,9 +53,17 @@ switch (task.level) {
     break
   case 'data':
     await rotation.dataKeys({ before: new Date(task.before) })
+    await pause(task.overlap)
+    await retirement.dataKeys(() => Promise.resolve(null))
+    await reencrypt()
+    await retirement.dataKeys(() => provenFrom(pool, sealedTables(tables)))
     break
   case 'index':
     await perhaps(() => rotation.indexKey({ table: 1, column: 2 }))
+    // Known to all, then written by all.
+    await pause(2 * task.overlap)
+    await reencrypt(['redoubt.users'])
+    await perhaps(() => retirement.indexKey({ table: 1, column: 2 }, () => provenFrom(pool, [1])))
     break
   case 'signing':
     await rotation.purposeKey('token-sign')

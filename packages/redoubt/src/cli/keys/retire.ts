@@ -1,11 +1,12 @@
 import type { IndexedColumn } from '../../keyring/index-keys.ts'
 import type { Purpose } from '../../keyring/purpose-keys.ts'
 import { deviceDays } from '../../limits/device.ts'
-import { openRetirement, type ProvenFrom, type Retirement } from '../../keyring/retire.ts'
+import { openRetirement, type Retirement } from '../../keyring/retire.ts'
 import { accessTokenSeconds, allowedSkewSeconds } from '../../tokens.ts'
 import type { Column, Tables } from '../../tables.ts'
 import type { Pool } from '../../pg.ts'
 import { Refusal } from '../../errors.ts'
+import { provenFrom, sealedTables } from '../../reencrypt/proven.ts'
 import { tablesOf } from '../app.ts'
 import { exits, UsageProblem, type Io } from '../io.ts'
 import { withKeys } from './opened.ts'
@@ -28,28 +29,6 @@ Of keys whose signatures stay (audit-anchor) the public half is kept. Needs KEYS
 `
 
 const day = 86_400_000
-
-/** The tables whose rows may name a data key, or have a value of an index key. */
-function tableIds(tables: Tables, holds: (column: Column) => boolean): readonly number[] {
-  return Object.values(tables.tables).filter(({ columns }) => Object.values<Column>(columns).some(holds)).map(({ id }) => id)
-}
-
-/**
- * From when on each of these tables was looked at by a job that found nothing under an old key (redoubt reencrypt).
- * @returns null where one of them never was
- */
-function provenBy(pool: Pick<Pool, 'query'>, ids: readonly number[]): ProvenFrom {
-  return async () => {
-    const rows = await pool.query<{ readonly proven: Date | null }>({
-      text: `select (select max(j.proven_from) from redoubt.crypto_jobs j where j.table_id = t.id and j.kind = 'reencrypt' and j.proven_at is not null) as proven
-        from unnest($1::int4[]) as t (id)`,
-      values: [ids],
-    })
-    const moments = rows.map(({ proven }) => proven)
-    if (moments.length < ids.length || moments.includes(null)) return null
-    return new Date(Math.min(...moments.map((moment) => moment?.getTime() ?? 0)))
-  }
-}
 
 /**
  * Of a key that no blind index is made with, but hashes (passwords, codes): the database counts what depends on it.
@@ -75,7 +54,7 @@ function verifiesFor(purpose: Purpose): number | null {
 }
 
 async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
-  const { retired, closed, waiting } = await retirement.dataKeys(provenBy(pool, tableIds(tables, ({ kind }) => kind === 'sealed')))
+  const { retired, closed, waiting } = await retirement.dataKeys(() => provenFrom(pool, sealedTables(tables)))
   io.out(`data: ${retired} keys are gone.\n`)
   if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: run redoubt reencrypt over all tables, then retire again.\n`)
   if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
@@ -107,7 +86,7 @@ async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: b
       if (tables === undefined) throw new UsageProblem('--app <folder of the app> is missing: its tables.ts says where values may be')
       if (which.level === 'data') return retireData(io, retirement, pool, tables)
       for (const column of which.columns) {
-        const { version } = await retirement.indexKey(column, (old) => (isBlindIndex(tables, column) ? provenBy(pool, [column.table])() : noHashLeft(pool, column, old)))
+        const { version } = await retirement.indexKey(column, (old) => (isBlindIndex(tables, column) ? provenFrom(pool, [column.table]) : noHashLeft(pool, column, old)))
         io.out(`index:${column.table}.${column.column}: version ${version} is gone.\n`)
       }
       return exits.ok
