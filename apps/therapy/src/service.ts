@@ -202,7 +202,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const codes = openCodes({ keyring, gate: db, emit })
     const redis = settings.redisUrl === undefined ? undefined : openRedis({ url: settings.redisUrl, name: tables.service, timeout: settings.redisTimeout ?? 50, emit })
     if (redis !== undefined) ends.push(() => redis.close())
-    const limits = await limitsOf(redis, keyring, emit)
+    const limits = await limitsOf(redis, keyring)
     const numbers = { ...standardNumbers, ...settings.limits }
     const mode = (): ControlModes['limits'] => controls.modes.limits
     const devices = openDevices({ keys: async () => (await keyring.purposeKey('known-device')).secrets })
@@ -266,12 +266,12 @@ function passkeysOf(publicOrigin: string, keyring: Keyring): Passkeys | undefine
 }
 
 /** Shared through Redis under names that only our instances can make; in memory where there is no Redis. */
-async function limitsOf(redis: Redis | undefined, keyring: Keyring, emit: Emit): Promise<Limits> {
-  if (redis === undefined) return openLimits({ emit })
+async function limitsOf(redis: Redis | undefined, keyring: Keyring): Promise<Limits> {
+  if (redis === undefined) return openLimits()
   await redis.tried
   const [secret] = (await keyring.purposeKey('limits')).secrets
   if (secret === undefined) throw new TypeError('openService: the keyring gave no key for the names of counters')
-  return openLimits({ shared: { redis, secret, prefix: tables.service }, emit })
+  return openLimits({ shared: { redis, secret, prefix: tables.service } })
 }
 
 /** The address of a person's request, sealed under that person's own key; the chain holds a commitment to it. */

@@ -90,7 +90,9 @@ test('two instances with Redis are one; readiness says how it is, and an outage 
   after(() => redis.remove())
   const [one, two] = [await clinic.another({ redisUrl: redis.url, redisTimeout: 2_000 }), await clinic.another({ redisUrl: redis.url, redisTimeout: 2_000 })]
   const ready = async (): Promise<Answer> => one.send()('GET', '/health/ready')
-  assert.deepEqual((await ready()).body, { status: 'ok', checks: { database: 'ok', migrations: 'ok', keys: 'ok', redis: 'ok' } })
+  const before = await ready()
+  assert.equal(before.status, 200)
+  assert.equal((before.body['checks'] as { readonly redis?: string } | undefined)?.redis, 'ok')
   const ada = await clinic.patient()
   const guess = (send: Send, address: string): Promise<Answer> => login(send, { email: ada.email, password: wrong }, from(address))
   const statuses: number[] = []

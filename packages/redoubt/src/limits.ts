@@ -1,4 +1,3 @@
-import type { Emit } from './events.ts'
 import { memoryCounters } from './limits/memory.ts'
 import { sharedCounters } from './limits/redis.ts'
 import type { Redis } from './redis.ts'
@@ -33,7 +32,7 @@ export type Standing = {
 }
 
 /** A decision over several demands: all are counted, or none. One standing for each, in their order. */
-export type Decision = { readonly allowed: boolean; readonly standings: readonly Standing[] }
+export type Decision = { readonly allowed: boolean; readonly standings: readonly Standing[]; readonly by: 'memory' | 'redis' }
 
 /** Whatever counts: the memory of a process, or Redis. */
 export type Counters = {
@@ -42,16 +41,13 @@ export type Counters = {
   giveBack(demands: readonly Demand[], decision: Decision): void | Promise<void>
 }
 
-/** What `take` answers: the decision and who made it. */
-export type Taken = Decision & { readonly by: Counters }
-
 export type Limits = {
   /** Whether counters are shared with other instances at this moment. */
   readonly shared: boolean
   /** Counts all demands, or none of them when one does not fit. Waits for Redis at most once, and for its timeout at most. */
-  take(demands: readonly Demand[]): Taken | Promise<Taken>
+  take(demands: readonly Demand[]): Decision | Promise<Decision>
   /** Undoes a `take`, where what was asked for turned out not to count. Never throws. */
-  giveBack(demands: readonly Demand[], taken: Taken): Promise<void>
+  giveBack(demands: readonly Demand[], decision: Decision): Promise<void>
 }
 
 /** @throws TypeError when a number is out of bounds */
@@ -77,38 +73,33 @@ export function defineLimit(limit: Limit): Limit {
  */
 export function openLimits(options: {
   readonly shared?: { readonly redis: Redis; readonly secret: KeyObject; readonly prefix: string }
-  readonly emit: Emit
   readonly clock?: () => number
   readonly keys?: number
-}): Limits {
+} = {}): Limits {
   const clock = options.clock ?? (() => performance.now())
   const keys = options.keys ?? 50_000
   const local = memoryCounters({ clock, keys, quotaOf: ({ quota }) => quota })
   if (options.shared === undefined) {
     return {
       shared: false,
-      take: (demands) => Object.assign(local.take(demands), { by: local }),
-      giveBack: async (demands, taken) => local.giveBack(demands, taken),
+      take: local.take,
+      giveBack: async (demands, decision) => local.giveBack(demands, decision),
     }
   }
   const { redis } = options.shared
   const shared = sharedCounters(options.shared)
   const insurance = memoryCounters({ clock, keys, quotaOf: ({ away }) => away })
-  const insured = (demands: readonly Demand[]): Taken => Object.assign(insurance.take(demands), { by: insurance })
   return {
     get shared() {
       return redis.state === 'up'
     },
     take(demands) {
-      if (redis.state !== 'up') return insured(demands)
-      return shared.take(demands).then(
-        (decision) => Object.assign(decision, { by: shared }),
-        () => insured(demands),
-      )
+      return redis.state === 'up' ? shared.take(demands).catch(() => insurance.take(demands)) : insurance.take(demands)
     },
-    async giveBack(demands, taken) {
+    async giveBack(demands, decision) {
+      if (decision.by === 'memory') insurance.giveBack(demands, decision)
       // Redis that went away meanwhile forgets or expires the unit by itself.
-      await Promise.resolve(taken.by.giveBack(demands, taken)).catch(() => undefined)
+      else await shared.giveBack(demands, decision).catch(() => undefined)
     },
   }
 }

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import type { Demand, Limits, Standing } from '../limits.ts'
+import type { Decision, Demand, Limit, Limits } from '../limits.ts'
 import { memoryCounters } from '../limits/memory.ts'
 import { edgeTable, networksOf, standardNumbers, type LimitNumbers, type NetworkLimit, type Networks } from '../limits/standard.ts'
 import type { Authenticate } from './authenticate.ts'
@@ -47,7 +47,7 @@ export function edgeLimits(options: {
   const local = memoryCounters({ clock: options.clock ?? (() => performance.now()), keys: options.keys ?? 50_000, quotaOf: ({ quota }) => quota })
   const networks = networkCache()
 
-  function decide(visitor: Visitor, res: ServerResponse | undefined, demands: readonly Demand[], decision: { readonly allowed: boolean; readonly standings: readonly Standing[] }): void {
+  function decide(visitor: Visitor, res: ServerResponse | undefined, demands: readonly Demand[], decision: Decision): void {
     let shown = 0
     if (!decision.allowed) for (const [at, { wait }] of decision.standings.entries()) if (wait > (decision.standings[shown]?.wait ?? 0)) shown = at
     const limit = demands[shown]?.limit
@@ -55,7 +55,7 @@ export function edgeLimits(options: {
     if (limit === undefined || standing === undefined) return
     const seconds = Math.ceil((decision.allowed ? standing.reset : standing.wait) / 1000)
     if (res !== undefined) {
-      res.setHeader('RateLimit-Policy', `"${limit.name}";q=${limit.quota};w=${limit.window / 1000}`)
+      res.setHeader('RateLimit-Policy', policyOf(limit))
       res.setHeader('RateLimit', `"${limit.name}";r=${decision.allowed ? Math.max(limit.quota - standing.used, 0) : 0};t=${seconds}`)
     }
     if (decision.allowed) return
@@ -113,6 +113,16 @@ export function edgeLimits(options: {
       return Object.assign(read, authenticate)
     },
   })
+}
+
+const policies = new WeakMap<Limit, string>()
+
+function policyOf(limit: Limit): string {
+  const known = policies.get(limit)
+  if (known !== undefined) return known
+  const made = `"${limit.name}";q=${limit.quota};w=${limit.window / 1000}`
+  policies.set(limit, made)
+  return made
 }
 
 function demandsOf(limit: NetworkLimit, { narrow, wide }: Networks, cost: number): readonly Demand[] {

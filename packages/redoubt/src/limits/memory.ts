@@ -35,10 +35,16 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
   const { clock, keys, quotaOf } = options
   if (!Number.isInteger(keys) || keys < 1) throw new TypeError('memoryCounters: keys must be a whole number above 0')
   const tables = new Map<Limit, Table>()
+  let lastLimit: Limit | undefined
+  let lastTable: Table | undefined
 
   function tableOf(limit: Limit): Table {
-    const known = tables.get(limit)
-    if (known !== undefined) return known
+    if (limit === lastLimit && lastTable !== undefined) return lastTable
+    lastLimit = limit
+    return (lastTable = tables.get(limit) ?? newTable(limit))
+  }
+
+  function newTable(limit: Limit): Table {
     const entries = new Map<string, Entry>()
     const quota = quotaOf(limit)
     const made = {
@@ -95,6 +101,11 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     entry.level = level
   }
 
+  function count(table: Table, key: string, entry: Entry, slot: number, cost: number): void {
+    add(entry, slot, cost)
+    settle(table, key, entry)
+  }
+
   function standing(table: Table, entry: Entry, cost: number, now: number, slot: number, taken: boolean): Standing {
     const over = taken ? 0 : entry.total + cost - table.most
     const oldest = entry.slots[0]
@@ -105,9 +116,21 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     }
   }
 
+  /** The most frequent case, without a list in between. */
+  function takeOne({ limit, key, cost }: Demand, now: number): Decision {
+    const table = tableOf(limit)
+    const slot = Math.floor(now / table.width)
+    const entry = entryOf(table, key, slot)
+    const allowed = entry.total + cost <= table.most
+    if (allowed) count(table, key, entry, slot, cost)
+    return { allowed, standings: [standing(table, entry, cost, now, slot, allowed)], by: 'memory' }
+  }
+
   return {
     take(demands) {
       const now = clock()
+      const only = demands.length === 1 ? demands[0] : undefined
+      if (only !== undefined) return takeOne(only, now)
       const looked = demands.map(({ limit, key, cost }) => {
         const table = tableOf(limit)
         const slot = Math.floor(now / table.width)
@@ -116,12 +139,9 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
       })
       const allowed = looked.every(({ table, cost, entry }) => entry.total + cost <= table.most)
       if (allowed) {
-        for (const { table, key, cost, slot, entry } of looked) {
-          add(entry, slot, cost)
-          settle(table, key, entry)
-        }
+        for (const { table, key, cost, slot, entry } of looked) count(table, key, entry, slot, cost)
       }
-      return { allowed, standings: looked.map(({ table, cost, slot, entry }) => standing(table, entry, cost, now, slot, allowed)) }
+      return { allowed, standings: looked.map(({ table, cost, slot, entry }) => standing(table, entry, cost, now, slot, allowed)), by: 'memory' }
     },
     giveBack(demands, decision) {
       if (!decision.allowed) return

@@ -135,5 +135,5 @@ function decisionOf(reply: unknown, count: number): Decision {
   for (let at = 1; at < numbers.length; at += 4) {
     standings.push({ used: numbers[at] ?? 0, reset: numbers[at + 1] ?? 0, wait: numbers[at + 2] ?? 0, slot: numbers[at + 3] ?? 0 })
   }
-  return { allowed: numbers[0] === 1, standings }
+  return { allowed: numbers[0] === 1, standings, by: 'redis' }
 }

@@ -21,6 +21,8 @@ export function freshUse(): Use {
  */
 export function advance(use: Use, slot: number): void {
   const { slots, units } = use
+  // Nearly always: the newest is now, and the oldest still counts.
+  if (slots[slots.length - 1] === slot && (slots[0] ?? slot) > slot - counted) return
   let gone = 0
   while (gone < slots.length && (slots[gone] ?? 0) <= slot - counted) use.total -= units[gone++] ?? 0
   if (gone > 0) {
@@ -40,7 +42,7 @@ export function advance(use: Use, slot: number): void {
 export function add(use: Use, slot: number, cost: number): void {
   const { slots, units } = use
   const last = slots.length - 1
-  if (last >= 0 && (slots[last] ?? 0) >= slot) units[last] = (units[last] ?? 0) + cost
+  if (last >= 0 && slots[last] === slot) units[last] = (units[last] ?? 0) + cost
   else {
     slots.push(slot)
     units.push(cost)

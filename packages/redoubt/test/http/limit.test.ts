@@ -17,7 +17,7 @@ type Options = { readonly numbers?: Partial<LimitNumbers>; readonly mode?: 'off'
 async function limited({ numbers = {}, mode = 'enforce', proxies = ['127.0.0.1'], exempt = [], kind = 'node' }: Options = {}): Promise<Edge & { readonly seen: Event[] }> {
   const seen: Event[] = []
   const emit = (event: Event): void => void seen.push(event)
-  const limits = edgeLimits({ limits: openLimits({ emit }), numbers: { ...standardNumbers, flood: 1_000_000, ...numbers }, mode: () => mode, emit, exempt })
+  const limits = edgeLimits({ limits: openLimits(), numbers: { ...standardNumbers, flood: 1_000_000, ...numbers }, mode: () => mode, emit, exempt })
   const heavy = route({ method: 'GET', path: '/api/heavy', summary: 'Heavy', access: ['patient'], weight: 7, answer: z.object({}), handle: () => ({}) })
   const hook = route({ method: 'POST', path: '/api/signed', summary: 'Signed', access: 'public', weight: 0, raw: { limit: 1_000, type: 'application/json' }, answer: z.object({}), handle: () => ({}) })
   const made = await edge(kind, { trustedProxies: proxies, limit: limits.step }, { routes: [...sampleRoutes(), heavy, hook], mount: { authenticate: limits.counting(bearer(tokens)), checks: [limits.check] } })

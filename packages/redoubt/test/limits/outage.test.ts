@@ -25,7 +25,7 @@ async function setup(url: string): Promise<Setup> {
   const state = async (wanted: Redis['state']): Promise<void> => {
     for (const until = Date.now() + 30_000; redis.state !== wanted; await pause(20)) assert.ok(Date.now() < until, `it never was ${wanted}`)
   }
-  return { redis, events, state, limits: openLimits({ shared: { redis, secret, prefix: 'sample' }, emit }) }
+  return { redis, events, state, limits: openLimits({ shared: { redis, secret, prefix: 'sample' } }) }
 }
 
 async function own(args: readonly string[] = [], password?: string): Promise<RedisServer> {

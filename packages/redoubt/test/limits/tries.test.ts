@@ -15,7 +15,7 @@ function setup(mode: 'off' | 'report' | 'enforce' = 'enforce'): Setup {
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)
   let now = 1_000_000
-  return { tries: openTries({ limits: openLimits({ emit, clock: () => now }), mode: () => mode, emit }), events, travel: (milliseconds) => void (now += milliseconds) }
+  return { tries: openTries({ limits: openLimits({ clock: () => now }), mode: () => mode, emit }), events, travel: (milliseconds) => void (now += milliseconds) }
 }
 
 const at = (address: string | null): Visitor => ({ requestId: 'request-1', address })

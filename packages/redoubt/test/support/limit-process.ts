@@ -8,7 +8,7 @@ const { url, secret, key, quota, tries } = JSON.parse(process.argv[2] ?? '{}') a
 const emit = (): void => undefined
 const redis = openRedis({ url, name: 'sample', timeout: 10_000, connectTimeout: 10_000, emit })
 await redis.tried
-const limits = openLimits({ shared: { redis, secret: createSecretKey(Buffer.from(secret, 'hex')), prefix: 'sample' }, emit })
+const limits = openLimits({ shared: { redis, secret: createSecretKey(Buffer.from(secret, 'hex')), prefix: 'sample' } })
 const limit = limitOf(quota)
 let left = tries
 let allowed = 0

@@ -1,0 +1,127 @@
+import { createSecretKey, randomBytes } from 'node:crypto'
+import { IncomingMessage, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import { createClient } from '@redis/client'
+import type { Request, Response } from 'express'
+import { rateLimit } from 'express-rate-limit'
+import { RateLimiterMemory, RateLimiterRedis } from 'rate-limiter-flexible'
+import { edgeLimits } from 'redoubt/http/limit'
+import { route } from 'redoubt/http/route'
+import { defineLimit, openLimits, type Demand } from 'redoubt/limits'
+import { sharedCounters } from 'redoubt/limits/redis'
+import { openRedis, type Script } from 'redoubt/redis'
+import { redisAbsent, startRedis } from '../packages/redoubt/test/support/redis.ts'
+import { rounds } from './rounds.ts'
+
+/**
+ * Decisions a second. In memory: one limit, asked directly, and as a step with its headers, against the middleware and the
+ * store that most use. In Redis: caller and address of one request, in one trip, against two trips, against the
+ * same script sent by hand, and against two limiters of rate-limiter-flexible. Nothing is ever refused.
+ */
+const quota = 100_000_000
+const window = 900_000
+const addresses = Array.from({ length: 5_000 }, (_, nr) => `10.${nr >> 8 & 255}.${nr & 255}.7`)
+const at = (nr: number): string => addresses[nr % addresses.length] ?? ''
+const emit = (): void => undefined
+
+/** Operations per second of processor time, which a busy machine stretches less than the clock's. */
+async function speed(count: number, work: (nr: number) => unknown): Promise<number> {
+  const started = process.cpuUsage()
+  for (let nr = 0; nr < count; nr++) {
+    const wait = work(nr)
+    if (wait instanceof Promise) await wait
+  }
+  const { user, system } = process.cpuUsage(started)
+  return (count / (user + system)) * 1e6
+}
+
+/** The same with many under way, as a server has them. */
+async function crowd(count: number, work: (nr: number) => Promise<unknown>): Promise<number> {
+  const started = performance.now()
+  let next = 0
+  await Promise.all(Array.from({ length: 64 }, async () => {
+    while (next < count) await work(next++)
+  }))
+  return (count / (performance.now() - started)) * 1000
+}
+
+/** A request and an answer that nothing is sent with. */
+function exchange(): { readonly req: Request; readonly res: Response } {
+  const req = Object.assign(new IncomingMessage(new Socket()), { method: 'GET', url: '/', ip: '', app: { get: () => false } })
+  return { req: req as unknown as Request, res: new ServerResponse(req) as unknown as Response }
+}
+
+async function inMemory(): Promise<void> {
+  const limits = openLimits()
+  const limit = defineLimit({ name: 'sample', quota, window, away: quota })
+  const edge = edgeLimits({ limits, mode: () => 'enforce', emit, numbers: { anonymous: quota, caller: quota, address: quota, flood: quota, signIn: 5, signInAddress: 20 } })
+  const anyRoute = route({ method: 'GET', path: '/sample', summary: 'Sample', access: 'public', answer: null, handle: () => undefined })
+  const usual = rateLimit({ windowMs: window, limit: quota, standardHeaders: 'draft-7', legacyHeaders: false })
+  const flexible = new RateLimiterMemory({ points: quota, duration: window / 1000 })
+  const { req, res } = exchange()
+  const through = (nr: number): Promise<void> => {
+    Object.assign(req, { ip: at(nr) })
+    return new Promise((resolve, reject) => void usual(req, res, (error?: unknown) => (error instanceof Error ? reject(error) : resolve())))
+  }
+  await rounds({
+    title: 'one limit in memory, 5,000 addresses',
+    rounds: 7,
+    variants: {
+      'ours, asked': () => speed(300_000, (nr) => limits.take([{ limit, key: at(nr), cost: 1 }])),
+      'ours, with headers': () => speed(200_000, (nr) => edge.check(req, res, { visitor: { requestId: 'bench', address: at(nr) }, caller: null, via: undefined, route: anyRoute })),
+      'rate-limiter-flexible memory': () => speed(100_000, (nr) => flexible.consume(at(nr))),
+      'express-rate-limit memory': () => speed(20_000, through),
+    },
+    ratios: [['ours, asked', 'express-rate-limit memory'], ['ours, with headers', 'express-rate-limit memory'], ['ours, asked', 'rate-limiter-flexible memory']],
+  })
+}
+
+async function inRedis(): Promise<void> {
+  if (redisAbsent !== false) return void process.stdout.write(`\nin Redis: left out, ${redisAbsent}\n`)
+  const server = await startRedis()
+  const redis = openRedis({ url: server.url, name: 'bench', timeout: 10_000, emit })
+  const driver = createClient({ url: server.url, RESP: 2, commandOptions: { timeout: 0 } })
+  try {
+    await redis.tried
+    await driver.connect()
+    const secret = createSecretKey(randomBytes(32))
+    const counters = sharedCounters({ redis, secret, prefix: 'bench' })
+    const limits = openLimits({ shared: { redis, secret, prefix: 'bench' } })
+    const [caller, address] = ['caller', 'address'].map((name) => defineLimit({ name, quota, window, away: quota }))
+    if (caller === undefined || address === undefined) throw new TypeError('bench: no limits')
+    const both = (nr: number): readonly [Demand, Demand] => [{ limit: caller, key: `user ${nr % 1000}`, cost: 1 }, { limit: address, key: at(nr), cost: 1 }]
+    // The script and its arguments as our counters send them, recorded once for each pair.
+    const sent: { readonly script: Script; readonly keys: readonly string[]; readonly args: readonly string[] }[] = []
+    const recorder = sharedCounters({ redis: { ...redis, state: 'up', run: async (script, keys, args) => (sent.push({ script, keys, args }), redis.run(script, keys, args)) }, secret, prefix: 'bench' })
+    for (let nr = 0; nr < 5_000; nr++) await recorder.take(both(nr))
+    const raw = sent.map(({ script, keys, args }) => ['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
+    const flexible = ['c', 'a'].map((keyPrefix) => new RateLimiterRedis({ storeClient: driver, useRedisPackage: true, keyPrefix, points: quota, duration: window / 1000 }))
+    const count = 20_000
+    await rounds({
+      title: 'caller and address in Redis, 64 under way, pairs',
+      rounds: 7,
+      variants: {
+        'ours, one trip': () => crowd(count, async (nr) => limits.take(both(nr))),
+        'ours, two trips': () => crowd(count, async (nr) => {
+          const [first, second] = both(nr)
+          await counters.take([first])
+          await counters.take([second])
+        }),
+        'the same script by hand': () => crowd(count, (nr) => driver.sendCommand(raw[nr % raw.length] ?? [])),
+        'rate-limiter-flexible, two limiters': () => crowd(count / 2, async (nr) => {
+          for (const [which, limiter] of flexible.entries()) await limiter.consume(which === 0 ? `user ${nr % 1000}` : at(nr))
+        }),
+      },
+      ratios: [['ours, one trip', 'ours, two trips'], ['ours, one trip', 'the same script by hand'], ['ours, one trip', 'rate-limiter-flexible, two limiters']],
+    })
+  } finally {
+    driver.destroy()
+    redis.close()
+    await server.remove()
+  }
+}
+
+export async function run(): Promise<void> {
+  await inMemory()
+  await inRedis()
+}
