@@ -35,11 +35,11 @@ async function speed(count: number, work: (nr: number) => unknown): Promise<numb
   return (count / (user + system)) * 1e6
 }
 
-/** The same with many under way, as a server has them. */
+/** By the clock, with eight under way: with many more, Redis itself is what is measured, and a trip costs nobody anything. */
 async function crowd(count: number, work: (nr: number) => Promise<unknown>): Promise<number> {
   const started = performance.now()
   let next = 0
-  await Promise.all(Array.from({ length: 64 }, async () => {
+  await Promise.all(Array.from({ length: 8 }, async () => {
     while (next < count) await work(next++)
   }))
   return (count / (performance.now() - started)) * 1000
@@ -96,9 +96,9 @@ async function inRedis(): Promise<void> {
     for (let nr = 0; nr < 5_000; nr++) await recorder.take(both(nr))
     const raw = sent.map(({ script, keys, args }) => ['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
     const flexible = ['c', 'a'].map((keyPrefix) => new RateLimiterRedis({ storeClient: driver, useRedisPackage: true, keyPrefix, points: quota, duration: window / 1000 }))
-    const count = 20_000
+    const count = 10_000
     await rounds({
-      title: 'caller and address in Redis, 64 under way, pairs',
+      title: 'caller and address in Redis, 8 under way, pairs',
       rounds: 7,
       variants: {
         'ours, one trip': () => crowd(count, async (nr) => limits.take(both(nr))),
