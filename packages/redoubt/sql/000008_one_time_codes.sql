@@ -116,6 +116,11 @@ begin
         and (t.context_hash is null and p_contexts is null or t.context_hash = any(p_contexts)) then 'right' else 'wrong' end,
       t.id, t.user_id, t.tenant, t.handle_hash, t.code_hash, t.context_hash, t.binding, t.expires_at
     from tried t;
+  -- A handle of nobody costs a commit that waits for the disk too: whoever asked for somebody else's code would learn by
+  -- the time of its refusal whether there is one, and so an account.
+  if not found then
+    perform pg_catalog.pg_logical_emit_message(true, 'redoubt', 'no such code');
+  end if;
 end $$;
 
 -- What the code allows, once: called by the function that does it, in its transaction. Nobody may call it directly.
