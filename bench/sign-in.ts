@@ -1,10 +1,9 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { openService } from '../apps/therapy/src/service.ts'
-import { benchDatabase, benchService } from './database.ts'
+import { benchDatabase } from './database.ts'
 
 /**
  * A burst of 100 sign-ins at once: what it does to the event loop and to another route, and what becomes of those that
@@ -17,12 +16,10 @@ function percentile(values: readonly number[], part: number): number {
 export async function run(): Promise<void> {
   const database = await benchDatabase()
   const folder = await mkdtemp(join(tmpdir(), 'redoubt-bench-'))
-  const service = await openService({
-    databaseUrl: database.url('app'), keysUrl: database.url('keys'), kms: `local:${folder}/root.key`, roles: benchService, production: false,
-    publicOrigin: 'http://127.0.0.1:4310', controls: { limits: 'off' }, passwords: { queue: 32 }, emit: () => undefined,
-  })
-  await new Promise<void>((resolve) => service.server.listen(0, '127.0.0.1', resolve))
-  const address = `http://127.0.0.1:${(service.server.address() as AddressInfo).port}`
+  const child = fork(join(import.meta.dirname, 'sign-in', 'therapy.ts'), [JSON.stringify({ app: database.url('app'), keys: database.url('keys'), kms: `local:${folder}/root.key` })])
+  const heard = async <T>(): Promise<T> => ((await once(child, 'message')) as [T])[0]
+  const { port } = await heard<{ readonly port: number }>()
+  const address = `http://127.0.0.1:${port}`
   const post = (path: string, body: unknown): Promise<Response> =>
     fetch(`${address}/api/auth/${path}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
   try {
@@ -32,7 +29,6 @@ export async function run(): Promise<void> {
     const { access_token: token } = (await (await post('login', account)).json()) as { readonly access_token: string }
     const rounds: { delay: number; other: number; done: number; busy: number; hints: number; took: number }[] = []
     for (let round = 0; round < 6; round++) {
-      const delay = monitorEventLoopDelay({ resolution: 1 })
       const other: number[] = []
       let running = true
       const beside = (async () => {
@@ -42,15 +38,17 @@ export async function run(): Promise<void> {
           other.push(performance.now() - asked)
         }
       })()
-      delay.enable()
+      child.send('begin')
+      await heard()
       const began = performance.now()
       const answers = await Promise.all(Array.from({ length: 100 }, () => post('login', account)))
       const took = performance.now() - began
-      delay.disable()
       running = false
       await beside
+      child.send('end')
+      const { delay } = await heard<{ readonly delay: number }>()
       const busy = answers.filter(({ status }) => status === 503)
-      rounds.push({ delay: delay.percentile(99) / 1e6, other: percentile(other, 0.99), done: answers.filter(({ status }) => status === 200).length, busy: busy.length, hints: busy.filter(({ headers }) => headers.has('retry-after')).length, took })
+      rounds.push({ delay, other: percentile(other, 0.99), done: answers.filter(({ status }) => status === 200).length, busy: busy.length, hints: busy.filter(({ headers }) => headers.has('retry-after')).length, took })
       await Promise.all(answers.map((answer) => answer.text()))
     }
     // The first one warms up.
@@ -59,9 +57,8 @@ export async function run(): Promise<void> {
     }
     if (rounds.some(({ done, busy, hints }) => done + busy !== 100 || hints !== busy)) throw new Error('bench: a sign-in was neither done nor refused as busy')
   } finally {
-    service.server.closeAllConnections()
-    await new Promise((resolve) => service.server.close(resolve))
-    await service.close()
+    child.disconnect()
+    await once(child, 'exit')
     await database.close()
     await rm(folder, { recursive: true })
   }
