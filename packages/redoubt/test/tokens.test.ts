@@ -78,6 +78,14 @@ test('attack: a key of the sender in the header, and the token signed by it', ()
   refusedBy(signed(goodHeader, good, own.privateKey))
 })
 
+test('attack: the token of another environment, which names its keys and its issuer alike', () => {
+  const staging = openTokens({ issuer, audience, keys: [{ kid: 'k1', ...generateKeyPairSync('ed25519') }], now })
+  clock = start
+  refusedBy(staging.issue(person).token)
+  // And one that has our key but is somewhere else.
+  refusedBy(openTokens({ issuer: 'https://auth.staging.example.test', audience, keys: [key], now }).issue(person).token)
+})
+
 test('attack: the token of another issuer, audience or purpose', () => {
   for (const change of [
     { iss: `${issuer}/` }, { iss: 'https://evil.test' }, { iss: [issuer] }, { iss: undefined }, { aud: 'cartevo' }, { aud: [audience] }, { aud: [audience, 'cartevo'] }, { aud: '' }, { aud: undefined },
