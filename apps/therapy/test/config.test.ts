@@ -74,3 +74,11 @@ test('every setting has an owner, a class and a description, and every secret a 
     else assert.doesNotMatch(name, /SECRET|PASSWORD|TOKEN|KEY$|DATABASE.*URL/, `${name} looks like a secret`)
   }
 })
+
+test('a Redis outside the machine needs TLS and a password worth the name; the numbers of limits are whole', () => {
+  const fine = ['rediss://therapy:bQ3vN8xZr1Lk7TwY@redis.internal:6380/0', 'rediss://:bQ3vN8xZr1Lk7TwY@redis.internal', 'redis://127.0.0.1:6379/1', 'redis://localhost']
+  for (const url of fine) assert.deepEqual(refused({ ...good, REDIS_URL: url }), [], url)
+  const bad = ['redis://therapy:bQ3vN8xZr1Lk7TwY@redis.internal', 'rediss://redis.internal', 'rediss://:short@redis.internal', 'http://redis.internal', 'rediss://', 'rediss://:bQ3vN8xZr1Lk7TwY@redis.internal/0?tls=false', 'redis.internal:6379']
+  for (const url of bad) assert.deepEqual(refused({ ...good, REDIS_URL: url }), ['REDIS_URL'], url)
+  for (const number of ['0', '-1', 'Infinity', '1e3', 'off']) assert.deepEqual(refused({ ...good, LIMITS_SIGN_IN: number }), ['LIMITS_SIGN_IN'], number)
+})

@@ -1,11 +1,17 @@
 import assert from 'node:assert/strict'
 import { fork } from 'node:child_process'
 import { createSecretKey, randomBytes } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { connect, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { createServer } from 'node:tls'
+import type { Event } from '../../src/events.ts'
 import { sharedCounters } from '../../src/limits/redis.ts'
 import { openRedis, type Redis } from '../../src/redis.ts'
 import { countersContract, limitOf, someone } from '../contracts/counters.ts'
+import { selfSigned } from '../support/certificate.ts'
 import { redisAbsent, startRedis, type RedisServer } from '../support/redis.ts'
 
 const skip = redisAbsent
@@ -78,13 +84,44 @@ test('attack: a server clock that jumps back does not close a key for longer tha
   assert.ok((standings[0]?.wait ?? 0) <= 660_000, 'one window from now, not an hour')
 })
 
-test('two processes share one limit, exactly', { skip }, async () => {
-  const key = someone()
-  const counts = await Promise.all([1, 2].map(() => new Promise<number>((resolve, reject) => {
-    const child = fork(join(import.meta.dirname, '../support/limit-process.ts'), [JSON.stringify({ url: server.url, secret: bytes.toString('hex'), key, quota: 100, tries: 400 })], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    child.once('message', (allowed) => resolve(Number(allowed)))
+/** How often a process of its own was allowed. */
+function asking(settings: Readonly<Record<string, string | number>>, env: NodeJS.ProcessEnv = {}): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = fork(join(import.meta.dirname, '../support/limit-load.ts'), [JSON.stringify({ secret: bytes.toString('hex'), timeout: 10_000, ...settings })], { env: { ...process.env, ...env }, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    child.on('message', (message) => message === 'working' || resolve((message as { readonly allowed: number }).allowed))
     child.once('error', reject)
     child.once('exit', (code) => reject(new Error(`ended with ${code ?? 'a signal'}`)))
-  })))
+  })
+}
+
+test('two processes share one limit, exactly', { skip }, async () => {
+  const key = someone()
+  const counts = await Promise.all([1, 2].map(() => asking({ url: server.url, key, quota: 100, tries: 400, away: 1 })))
   assert.equal(counts.reduce((sum, count) => sum + count, 0), 100, counts.join(' and '))
+})
+
+test('over TLS: a certificate that nobody vouches for is refused, one that the operator vouches for is taken', { skip }, async () => {
+  const certificate = selfSigned()
+  const folder = await mkdtemp(join(tmpdir(), 'redoubt-redis-tls-'))
+  const authority = join(folder, 'authority.pem')
+  await writeFile(authority, certificate.cert)
+  const front = createServer(certificate, (socket) => {
+    const back = connect(server.port, '127.0.0.1')
+    for (const each of [socket, back]) each.on('error', () => undefined)
+    socket.pipe(back).pipe(socket)
+  })
+  await new Promise<void>((resolve) => front.listen(0, '127.0.0.1', resolve))
+  after(async () => {
+    front.close()
+    await rm(folder, { recursive: true, force: true })
+  })
+  const url = `rediss://localhost:${(front.address() as AddressInfo).port}`
+  const events: Event[] = []
+  const doubted = openRedis({ url, name: 'sample', timeout: 5_000, connectTimeout: 5_000, emit: (event) => void events.push(event) })
+  await doubted.tried
+  doubted.close()
+  assert.deepEqual(events, [{ type: 'redis.down', reason: 'DEPTH_ZERO_SELF_SIGNED_CERT' }])
+  const key = someone()
+  const allowed = await asking({ url, key, quota: 5, tries: 20, away: 1 }, { NODE_EXTRA_CA_CERTS: authority })
+  assert.equal(allowed, 5, 'the shared quota, not the one of an outage')
 })
