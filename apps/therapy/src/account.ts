@@ -7,9 +7,11 @@ import { putMail } from 'redoubt/outbox'
 import { changeEmail, changePassword } from 'redoubt/tokens/accounts'
 import { passwordLength, refuseWeak } from 'redoubt/tokens/password'
 import { canonicalEmail, checkPassword, type Identity } from 'redoubt/tokens/sessions'
+import { requireStepUp } from 'redoubt/tokens/step-up'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { found, sql, type App } from './app.ts'
+import { accountPurposes, stepUpOf } from './factor-routes.ts'
 import { email } from './fields.ts'
 import { undoDays } from './mail-texts.ts'
 import { accepted, digits, handle, newPassword } from './recovery.ts'
@@ -17,22 +19,23 @@ import { accepted, digits, handle, newPassword } from './recovery.ts'
 const present = z.string().max(passwordLength.most)
 
 /**
- * One's own password and address. Each change asks for the present password: a session left open is not enough.
+ * One's own password and address. Each change asks for the present password, and of somebody with a second factor for a
+ * step-up too: a session left open is not enough, nor is a password that was phished.
  * @param identity whose accounts, and roles those of its realm
  */
 export function accountRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]]): readonly Route[] {
   return [
     route({
-      method: 'POST', path: '/api/auth/password', tags: ['auth'], summary: 'Change one’s password; other sessions end, and a mail tells of it',
-      access: roles, body: z.strictObject({ old_password: present, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['sign_in_failed', 'busy', 'too_many_requests'],
+      method: 'POST', path: '/api/auth/password', tags: ['auth'], summary: 'Change one’s password; other sessions end, and a mail tells of it. With a second factor it needs a step-up for account.password on oneself',
+      access: roles, body: z.strictObject({ old_password: present, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['sign_in_failed', 'busy', 'too_many_requests', 'step_up_required'],
       handle: async ({ caller, body, headers }) => {
         await replacePassword(app, identity, { caller, headers }, body.old_password, body.password)
         return { status: 'changed' as const }
       },
     }),
     route({
-      method: 'POST', path: '/api/auth/email', tags: ['auth'], summary: 'Ask to change one’s address; a code goes to the new one. The answer is the same when that is another account’s',
-      access: roles, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests'],
+      method: 'POST', path: '/api/auth/email', tags: ['auth'], summary: 'Ask to change one’s address; a code goes to the new one. The answer is the same when that is another account’s. With a second factor it needs a step-up for account.email on oneself',
+      access: roles, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests', 'step_up_required'],
       handle: async ({ caller, body, headers }) => ({ status: 'accepted' as const, request: await askEmailChange(app, identity, { caller, headers }, body.password, body.email) }),
     }),
     route({
@@ -57,7 +60,7 @@ async function ownEmail(app: App, caller: Person): Promise<string> {
 export type Asker = { readonly caller: Person; readonly headers: IncomingHttpHeaders }
 
 /** The same check as a sign-in's, with its entry and its event when it fails. @throws Refusal sign_in_failed, busy */
-async function provePassword(app: App, identity: Identity, { caller, headers }: Asker, password: string): Promise<string> {
+async function provePassword(app: App, identity: Identity, { caller, headers }: Asker, password: string): Promise<{ readonly address: string; readonly factors: boolean }> {
   const address = await ownEmail(app, caller)
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
   // Counted like a sign-in: a session left open must not become a place to guess from.
@@ -65,28 +68,30 @@ async function provePassword(app: App, identity: Identity, { caller, headers }: 
   const account = await checkPassword(identity, caller, { indexes, password })
   if (account.id !== caller.actor) throw new Refusal('sign_in_failed')
   await attempt.right()
-  return address
+  return { address, factors: account.factors }
 }
 
-/** @throws Refusal sign_in_failed when the old one is wrong; invalid_input; busy */
+/** @throws Refusal sign_in_failed when the old one is wrong; step_up_required; invalid_input; busy */
 export async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
   refuseWeak(password)
   const { caller } = asker
-  const address = await provePassword(app, identity, asker, old)
+  const { address, factors } = await provePassword(app, identity, asker, old)
   const hash = await app.passwords.hash(caller.actor, password, { personal: [address] })
   await transaction(app.db, caller, { action: 'auth.password_changed', resource: { type: 'user', id: caller.actor } }, async (tx) => {
+    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.password, resource: caller.actor, handle: stepUpOf(asker.headers) })
     await changePassword(tx, hash)
     await putMail(app.columns, tx, { id: newId(), topic: 'password_changed', user: caller.actor })
   })
   app.emit({ type: 'auth.password_changed', requestId: caller.requestId, actor: caller.actor, by: 'owner' })
 }
 
-/** @returns the handle that the code works with. @throws Refusal sign_in_failed; conflict when ten codes are open already */
+/** @returns the handle that the code works with. @throws Refusal sign_in_failed; step_up_required; conflict when ten codes are open already */
 export async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
-  await provePassword(app, identity, asker, password)
+  const { factors } = await provePassword(app, identity, asker, password)
   const { caller } = asker
   const user = caller.actor
   return transaction(app.db, caller, { action: 'auth.email_change_asked', resource: { type: 'user', id: user } }, async (tx) => {
+    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.email, resource: user, handle: stepUpOf(asker.headers) })
     const code = await app.codes.issue(tx, { user, purpose: 'email_change', digits: 8, context: canonicalEmail(address) })
     if (code === undefined) throw new Refusal('conflict')
     await putMail(app.columns, tx, {

@@ -20,11 +20,13 @@ import { opened, openedAnswer, sessionMode, tellOfNewDevice } from './sign-in.ts
 const label = line(1, 60)
 const ownFactor = z.object({ id: rowId, kind: z.enum(['totp', 'webauthn']), label: z.string(), created_at: utc, confirmed_at: utc.nullable(), last_used_at: utc.nullable() })
 const recoveryCodes = z.array(z.string())
-const purpose = { action: z.enum([factorPurposes.enrol, factorPurposes.remove, factorPurposes.recovery, resetPurpose]), resource: rowId }
+/** What a step-up of somebody with a second factor has to be made for, on themself, before they change these. */
+export const accountPurposes = { password: 'account.password', email: 'account.email' } as const
+const purpose = { action: z.enum([accountPurposes.password, accountPurposes.email, factorPurposes.enrol, factorPurposes.remove, factorPurposes.recovery, resetPurpose]), resource: rowId }
 const behindStepUp = ['step_up_required', 'conflict'] as const
 
 /** The handle of a step-up: a header, so that requests without body carry it too and no log of addresses does. */
-function stepUpOf(headers: IncomingHttpHeaders): string | undefined {
+export function stepUpOf(headers: IncomingHttpHeaders): string | undefined {
   const handle = headers['step-up']
   return typeof handle === 'string' ? handle : undefined
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createAdministrator } from '../src/administrators.ts'
 import { openClinic, type Answer, type Send } from './support/clinic.ts'
-import { protect } from './support/factors.ts'
+import { protect, stepUp } from './support/factors.ts'
 
 const clinic = await openClinic()
 const root = await clinic.administrator()
@@ -44,8 +44,10 @@ test('a second factor alone is not enough: the password that the operator saw ha
   const still = await enter(password, recovery[0])
   assert.deepEqual([still.status, still.body['role']], [200, 'enrolment'])
   assert.equal((await clinic.admin(String(still.body['access_token']))('GET', '/api/admin/users')).status, 403)
-  assert.equal((await clinic.admin(String(still.body['access_token']))('POST', '/api/auth/password', { old_password: password, password: 'a password of my own' })).status, 200)
-  const now = await enter('a password of my own', recovery[1])
+  const enrolling = String(still.body['access_token'])
+  const allowed = await stepUp({ id, email, password, token: enrolling, send: clinic.admin(enrolling) }, 'account.password', id, { kind: 'recovery', code: recovery[1] })
+  assert.equal((await clinic.admin(enrolling)('POST', '/api/auth/password', { old_password: password, password: 'a password of my own' }, allowed)).status, 200)
+  const now = await enter('a password of my own', recovery[2])
   assert.deepEqual([now.status, now.body['role']], [200, 'admin'])
   assert.equal((await login(clinic.admin(), { email, password })).status, 401, 'what was printed opens nothing any more')
 })

@@ -49,6 +49,21 @@ test('attack: a page elsewhere that makes the browser enrol a factor has no step
   assert.deepEqual(code(forged), [403, 'step_up_required'])
 })
 
+test('attack: with a second factor a session and the password together change neither password nor address', async () => {
+  const ada = await clinic.patient()
+  const { recovery } = await protect(ada)
+  const password = 'another correct horse'
+  const [change, move] = [{ old_password: ada.password, password }, { email: 'thief@example.org', password: ada.password }]
+  assert.deepEqual(code(await ada.send('POST', '/api/auth/password', change)), [403, 'step_up_required'])
+  assert.deepEqual(code(await ada.send('POST', '/api/auth/email', move)), [403, 'step_up_required'])
+  const proof = (at: number): unknown => ({ kind: 'recovery', code: recovery[at] })
+  const forPassword = await stepUp(ada, 'account.password', ada.id, proof(0))
+  assert.deepEqual(code(await ada.send('POST', '/api/auth/email', move, forPassword)), [403, 'step_up_required'])
+  assert.equal((await ada.send('POST', '/api/auth/password', change, forPassword)).status, 200)
+  assert.deepEqual(code(await ada.send('POST', '/api/auth/password', { old_password: password, password: ada.password }, forPassword)), [403, 'step_up_required'])
+  assert.equal((await ada.send('POST', '/api/auth/email', { ...move, password }, await stepUp(ada, 'account.email', ada.id, proof(1)))).status, 202)
+})
+
 test('removing the factor needs the factor, ends other sessions, and then the password is enough again', async () => {
   const ada = await clinic.patient()
   const { factor, recovery } = await protect(ada)
