@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import { setTimeout as pause } from 'node:timers/promises'
 import { rehearseJobs, runJobs } from '../src/reencrypt.ts'
 import { testDatabase } from './support/database.ts'
 import { customers, openShop } from './support/reencrypt.ts'
@@ -147,15 +148,15 @@ test('a job that was stopped goes on where it was', async () => {
 
 test('attack: a worker that comes back after its lease ran out writes nothing more', async () => {
   await shop.rotateDataKeys()
-  const taken: Promise<unknown>[] = []
-  const slow = runJobs(shop.settings({
-    moved: () => {
-      // Another worker takes the range while this one thinks it still has it.
-      if (taken.length === 0) taken.push(database.admin(`update redoubt.crypto_job_cursors set holder = gen_random_uuid(), held_until = now() + interval '1 second' where done_at is null and holder is not null`))
-    },
-    throttle: { rowsPerSecond: 2000 },
-  }), 'reencrypt')
-  const [result] = await slow
-  await Promise.all(taken)
+  const counted = async (): Promise<unknown> => (await database.admin(`select sum(c.changed)::int as changed from redoubt.crypto_job_cursors c join redoubt.crypto_jobs j on j.id = c.job_id where j.state = 'running'`))[0]
+  const begun = Promise.withResolvers<void>()
+  const working = runJobs(shop.settings({ moved: () => begun.resolve(), throttle: { rowsPerSecond: 1500 } }), 'reencrypt')
+  await begun.promise
+  // Somebody else has the range now; the worker does not know it yet, and waits for its next batch.
+  await database.admin(`update redoubt.crypto_job_cursors set holder = gen_random_uuid(), held_until = now() + interval '3 seconds' where done_at is null and holder is not null`)
+  const atTheft = await counted()
+  await pause(1500)
+  assert.deepEqual(await counted(), atTheft)
+  const [result] = await working
   assert.deepEqual([result?.proven, result?.counts.changed, result?.counts.seen], [true, 3000, 3000])
 })
