@@ -160,3 +160,34 @@ test('attack: a worker that comes back after its lease ran out writes nothing mo
   const [result] = await working
   assert.deepEqual([result?.proven, result?.counts.changed, result?.counts.seen], [true, 3000, 3000])
 })
+
+test('attack: an erasure between asking for a key and writing: nothing is committed under the destroyed key', async () => {
+  await database.admin('delete from shop.customers')
+  const some = customers(200, 10, 'x')
+  await shop.insert(some)
+  await shop.rotateDataKeys()
+  const gone = { tenant: shop.service, subject: some[0]?.person ?? '', keep: 'account' }
+  const { keyring } = shop
+  let done = false
+  const late = {
+    ...keyring,
+    keysFor: async (scopes: Parameters<typeof keyring.keysFor>[0], by: Parameters<typeof keyring.keysFor>[1]) => {
+      const keys = await keyring.keysFor(scopes, by)
+      if (!done) await shop.keys.keyring().destroy(gone)
+      done = true
+      return keys
+    },
+  }
+  const [result] = await runJobs(shop.settings({ keyring: late }), 'reencrypt')
+  assert.deepEqual(result?.counts, { changed: 180, already: 0, absent: 0, erased: 20, failed: 0, seen: 200 })
+  const [under] = await database.admin(`select count(*)::int as n from shop.customers c where c.person = $1 and exists (select from keys.data_keys d where d.key_id = substring(c.email_enc from 2 for 16))`, [gone.subject])
+  assert.deepEqual(under, { n: 0 })
+})
+
+test('a sealed value in a row about nobody is a failure, not the end of the job', async () => {
+  await database.admin('alter table shop.customers alter column person drop not null')
+  await database.admin('update shop.customers set person = null where id = (select c.id from shop.customers c join keys.data_keys d on d.subject = c.person limit 1)')
+  await shop.rotateDataKeys()
+  const [result] = await runJobs(shop.settings(), 'reencrypt')
+  assert.deepEqual([result?.counts.failed, result?.reasons, result?.proven], [1, { no_subject: 1 }, false])
+})
