@@ -1,6 +1,7 @@
 import { Refusal } from '../errors.ts'
 import type { DataKey, Keyring, KeyScope, KeysPool } from '../keyring.ts'
 import { KEY_ID_BYTES } from '../aead.ts'
+import { byteaArray } from './arrays.ts'
 
 /** What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. */
 export type KeyFact = { readonly scope: KeyScope; readonly active: boolean }
@@ -20,6 +21,11 @@ const selectFacts = {
   name: 'redoubt_reencrypt_facts',
   text: `select d.key_id, d.tenant, d.subject, d.keep, d.state = 'active' as active from keys.data_keys d where d.key_id = any ($1::bytea[])`,
 }
+// All in one value: a proof asks for as many keys as there are people.
+const selectActive = {
+  name: 'redoubt_reencrypt_active',
+  text: `select string_agg(d.key_id || case when d.state = 'active' then '\\x01'::bytea else '\\x00'::bytea end, ''::bytea) as keys from keys.data_keys d where d.key_id = any ($1::bytea[])`,
+}
 const selectErased = {
   name: 'redoubt_reencrypt_erased',
   text: `select s.n::int4 as n from unnest($1::text[], $2::uuid[], $3::text[]) with ordinality as s (tenant, subject, keep, n)
@@ -33,6 +39,8 @@ const factLifetime = 60_000
 export type KeyFacts = {
   /** Facts of the keys that these values name, by keyIdText; a key that does not exist is absent. */
   of(values: readonly Buffer[]): Promise<ReadonlyMap<string, KeyFact>>
+  /** For a proof, asked anew each time: whether the keys that these values name are active; one that does not exist is absent. */
+  active(values: readonly Buffer[]): Promise<ReadonlyMap<string, boolean>>
   /** Which of these scopes were erased, by scopeText. */
   erased(scopes: readonly KeyScope[]): Promise<ReadonlySet<string>>
   forget(): void
@@ -58,12 +66,22 @@ export function openKeyFacts(pool: KeysPool): KeyFacts {
         else found.set(id, fact)
       }
       if (missing.size === 0) return found
-      for (const row of await pool.query<FactRow>({ ...selectFacts, values: [[...missing.values()]] })) {
+      for (const row of await pool.query<FactRow>({ ...selectFacts, values: [byteaArray([...missing.values()])] })) {
         const fact = { scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active }
         const id = row.key_id.toString('latin1', 0, KEY_ID_BYTES)
         found.set(id, fact)
         known.set(id, fact)
       }
+      return found
+    },
+    async active(values) {
+      const ids = new Map<string, Buffer>()
+      for (const value of values) ids.set(keyIdText(value), value.subarray(1, 1 + KEY_ID_BYTES))
+      const found = new Map<string, boolean>()
+      if (ids.size === 0) return found
+      const [row] = await pool.query<{ readonly keys: Buffer | null }>({ ...selectActive, values: [byteaArray([...ids.values()])] })
+      const keys = row?.keys ?? Buffer.alloc(0)
+      for (let at = 0; at < keys.length; at += KEY_ID_BYTES + 1) found.set(keys.toString('latin1', at, at + KEY_ID_BYTES), keys[at + KEY_ID_BYTES] === 1)
       return found
     },
     async erased(scopes) {

@@ -1,10 +1,9 @@
-import type { KeyScope } from '../keyring.ts'
 import type { Pool } from '../pg.ts'
-import { looksSealed } from '../seal/wire.ts'
+import { version } from '../seal/wire.ts'
 import { keyIdText, type KeyFacts } from './key-facts.ts'
 import { firstId, lastId } from './jobs.ts'
 import { pageText, parsePage } from './page.ts'
-import { isNewest, placesOf, standing, type IndexKeysOf } from './renewal.ts'
+import { isNewest, placesOf, type IndexKeysOf } from './renewal.ts'
 import { columnsFor, identifier, relation, type Kind, type Shape } from './shape.ts'
 
 /** What is left to do, by column; counts only. */
@@ -30,15 +29,15 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
   for (let from = firstId, end = false; !end; ) {
     const [answer] = await pool.query<{ readonly page: Buffer | null }>({ name: `redoubt_reencrypt_heads_${shape.table.id}`, text, values: [from, lastId, pageRows] })
     const page = parsePage(shape, read.length, answer?.page ?? null, from, pageRows)
-    const known = await facts.of(page.rows.flatMap(({ values }) => parts.map(([, at]) => values[at]).filter((value): value is Buffer => Buffer.isBuffer(value) && value.length >= 17)))
+    const known = await facts.active(page.rows.flatMap(({ values }) => parts.map(([, at]) => values[at]).filter((value): value is Buffer => Buffer.isBuffer(value) && value.length >= 17)))
     for (const row of page.rows) {
       let old = false
       for (const [part, at, indexes] of parts) {
         const value = row.values[at]
         if (Buffer.isBuffer(value)) {
-          const fact = known.get(keyIdText(value))
           // Only whether some key that is on its way out still has this value: what the row claims to be is verify's question.
-          const stands = fact === undefined ? 'without_key' : headStanding(value, fact.scope, fact)
+          const active = value.length < 17 ? undefined : known.get(keyIdText(value))
+          const stands = active === undefined ? 'without_key' : active && value[0] === version ? 'new' : 'old'
           count(part.name, stands)
           if (stands === 'old') old = true
         }
@@ -57,12 +56,6 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
     end = page.end
   }
   return { rows, columns }
-}
-
-/** A head has no length to judge by: it is filled up to that of the shortest sealed value. */
-function headStanding(head: Buffer, scope: KeyScope, fact: Parameters<typeof standing>[1]): 'new' | 'old' {
-  const value = looksSealed(head) ? head : Buffer.concat([head, Buffer.alloc(64)])
-  return standing(value, fact, scope) === 'new' ? 'new' : 'old'
 }
 
 /** What of an older system is still there: values not imported yet, or values not wiped yet. */
