@@ -4,7 +4,7 @@ import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Refusal } from '../src/errors.ts'
 import { openRetirement, type Retirement } from '../src/keyring/retire.ts'
-import { openRotation, type Rotation } from '../src/keyring/rotate.ts'
+import { noticedAfter, openRotation, type Rotation } from '../src/keyring/rotate.ts'
 import { unrecorded } from '../src/keyring/usage.ts'
 import { openPool } from '../src/pg.ts'
 import { blindIndex, keyIdOf, open, seal } from '../src/seal.ts'
@@ -146,6 +146,31 @@ test('attack: a value sealed under an old key cannot slip in between the proof a
   } finally {
     await app.close()
   }
+})
+
+test('a running process knows every rotation within five minutes, a minute less than a rotation leaves it', async () => {
+  let now = 0
+  const running = world.keyring({ clock: () => now })
+  const scope = scopeOf()
+  const seen = async () => ({
+    data: (await running.keyFor(scope)).id.toString('hex'), index: (await running.indexKeys(8, 8)).length, signing: (await running.purposeKey('erasure-ledger')).verifiers.size,
+  })
+  const before = await seen()
+  await rotation().dataKeys({ subject: scope.subject })
+  await rotation(noticedAfter).indexKey({ table: 8, column: 8 })
+  await rotation(noticedAfter).purposeKey('erasure-ledger')
+  now += 5 * 60_000 - 1
+  assert.deepEqual(await seen(), before)
+  now += 1
+  const after = await seen()
+  assert.notEqual(after.data, before.data)
+  assert.deepEqual([after.index, after.signing], [2, 2])
+  assert.ok(noticedAfter >= 6 * 60_000)
+  // What it knows it does not use before the time has come, by its own clock, and then without reading anything.
+  const first = [(await running.indexKeys(8, 8))[0]?.version, (await running.purposeKey('erasure-ledger')).kid]
+  now += noticedAfter - 60_000
+  await seen()
+  assert.deepEqual([(await running.indexKeys(8, 8))[0]?.version, (await running.purposeKey('erasure-ledger')).kid], first)
 })
 
 test('an erasure while data keys rotate ends them all and is never undone', async () => {
