@@ -123,8 +123,8 @@ test('attack: a value sealed under an old key cannot slip in between the proof a
   await rotation().dataKeys({ subject: scope.subject })
   const app = openPool({ url: database.url('app'), max: 1, emit: () => undefined })
   const hold = { text: 'select guard.hold_keys($1)', values: [[id]] }
+  const writer = await app.connect()
   try {
-    const writer = await app.connect()
     // Somebody who sealed under the old key is about to commit when the retirement begins: the key is closed behind that.
     await writer.send([{ text: 'begin', values: [] }, hold])
     let proofs = 0
@@ -142,8 +142,8 @@ test('attack: a value sealed under an old key cannot slip in between the proof a
     assert.ok(closed_at.getTime() >= now.getTime(), 'a proof that began before the commit does not count')
     // From then on nobody commits under it any more.
     assert.equal((await writer.send([hold])).failure?.sqlState, 'RD410')
-    writer.release()
   } finally {
+    writer.release('the end of a test')
     await app.close()
   }
 })
