@@ -62,7 +62,7 @@ import { relationshipRoutes } from './relationships.ts'
 import { renewal, signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
 import { definers, tables, type Therapy } from './tables.ts'
-import { therapistRoutes } from './therapists.ts'
+import { profileRoutes, therapistRoutes } from './therapists.ts'
 
 export type ServiceSettings = {
   /** Login of the app role. */
@@ -152,7 +152,7 @@ export function routesOf(app: App): readonly Route[] {
 /** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
 export function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
 }
 
 /** RFC 7517: how others verify our access tokens. */

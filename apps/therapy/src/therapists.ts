@@ -29,18 +29,25 @@ const profileAnswer = z.object({
 })
 type Profile = z.output<typeof profileAnswer>
 
-export function therapistRoutes(app: App): readonly Route[] {
+/** The public profiles, at either door. */
+export function profileRoutes(app: App, access: readonly [string, ...string[]]): readonly Route[] {
   return [
     route({
       method: 'GET', path: '/api/therapists', tags: ['therapists'], summary: 'Verified therapists by name',
-      access: ['patient', 'therapist', 'admin', 'auditor'], scope: 'therapists:read', query: z.strictObject(pageQuery), answer: pageOf(profileAnswer),
+      access, scope: 'therapists:read', query: z.strictObject(pageQuery), answer: pageOf(profileAnswer),
       handle: ({ caller, query }) => transaction(app.db, caller, 'therapist.viewed', (tx) => listTherapists(tx, query)),
     }),
     route({
       method: 'GET', path: '/api/therapists/{id}', tags: ['therapists'], summary: 'One verified therapist, or one’s own profile',
-      access: ['patient', 'therapist', 'admin', 'auditor'], scope: 'therapists:read', params: idParams, answer: profileAnswer,
+      access, scope: 'therapists:read', params: idParams, answer: profileAnswer,
       handle: ({ caller, params }) => transaction(app.db, caller, 'therapist.viewed', (tx) => readTherapist(tx, params.id)),
     }),
+  ]
+}
+
+export function therapistRoutes(app: App): readonly Route[] {
+  return [
+    ...profileRoutes(app, ['patient', 'therapist', 'admin', 'auditor']),
     route({
       method: 'PATCH', path: '/api/therapists/me', tags: ['therapists'], summary: 'Change one’s own public profile; once it is verified, display_name is fixed and another one is a conflict',
       access: ['therapist'], body: profileBody, answer: profileAnswer, refuses: ['conflict', 'version_conflict'],
