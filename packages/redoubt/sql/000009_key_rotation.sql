@@ -81,16 +81,20 @@ end $$;
 -- What still depends on a version of an index key that no blind index is made with, but a hash: how many rows. Null: nobody
 -- knows, so it is needed. Kernel tables and columns by the numbers of tables/kernel.ts.
 create function guard.key_version_dependants(p_table int, p_column int, p_version int) returns bigint
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select case
+begin
+  return case
     -- A password is hashed under the key in front of it until its owner signs in.
     when p_table = 1 and p_column = 100 then (select pg_catalog.count(*) from redoubt.users u where pg_catalog.starts_with(u.password_hash, p_version || '$') and u.status <> 'deleted')
     -- The salt of an exchange counts for the ten seconds in which it may be asked for again.
     when p_table = 2 and p_column = 1 then 0
     when p_table = 8 and p_column = 1 then (select pg_catalog.count(*) from redoubt.one_time_codes c where pg_catalog.get_byte(c.handle_hash, 0) = p_version and c.expires_at > pg_catalog.now())
-  end
-$$;
+    -- The challenge of a passkey counts for five minutes.
+    when p_table = 13 and p_column = 1 then 0
+    when p_table = 14 and p_column = 1 then (select pg_catalog.count(*) from redoubt.recovery_codes r where pg_catalog.get_byte(r.code_hash, 0) = p_version and r.last_used_at is null)
+  end;
+end $$;
 
 revoke all on function guard.note_key(text, text, text, jsonb), guard.key_version_dependants(int, int, int), guard.expire_caller_keys(int), guard.caller_key_seconds(text),
   guard.caller_keys_summary(), guard.claim_email(bytea[]) from public;

@@ -2021,18 +2021,22 @@ grant execute on function guard.issue_code(p_id uuid, p_user uuid, p_purpose tex
 
 CREATE OR REPLACE FUNCTION guard.key_version_dependants(p_table integer, p_column integer, p_version integer)
  RETURNS bigint
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select case
+begin
+  return case
     -- A password is hashed under the key in front of it until its owner signs in.
     when p_table = 1 and p_column = 100 then (select pg_catalog.count(*) from redoubt.users u where pg_catalog.starts_with(u.password_hash, p_version || '$') and u.status <> 'deleted')
     -- The salt of an exchange counts for the ten seconds in which it may be asked for again.
     when p_table = 2 and p_column = 1 then 0
     when p_table = 8 and p_column = 1 then (select pg_catalog.count(*) from redoubt.one_time_codes c where pg_catalog.get_byte(c.handle_hash, 0) = p_version and c.expires_at > pg_catalog.now())
-  end
-$function$;
+    -- The challenge of a passkey counts for five minutes.
+    when p_table = 13 and p_column = 1 then 0
+    when p_table = 14 and p_column = 1 then (select pg_catalog.count(*) from redoubt.recovery_codes r where pg_catalog.get_byte(r.code_hash, 0) = p_version and r.last_used_at is null)
+  end;
+end $function$;
 alter function guard.key_version_dependants(p_table integer, p_column integer, p_version integer) owner to {guard};
 grant execute on function guard.key_version_dependants(p_table integer, p_column integer, p_version integer) to {keys};
 

@@ -93,3 +93,26 @@ test('attack: a handle from another network or browser, and one that is too old'
   await database.admin(`update redoubt.one_time_codes set expires_at = now() - interval '1 second' where user_id = $1`, [ada.id])
   await refused(world.complete(later.pending, proof(ada, 1)), 'code_refused')
 })
+
+test('the key of recovery codes is kept while one that is unused depends on it; a challenge keeps none', async () => {
+  const count = async (table: number): Promise<number | null> => {
+    const [row] = await database.admin<{ n: string | null }>('select guard.key_version_dependants($1, 1, 1) as n', [table])
+    return row === undefined || row.n === null ? null : Number(row.n)
+  }
+  const before = await count(14)
+  const ada = await world.guarded()
+  await recover(ada, ada.recovery[0])
+  assert.equal(await count(14), (before ?? 0) + 9)
+  assert.equal(await count(13), 0)
+})
+
+test('attack: guesses that come all at once are held up like those that come one by one', async () => {
+  const ada = await world.guarded()
+  const pending = await Promise.all(Array.from({ length: 8 }, () => world.begin(ada)))
+  const begun = performance.now()
+  const all = await Promise.allSettled(Array.from({ length: 24 }, (_, i) => world.complete(pending[i % 8]?.pending ?? '', { kind: 'totp', code: wrongCode(ada.secret) })))
+  const looked = all.filter((each) => each.status === 'rejected' && each.reason instanceof Refusal && each.reason.code === 'factor_refused').length
+  // Five at once, then one after 1, 2, 4 … seconds: on a slow machine a few of these may have passed.
+  assert.ok(looked >= 5 && looked <= 5 + Math.ceil(Math.log2((performance.now() - begun) / 1000 + 1)), String(looked))
+  assert.ok(all.every(({ status }) => status === 'rejected'))
+})
