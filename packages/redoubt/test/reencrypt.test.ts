@@ -189,5 +189,6 @@ test('a sealed value in a row about nobody is a failure, not the end of the job'
   await database.admin('update shop.customers set person = null where id = (select c.id from shop.customers c join keys.data_keys d on d.subject = c.person limit 1)')
   await shop.rotateDataKeys()
   const [result] = await runJobs(shop.settings(), 'reencrypt')
-  assert.deepEqual([result?.counts.failed, result?.reasons, result?.proven], [1, { no_subject: 1 }, false])
+  // One row, whichever of its columns hold a value.
+  assert.deepEqual([result?.counts.failed, Object.keys(result?.reasons ?? {}), result?.proven], [1, ['no_subject'], false])
 })

@@ -34,8 +34,10 @@ export async function endRound(settings: { readonly pool: Pool; readonly shape: 
   try {
     const left = await prove()
     const counts = await countsOf(pool, job)
-    // Rows that failed or whose subject is erased do not get better by another pass.
-    if (job.kind !== 'verify' && left.rows > counts.failed + counts.erased && job.round < mostRounds) {
+    // Rows that failed or whose subject is erased do not get better by another pass. Those that somebody else changed
+    // under us, and that nobody came to look at again (the worker was killed), do.
+    const [unsettled] = await pool.query({ text: `select 1 as one from redoubt.crypto_job_failures f where f.job_id = $1 and f.reason = 'changed_meanwhile' limit 1`, values: [job.id] })
+    if (((job.kind !== 'verify' && left.rows > counts.failed + counts.erased) || unsettled !== undefined) && job.round < mostRounds) {
       const { next, last } = await planRanges(pool, shape)
       await pool.query({
         text: `with j as (update redoubt.crypto_jobs j set round = j.round + 1, holder = null, held_until = null where j.id = $1 and j.round = $2 and j.holder = $3 returning j.id, j.round),

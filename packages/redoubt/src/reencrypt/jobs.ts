@@ -115,13 +115,13 @@ export async function openRanges(pool: Asker, job: Job): Promise<number> {
   return row?.left ?? 0
 }
 
-/** Rows by what became of them: `changed` in all rounds, the others in the last one. */
+/** Rows by what became of them: `changed` in all rounds, the others in the last one, where what an earlier one changed is not `already` again. */
 export type Counts = { readonly changed: number; readonly already: number; readonly absent: number; readonly erased: number; readonly failed: number; readonly seen: number }
 
 export async function countsOf(pool: Asker, job: Pick<Job, 'id' | 'round'>): Promise<Counts> {
   const [row] = await pool.query<Readonly<Record<keyof Counts, number>>>({
     name: 'redoubt_reencrypt_counts',
-    text: `select coalesce(sum(c.changed), 0)::float8 as changed, coalesce(sum(c.already) filter (where c.round = $2), 0)::float8 as already,
+    text: `select coalesce(sum(c.changed), 0)::float8 as changed, greatest(0, coalesce(sum(c.already) filter (where c.round = $2), 0) - coalesce(sum(c.changed) filter (where c.round < $2), 0))::float8 as already,
         coalesce(sum(c.absent) filter (where c.round = $2), 0)::float8 as absent, coalesce(sum(c.erased) filter (where c.round = $2), 0)::float8 as erased,
         coalesce(sum(c.failed) filter (where c.round = $2), 0)::float8 as failed,
         coalesce(sum(c.changed + c.already + c.absent + c.erased + c.failed) filter (where c.round = $2), 0)::float8 as seen

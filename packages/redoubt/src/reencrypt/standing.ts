@@ -20,7 +20,7 @@ export function listJobs(pool: Pick<Pool, 'query'>, onlyRunning = false): Promis
   return pool.query<JobStanding>({
     name: 'redoubt_reencrypt_list',
     text: `select j.id, j.kind, j.table_name as table, j.state, j.round, j.rows_expected::float8 as expected, j.started_at as "startedAt", j.proven_at as "provenAt",
-        coalesce(sum(c.changed), 0)::float8 as changed, coalesce(sum(c.already) filter (where c.round = j.round), 0)::float8 as already,
+        coalesce(sum(c.changed), 0)::float8 as changed, greatest(0, coalesce(sum(c.already) filter (where c.round = j.round), 0) - coalesce(sum(c.changed) filter (where c.round < j.round), 0))::float8 as already,
         coalesce(sum(c.absent) filter (where c.round = j.round), 0)::float8 as absent, coalesce(sum(c.erased) filter (where c.round = j.round), 0)::float8 as erased,
         coalesce(sum(c.failed) filter (where c.round = j.round), 0)::float8 as failed,
         coalesce(sum(c.changed + c.already + c.absent + c.erased + c.failed) filter (where c.round = j.round), 0)::float8 as seen

@@ -15,7 +15,7 @@ const write: Readonly<Record<LegacyForm, (value: string, n: number) => string>> 
 /** Another character in the middle; where a form cannot notice that by itself, one that it never has. */
 function corrupted(form: LegacyForm, stored: string): string {
   const at = Math.floor(stored.length / 2) + 3
-  const other = form === 'plaintext' || form === 'base64' ? '\u0001' : stored[at] === 'A' ? 'B' : 'A'
+  const other = form === 'plaintext' || form === 'base64' ? '\u0001' : stored[at]?.toUpperCase() === 'A' ? 'B' : 'A'
   return stored.slice(0, at) + other + stored.slice(at + 1)
 }
 
