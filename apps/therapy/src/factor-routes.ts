@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
@@ -7,7 +6,7 @@ import { route, type Route } from 'redoubt/http/route'
 import { listFactors } from 'redoubt/tokens/factors'
 import { confirmTotp, enrolPasskey, enrolTotp, factorPurposes, passkeyOptions, removeFactor, replaceRecoveryCodes } from 'redoubt/tokens/factors/enrol'
 import { cancelReset, requestReset, resetPurpose } from 'redoubt/tokens/factors/reset'
-import { completeSecondFactor, passkeySignIn, passkeySignInOptions } from 'redoubt/tokens/factors/sign-in'
+import { passkeySignInOptions } from 'redoubt/tokens/factors/sign-in'
 import type { Identity } from 'redoubt/tokens/sessions'
 import { stepUp, stepUpOptions } from 'redoubt/tokens/step-up'
 import { transaction } from 'redoubt/transaction'
@@ -15,7 +14,8 @@ import { z } from 'zod'
 import { found, sql, type App } from './app.ts'
 import { idParams, line, rowId, utc, utcOf } from './fields.ts'
 import { creationOptions, creationResponse, proof, requestOptions, requestResponse, stepUpProof, totpCode } from './passkey-fields.ts'
-import { opened, openedAnswer, sessionMode, tellOfNewDevice } from './sign-in.ts'
+import { opened, openedAnswer, sessionMode } from './sign-in.ts'
+import { factorStep, passkeyStep } from './sign-in-steps.ts'
 
 const label = line(1, 60)
 const ownFactor = z.object({ id: rowId, kind: z.enum(['totp', 'webauthn']), label: z.string(), created_at: utc, confirmed_at: utc.nullable(), last_used_at: utc.nullable() })
@@ -55,11 +55,7 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       access: 'public', body: z.strictObject({ pending: z.string().max(64), proof, session: sessionMode }), answer: opened, refuses: ['code_refused', 'factor_refused', 'too_many_requests', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        // Whose sign-in is pending only the database knows; it slows down guessing by account. Here: by handle and by address.
-        const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(body.pending).digest() })
-        const done = await completeSecondFactor(factors, identity, visitor, { ...body, agent: headers['user-agent'], also: tellOfNewDevice(app, visitor, headers['user-agent']) })
-        await attempt.right()
-        return openedAnswer(browser, identity, body.session, done)
+        return openedAnswer(browser, identity, body.session, await factorStep(app, identity, { headers, visitor }, body))
       },
     }),
     route({
@@ -72,7 +68,7 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       body: z.strictObject({ response: requestResponse, session: sessionMode }), answer: opened, refuses: ['factor_refused', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        return openedAnswer(browser, identity, body.session, await passkeySignIn(factors, identity, visitor, { response: body.response, agent: headers['user-agent'], also: tellOfNewDevice(app, visitor, headers['user-agent']) }))
+        return openedAnswer(browser, identity, body.session, await passkeyStep(app, identity, { headers, visitor }, body.response))
       },
     }),
     route({

@@ -23,6 +23,7 @@ import { sessionCookies } from 'redoubt/http/cookies'
 import { cspReports } from 'redoubt/http/csp-report'
 import { openCsrf, type Csrf } from 'redoubt/http/csrf'
 import { mount } from 'redoubt/http/mount'
+import type { PagesOptions } from 'redoubt/http/pages'
 import { problems } from 'redoubt/http/problem'
 import { route, type Route } from 'redoubt/http/route'
 import { keysExist, openKeyring, type Keyring, type KeyringSettings } from 'redoubt/keyring'
@@ -58,6 +59,7 @@ import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
 import { recoveryRoutes } from './recovery.ts'
 import { hstsOf, modesOf } from './rollout.ts'
+import { pageRoutes, pagesOptions } from './pages/site.ts'
 import { relationshipRoutes } from './relationships.ts'
 import { renewal, signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
@@ -113,6 +115,8 @@ export type Service = {
   readonly pool: Pool
   readonly keyring: Keyring
   readonly routes: readonly Route[]
+  /** What the front door serves to browsers beside the API. */
+  readonly pages: readonly Route[]
   readonly health: Health
   /** Not listening yet. */
   readonly server: Server
@@ -140,7 +144,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
   }
 }
 
-/** Every route of the service: the one list that is served, documented and tested. */
+/** Every route of the service's API: the one list that is served, documented and tested. */
 export function routesOf(app: App): readonly Route[] {
   return [
     ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, app.identity, ['patient', 'therapist']), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
@@ -223,6 +227,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     }
     await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
     const routes = routesOf(app)
+    const pages = pageRoutes(app, tables.service, ['patient', 'therapist'])
     const health = openHealth({
       checks: [
         { name: 'database', timeout: 1_000, run: () => pool.query({ text: 'select 1', values: [] }) },
@@ -236,7 +241,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     })
     const { publicOrigin, origins = [], adminOrigin } = settings
     const edge = edgeLimits({ limits, numbers, mode, emit })
-    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes })
+    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes: [...routes, ...pages], pages: pagesOptions(controls.modes) })
     let admin: Service['admin']
     if (adminOrigin !== undefined) {
       // The same service for those who administer and audit: other tokens and cookies, shorter sessions, other routes.
@@ -250,7 +255,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       const behind = adminRoutesOf(adminApp)
       admin = { app: adminApp, routes: behind, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: behind }) }
     }
-    return { app, pool, keyring, routes, health, server, admin, close }
+    return { app, pool, keyring, routes, pages, health, server, admin, close }
   } catch (error) {
     await close()
     throw error
@@ -285,7 +290,7 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
 }
 
 /** What differs between the doors of the service. */
-type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[] }
+type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[]; readonly pages?: PagesOptions }
 
 function serverOf(settings: ServiceSettings, health: Health, controls: Controls, limits: EdgeLimits, door: Door): Server {
   const { production, trustedProxies = [], emit } = settings
@@ -301,7 +306,7 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(door.routes, {
-    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit,
+    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, ...(door.pages === undefined ? {} : { pages: door.pages }),
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   }))

@@ -1,22 +1,18 @@
-import { newId } from 'redoubt/bytes'
-import type { Visitor } from 'redoubt/context'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Renew } from 'redoubt/http/authenticate'
 import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
-import { putMail } from 'redoubt/outbox'
 import type { Tx } from 'redoubt/pg'
-import { newDevice } from 'redoubt/tokens/accounts'
-import { beginSecondFactor } from 'redoubt/tokens/factors/sign-in'
 import { checkSession, endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
 import { refreshSession } from 'redoubt/tokens/refresh'
-import { canonicalEmail, checkPassword, openSession, signOut, type Identity, type SignedIn } from 'redoubt/tokens/sessions'
+import { signOut, type Identity, type SignedIn } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { found, sql, type App } from './app.ts'
 import { email, idParams, rowId, utc, utcOf } from './fields.ts'
 import { requestOptions } from './passkey-fields.ts'
+import { passwordStep } from './sign-in-steps.ts'
 
 const signedIn = z.object({ access_token: z.string(), token_type: z.literal('Bearer'), expires_in: z.int(), refresh_token: z.string(), user_id: rowId, role: z.string() })
 /** The password was right, and the account has a second factor: POST /api/auth/second-factor goes on. */
@@ -68,13 +64,8 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       refuses: ['sign_in_failed', 'busy', 'csrf_refused', 'too_many_requests'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'sign-in', account: indexes[0] ?? '' })
-        const account = await checkPassword(identity, visitor, { indexes, password: body.password })
-        const cookies = [await attempt.succeeded(account.id)]
-        const agent = headers['user-agent']
-        const pending = account.factors ? await beginSecondFactor(app.factors, identity, visitor, account, { agent }) : undefined
-        if (pending === undefined) return openedAnswer(browser, identity, body.session, await openSession(identity, visitor, account, { agent, first: (tx) => tellOfNewDevice(app, visitor, agent)(tx, account.id) }), cookies)
+        const { cookies, done, pending } = await passwordStep(app, identity, { headers, visitor }, body)
+        if (pending === undefined) return openedAnswer(browser, identity, body.session, done, cookies)
         return reply({ status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }, { cookies })
       },
     }),
@@ -133,16 +124,6 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', (tx) => readAccount(app, tx, caller.actor)),
     }),
   ]
-}
-
-/** Runs in the transaction of the sign-in: the mail goes out if and only if there is a session. */
-export function tellOfNewDevice(app: App, visitor: Visitor, agent: string | undefined): (tx: Tx, user: string) => Promise<void> {
-  return async (tx, user) => {
-    const device = await newDevice(tx, user, { agent, address: visitor.address })
-    if (device === undefined) return
-    await putMail(app.columns, tx, { id: newId(), topic: 'new_device', user, payload: { device } })
-    app.emit({ type: 'auth.new_device', requestId: visitor.requestId, actor: user })
-  }
 }
 
 async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {

@@ -54,7 +54,8 @@ run('npm start', async () => {
     development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
     if (asked) return
     const adminPort = await freeAfter(port)
-    const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://127.0.0.1:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://127.0.0.1:${adminPort}` }
+    // By name: browsers keep passkeys for localhost, and not for an address in numbers.
+    const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://localhost:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://127.0.0.1:${adminPort}` }
     const env: NodeJS.ProcessEnv = { ...doors, ...process.env, ...development.env }
     const accounts = await demo(env, development.populated)
     if (asked) return
@@ -216,6 +217,7 @@ async function stopAll(children: readonly ChildProcess[], development: Developme
 function guide(port: number, admin: string, accounts: readonly DemoAccount[], mail: string | undefined): void {
   const address = `http://127.0.0.1:${port}`
   say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})`)
+  say(`In a browser: http://localhost:${port}/`)
   say(`The administration answers on ${admin}   (an account for it: npm run therapy -- create-admin <e-mail>)`)
   say(`Mail lands in ${mail?.startsWith('file:') === true ? join(repository, mail.slice('file:'.length)) : 'the mail server of MAIL'}\n`)
   const [first] = accounts

@@ -72,6 +72,7 @@ function decode(text: string, field: string): string {
 /** `/api/patients/{id}` or `/api/patients/:id`, as its segments; a parameter stands as its name in braces. */
 export function pathSegments(path: string): readonly string[] {
   if (typeof path !== 'string' || !path.startsWith('/')) throw new TypeError('route: path must begin with /')
+  if (path === '/') return ['']
   return path.slice(1).split('/').map((segment) => {
     const name = /^(?:\{([a-z][A-Za-z0-9_]*)\}|:([a-z][A-Za-z0-9_]*))$/.exec(segment)
     if (name !== null) return `{${name[1] ?? name[2]}}`

@@ -12,6 +12,7 @@ import { html, htmlText, isOwnPath } from '../../src/http/html.ts'
 import { page, redirect, show } from '../../src/http/page.ts'
 import { reply, route } from '../../src/http/route.ts'
 import type { Route } from '../../src/http/route.ts'
+import { stepCookie } from '../../src/http/step-cookie.ts'
 import { browserEdge, cookies, friend, own, signedIn, tokenOf } from '../support/browser.ts'
 import type { Edge, Kind, Received } from '../support/edge.ts'
 import { ask, kinds, problemOf, tokenFor, tokens } from '../support/edge.ts'
@@ -26,6 +27,7 @@ const frame = (title: string, content: ReturnType<typeof html>): ReturnType<type
 const notesPage = (csrf: string, wrong?: string): ReturnType<typeof html> => frame('Notes', html`<ul>${notes.map((text) => html`<li>${text}</li>`)}</ul>${wrong !== undefined && html`<p role="alert">${wrong}</p>`}
   <form method="post" action="/notes"><input type="hidden" name="csrf_token" value="${csrf}"><textarea name="text"></textarea><button>Add</button></form>`)
 const site: readonly Route[] = [
+  page({ method: 'GET', path: '/', summary: 'The first page', access: ['patient'], handle: () => redirect('/notes') }),
   page({ method: 'GET', path: '/sign-in', summary: 'Sign in', access: 'public', handle: () => frame('Sign in', html`<form method="post" action="/sign-in"><input name="name"></form>`) }),
   page({
     method: 'POST', path: '/sign-in', summary: 'Signs in', access: 'public', form: z.strictObject({ name: z.string().min(1).max(50) }),
@@ -89,6 +91,8 @@ for (const kind of kinds) {
     ])
     assert.deepEqual(snapshot(await ask(at, 'GET', style.url)), [200, 'content-type: text/css; charset=utf-8', api, 'referrer-policy: no-referrer', 'cache-control: public, max-age=31536000, immutable'])
     assert.deepEqual(snapshot(await ask(at, 'GET', '/assets/site.css')), [404, 'content-type: application/problem+json', api, 'referrer-policy: no-referrer', 'cache-control: no-store'])
+    assert.equal((await ask(at, 'GET', '/', who)).headers.location, '/notes')
+    for (const path of ['//', '/.', '/%2f']) assert.notEqual((await ask(at, 'GET', path, who)).headers.location, '/notes', path)
     assert.equal((await ask(at, 'GET', '/stream')).text, 'a;b\nc;d\n')
     assert.equal((await ask(at, 'POST', '/api/cookie')).headers['set-cookie']?.length, 2)
   })
@@ -169,6 +173,18 @@ for (const kind of kinds) {
     ] as const) assert.equal(await send(type, body), status, `${type} ${body.slice(0, 30)}`)
   })
 }
+
+test('a cookie from step to step keeps any text for minutes, and gives nothing for what is none of its own', () => {
+  const cookie = stepCookie('edge', 'step')
+  const line = cookie.set('{"a":"ä; b"}', 300)
+  assert.match(line, /^__Host-edge-step=[A-Za-z0-9_-]+; Max-Age=300; Path=\/; HttpOnly; Secure; SameSite=Strict$/)
+  assert.equal(cookie.read({ cookie: `x=1; ${line.slice(0, line.indexOf(';'))}` }), '{"a":"ä; b"}')
+  for (const sent of [undefined, '', '__Host-edge-step=', '__Host-edge-step=%20', `__Host-edge-step=${'a'.repeat(2_049)}`, 'edge-step=YQ']) assert.equal(cookie.read(sent === undefined ? {} : { cookie: sent }), undefined, sent)
+  assert.match(cookie.clear(), /^__Host-edge-step=; Max-Age=0; /)
+  for (const value of ['', 'a'.repeat(1_600)]) assert.throws(() => cookie.set(value, 60), TypeError)
+  assert.throws(() => cookie.set('a', 3_601), TypeError)
+  assert.throws(() => stepCookie('Edge', 'step'), TypeError)
+})
 
 test('what a report says is told in words of ours', async () => {
   const events: unknown[] = []

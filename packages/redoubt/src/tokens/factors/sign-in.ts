@@ -57,6 +57,14 @@ export async function beginSecondFactor(factors: SecondFactors, identity: Identi
   }
 }
 
+/**
+ * A new challenge for a pending sign-in, where a page is shown anew; undefined where there are no passkeys.
+ * @param allow the credentials that may answer, as the browser was told before; none: any it has for this site
+ */
+export async function pendingPasskey(factors: SecondFactors, pending: string, allow: readonly { readonly id: Buffer; readonly transports: readonly string[] }[]): Promise<PublicKeyCredentialRequestOptionsJSON | undefined> {
+  return factors.passkeys?.requestOptions(allow, useOf(pending))
+}
+
 /** What the app does in the transaction of the sign-in, such as telling its person of a new device. */
 export type Also = (tx: Tx, user: string) => Promise<void>
 

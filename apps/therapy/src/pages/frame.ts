@@ -1,0 +1,84 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { asset } from 'redoubt/http/asset'
+import { csrfField } from 'redoubt/http/csrf'
+import { html, type Html } from 'redoubt/http/html'
+import type { Refused } from 'redoubt/http/pages'
+
+const folder = join(import.meta.dirname, '../../assets')
+const style = asset('/assets/pages.css', readFileSync(join(folder, 'pages.css')))
+const passkeys = asset('/assets/passkeys.js', readFileSync(join(folder, 'passkeys.js')))
+const icon = asset('/assets/icon.svg', readFileSync(join(folder, 'icon.svg')))
+
+/** The files that pages are made of. */
+export const assetRoutes = [style.route, passkeys.route, icon.route]
+
+export type Frame = {
+  readonly title: string
+  /** The heading, where it says more than the title. */
+  readonly heading?: string
+  readonly content: Html
+  /** The CSRF token of somebody signed in: the page has a menu then, and a button to sign out. */
+  readonly csrf?: string
+  /** Which entry of the menu it is. */
+  readonly here?: 'sessions'
+  /** What went wrong: read out at once, and in front of the title. */
+  readonly wrong?: string | undefined
+  /** What was done: read out when there is time. */
+  readonly told?: string | undefined
+  /** True: loads the script for passkeys. */
+  readonly passkeys?: boolean
+}
+
+/** A whole page of Therapy. */
+export function frame({ title, heading = title, content, csrf, here, wrong, told, passkeys: withPasskeys }: Frame): Html {
+  const entry = (path: string, name: string, which: Frame['here']): Html => html`<a href="${path}"${here === which && html` aria-current="page"`}>${name}</a>`
+  return html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${wrong !== undefined && 'Error: '}${title} – Therapy</title>
+<link rel="icon" href="${icon.url}" type="image/svg+xml">
+<link rel="stylesheet" href="${style.url}" integrity="${style.integrity}">
+${withPasskeys === true && html`<script src="${passkeys.url}" integrity="${passkeys.integrity}" defer></script>`}
+</head>
+<body class="${csrf === undefined ? 'door' : 'inside'}">
+<a class="skip" href="#content">Skip to the content</a>
+<header><div class="bar">
+<a class="brand" href="/"><img src="${icon.url}" alt="" width="32" height="32"><span>Therapy</span></a>
+${csrf !== undefined && html`<nav aria-label="Account">${entry('/account/sessions', 'Devices', 'sessions')}</nav>
+<form method="post" action="/account/sign-out">${token(csrf)}<button class="quiet">Sign out</button></form>`}
+</div></header>
+<main id="content" tabindex="-1">
+<h1>${heading}</h1>
+<div role="alert">${wrong !== undefined && html`<p class="wrong" id="wrong">${wrong}</p>`}</div>
+<div role="status">${told !== undefined && html`<p class="told">${told}</p>`}</div>
+${content}
+</main>
+<footer><p>What you share with your therapist stays between the two of you. We never ask for your password by e-mail or telephone.</p></footer>
+</body>
+</html>
+`
+}
+
+/** The field that proves that a form comes from a page of this session. */
+export function token(csrf: string): Html {
+  return html`<input type="hidden" name="${csrfField}" value="${csrf}">`
+}
+
+/** In words for patients; the titles of refusals are for programs. */
+const words: Readonly<Partial<Record<Refused['code'], readonly [heading: string, text: string]>>> = {
+  csrf_refused: ['This form could not be accepted', 'It did not come from a page of Therapy, or the page was open for too long. Go back, load the page anew and try again.'],
+  too_many_requests: ['Please wait a moment', 'There were too many requests from here. Try again in a few minutes.'],
+  forbidden: ['Not for this account', 'Your account may not see this page.'],
+  not_found: ['Not found', 'There is no such thing here, or it is gone.'],
+  invalid_input: ['Something in the form is not right', 'Go back and look through what you filled in.'],
+  busy: ['Please wait a moment', 'Many people are signing in just now. Try again in a few seconds.'],
+}
+
+/** The page of a refusal. */
+export function refusedPage({ code, requestId }: Refused): Html {
+  const [title, text] = words[code] ?? ['That did not work', 'Something went wrong on our side. Nothing was changed; try again in a moment.']
+  return frame({ title, content: html`<section class="card"><p>${text}</p><p><a class="button" href="/">To the first page</a></p><p class="fine">If you write to us about it, name the request <code>${requestId}</code>.</p></section>` })
+}

@@ -1,0 +1,103 @@
+import { Refusal } from 'redoubt/errors'
+import { html, type Html } from 'redoubt/http/html'
+import { page, redirect, show, type PageAnswer } from 'redoubt/http/page'
+import type { Route } from 'redoubt/http/route'
+import type { Passkeys } from 'redoubt/tokens/factors/passkey'
+import { passkeySignInOptions, pendingMinutes } from 'redoubt/tokens/factors/sign-in'
+import { passwordLength } from 'redoubt/tokens/password'
+import type { SignedIn } from 'redoubt/tokens/sessions'
+import { z } from 'zod'
+import type { App } from '../app.ts'
+import { email as emailField } from '../fields.ts'
+import { passkeyStep, passwordStep, type AtDoor } from '../sign-in-steps.ts'
+import { frame } from './frame.ts'
+import { passkeyForm, passkeyResponse } from './passkey-form.ts'
+import type { PendingSignIn } from './pending.ts'
+
+const notes = {
+  'signed-out': 'You are signed out on this device.',
+  everywhere: 'You are signed out on all devices.',
+  late: 'The sign-in took too long or had too many tries. Please begin anew.',
+} as const
+
+type Shown = { readonly email?: string; readonly wrong?: string; readonly told?: string }
+
+/** Where one goes once there is a session, with its cookies. */
+export function openedPage({ browser, identity }: App, { token, refresh }: SignedIn, cookies: readonly string[]): PageAnswer {
+  return redirect('/account/sessions', { cookies: [...browser.cookies.set({ access: token, refresh }, identity.lifetimes.idle), ...cookies] })
+}
+
+/** Signing in by password or by passkey. The pages are public: that a form is ours is told by where the browser says it comes from. */
+export function signInPages(app: App, pending: PendingSignIn): readonly Route[] {
+  const { identity } = app
+  const signIn = async ({ headers, visitor }: AtDoor, shown: Shown = {}): Promise<Html> => {
+    const options = app.factors.passkeys === undefined ? undefined : await passkeySignInOptions(app.factors, visitor, { agent: headers['user-agent'] })
+    return signInPage(shown, options)
+  }
+  return [
+    page({
+      method: 'GET', path: '/sign-in', summary: 'Sign in', access: 'public', query: z.strictObject({ note: z.enum(['signed-out', 'everywhere', 'late']).optional() }),
+      handle: (asked) => signIn(asked, asked.query.note === undefined ? {} : { told: notes[asked.query.note] }),
+    }),
+    page({
+      method: 'POST', path: '/sign-in', summary: 'Signs in by password', access: 'public', form: z.strictObject({ email: z.string().max(254), password: z.string().max(passwordLength.most) }),
+      handle: async (asked) => {
+        const { email, password } = asked.form
+        const address = emailField.safeParse(email)
+        if (!address.success || password === '') return show(await signIn(asked, { email, wrong: 'Enter your e-mail address, such as name@example.org, and your password.' }), { status: 422 })
+        try {
+          const { cookies, done, pending: more } = await passwordStep(app, identity, asked, { email: address.data, password })
+          if (more === undefined) return openedPage(app, done, cookies)
+          return redirect('/sign-in/second-factor', { cookies: [...cookies, pending.cookie(more, pendingMinutes * 60)] })
+        } catch (error) {
+          const wrong = error instanceof Refusal ? sayWrong(error) : undefined
+          if (wrong === undefined) throw error
+          return show(await signIn(asked, { email, wrong }), { status: error instanceof Refusal && error.code === 'too_many_requests' ? 429 : 422 })
+        }
+      },
+    }),
+    page({
+      method: 'POST', path: '/sign-in/passkey', summary: 'Signs in by passkey', access: 'public', form: z.strictObject({ response: z.string().max(12_000) }),
+      handle: async (asked) => {
+        const response = passkeyResponse(asked.form.response)
+        try {
+          if (response === undefined) throw new Refusal('factor_refused')
+          return openedPage(app, await passkeyStep(app, identity, asked, response), [])
+        } catch (error) {
+          if (!(error instanceof Refusal) || error.code !== 'factor_refused') throw error
+          return show(await signIn(asked, { wrong: 'This passkey was not accepted. Try once more, or sign in with your password.' }), { status: 422 })
+        }
+      },
+    }),
+  ]
+}
+
+/** One sentence for an unknown address and a wrong password: whoever asks learns nothing of who has an account. */
+function sayWrong({ code, retryAfter }: Refusal): string | undefined {
+  if (code === 'sign_in_failed') return 'The e-mail address or the password is not right.'
+  if (code === 'too_many_requests') return `There were too many tries. Please wait ${waitOf(retryAfter)} and try again.`
+  return undefined
+}
+
+/** A wait in seconds, in words. */
+export function waitOf(seconds: number | undefined): string {
+  if (seconds === undefined) return 'a few minutes'
+  return seconds < 90 ? `${Math.max(1, Math.ceil(seconds))} seconds` : `${Math.ceil(seconds / 60)} minutes`
+}
+
+function signInPage({ email, wrong, told }: Shown, options: Awaited<ReturnType<Passkeys['requestOptions']>> | undefined): Html {
+  const marked = wrong !== undefined && html` aria-invalid="true" aria-describedby="wrong"`
+  return frame({
+    title: 'Sign in', heading: 'Welcome back', wrong, told, passkeys: options !== undefined,
+    content: html`<section class="card">
+<form method="post" action="/sign-in">
+<label for="email">E-mail address</label>
+<input id="email" name="email" type="email" autocomplete="username webauthn" maxlength="254" required${marked}${email === undefined && html` autofocus`} value="${email}">
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" maxlength="${passwordLength.most}" required${marked}${email !== undefined && html` autofocus`}>
+<button>Sign in</button>
+</form>
+${options !== undefined && passkeyForm({ action: '/sign-in/passkey', options, label: 'Sign in with a passkey', divider: 'or' })}
+</section>`,
+  })
+}

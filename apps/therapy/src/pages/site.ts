@@ -1,0 +1,20 @@
+import type { ControlModes } from 'redoubt/controls'
+import type { PagesOptions } from 'redoubt/http/pages'
+import type { Route } from 'redoubt/http/route'
+import type { App } from '../app.ts'
+import { assetRoutes, refusedPage } from './frame.ts'
+import { pendingSignIn } from './pending.ts'
+import { secondFactorPages } from './second-factor.ts'
+import { sessionPages } from './sessions.ts'
+import { signInPages } from './sign-in.ts'
+
+/** Every page of Therapy and the files they are made of. @param service prefix of its cookies */
+export function pageRoutes(app: App, service: string, roles: readonly [string, ...string[]]): readonly Route[] {
+  const pending = pendingSignIn(service)
+  return [...signInPages(app, pending), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...assetRoutes]
+}
+
+/** How they are answered, by the modes of the controls. */
+export function pagesOptions(modes: ControlModes): PagesOptions {
+  return { headers: { csp: modes.csp, https: modes.https === 'enforce', report: '/csp-report' }, signIn: '/sign-in', refused: refusedPage }
+}
