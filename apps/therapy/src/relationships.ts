@@ -34,7 +34,7 @@ export function relationshipRoutes(app: App): readonly Route[] {
     }),
     route({
       method: 'POST', path: '/api/relationships', tags: ['relationships'], summary: 'Ask a verified therapist for care',
-      access: ['patient'], body: requestBody, answer: relationshipAnswer, status: 201, idempotent: true, refuses: ['already_exists'],
+      access: ['patient'], body: requestBody, answer: relationshipAnswer, status: 201, idempotent: true, refuses: ['already_exists', 'not_found'],
       handle: ({ caller, body, repeatable }) => make(app, { caller, repeatable }, 'relationship.requested', (tx) => requestCare(tx, caller.actor, body, app.now()), readRelationship),
     }),
     route({

@@ -17,7 +17,7 @@ async function fuzz(address: string, document: string, token: string | undefined
   const child = spawn(
     program,
     [
-      'run', document, '--url', address, '--phases', 'coverage,fuzzing', '--max-time', String(seconds), '--workers', '2', '--seed', '1', '--no-color', '--continue-on-failure',
+      'run', document, '--url', address, '--phases', 'coverage,fuzzing', '--max-time', String(seconds), '--workers', '1', '--seed', '1', '--no-color', '--continue-on-failure',
       '--checks', 'not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection',
       '--suppress-health-check', 'all', '--warnings', 'off', ...endings.flatMap((path) => ['--exclude-path', path]), ...(token === undefined ? [] : ['--header', `Authorization: Bearer ${token}`]),
     ],
