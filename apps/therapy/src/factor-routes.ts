@@ -32,7 +32,7 @@ export function stepUpOf(headers: IncomingHttpHeaders): string | undefined {
 }
 
 /** What authenticators call the account: the person's own address. */
-async function accountName(app: App, caller: Person): Promise<string> {
+export async function accountName(app: App, caller: Person): Promise<string> {
   return transaction(app.db, caller, 'account.viewed', async (tx) => {
     const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', caller.actor))
     return found(await app.columns.open(tx, 'redoubt.users', rows)).email

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { codeOf, wrongCode } from '../../../packages/redoubt/test/support/factors.ts'
 import { openChromium, noChromium, type Visit } from './support/chromium.ts'
 import { openClinic, type Someone } from './support/clinic.ts'
-import { protect, stepUp } from './support/factors.ts'
+import { protect } from './support/factors.ts'
 
 const origin = 'http://localhost:4310'
 const clinic = await openClinic({ settings: { publicOrigin: origin } })
@@ -220,7 +220,7 @@ test('the pages work without JavaScript, and passkeys stay out of sight', { skip
   assert.equal(await page.getByRole('button', { name: 'Sign in with a passkey' }).isVisible(), false)
 })
 
-test('a passkey signs in by itself, and as the second step', { skip }, async () => {
+test('a passkey is made on the page, and signs in by itself, and as the second step', { skip }, async () => {
   const ada = await clinic.patient()
   const at = await visit()
   const { page } = at
@@ -229,12 +229,14 @@ test('a passkey signs in by itself, and as the second step', { skip }, async () 
   await device.send('WebAuthn.addVirtualAuthenticator', {
     options: { protocol: 'ctap2', transport: 'internal', hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
   })
-  // Made in this browser on our own page, kept by the routes.
-  const { body: options } = await ada.send('POST', '/api/auth/factors/passkey/options', {})
-  await page.goto(`${origin}/sign-in`)
-  const made = await page.evaluate(`navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(${JSON.stringify(options)}) }).then((credential) => credential.toJSON())`)
-  const kept = await ada.send('POST', '/api/auth/factors/passkey', { label: 'this browser', response: made }, await stepUp(ada, 'factor.enrol', ada.id))
-  assert.equal(kept.status, 201, kept.text)
+  await fillIn(at, ada)
+  await page.goto(`${origin}/account/security`)
+  await page.locator('summary', { hasText: 'Set up a passkey' }).click()
+  await page.locator('.card', { hasText: 'Set up a passkey' }).getByLabel('Your password').fill(ada.password)
+  await page.locator('.card', { hasText: 'Set up a passkey' }).getByRole('button', { name: 'Continue' }).click()
+  await page.getByRole('button', { name: 'Make the passkey' }).click()
+  await page.getByRole('link', { name: 'I have kept them' }).click()
+  await page.getByRole('button', { name: 'Sign out', exact: true }).click()
   await page.getByRole('button', { name: 'Sign in with a passkey' }).click()
   await page.waitForURL(`${origin}/account/sessions`)
   await page.getByRole('button', { name: 'Sign out', exact: true }).click()
@@ -261,4 +263,46 @@ test('attack: a second step in another browser, or after five tries, begins anew
   const elsewhere = await visit()
   await elsewhere.page.goto(`${origin}/sign-in/second-factor`)
   assert.equal(elsewhere.page.url(), `${origin}/sign-in`)
+})
+
+test('one sets up an app by its QR code, gets recovery codes, and removes it again', { skip }, async () => {
+  const ada = await clinic.patient()
+  const at = await signedIn(ada, 'telephone')
+  const { page } = at
+  await page.getByRole('link', { name: 'Security' }).click()
+  const open = (name: string) => page.locator('summary', { hasText: name }).click()
+  const card = (name: string) => page.locator('.card', { hasText: name })
+  await open('Set up an app')
+  await card('Set up an app').getByLabel('Your password').fill('not the password')
+  await card('Set up an app').getByRole('button', { name: 'Continue' }).click()
+  assert.match(await page.getByRole('alert').innerText(), /password is not right/)
+  await open('Set up an app')
+  await card('Set up an app').getByLabel('Your password').fill(ada.password)
+  await card('Set up an app').getByRole('button', { name: 'Continue' }).click()
+  await page.getByRole('img', { name: 'QR code' }).waitFor()
+  const secret = (await page.locator('.key code').innerText()).replaceAll(' ', '')
+  await page.getByLabel('Code that the app shows now').fill(wrongCode(secret))
+  await page.getByRole('button', { name: 'Confirm' }).click()
+  assert.match(await page.getByRole('alert').innerText(), /not right/)
+  await page.getByLabel('Code that the app shows now').fill(codeOf(secret))
+  await page.getByRole('button', { name: 'Confirm' }).click()
+  await page.getByRole('link', { name: 'I have kept them' }).waitFor()
+  const codes = await page.locator('.codes code').allInnerTexts()
+  assert.equal(new Set(codes).size, 10)
+  await page.getByRole('link', { name: 'I have kept them' }).click()
+  assert.equal((await ada.send('GET', '/api/auth/me')).status, 401, 'other sessions ended')
+  await open('Make new recovery codes')
+  await card('Make new recovery codes').getByLabel(/Code from your app/).fill(codes[0] ?? '')
+  await page.getByRole('button', { name: 'Make new codes' }).click()
+  const fresh = await page.locator('.codes code').allInnerTexts()
+  await page.getByRole('link', { name: 'I have kept them' }).click()
+  await open('Remove')
+  await card('My telephone').getByLabel(/Code from your app/).first().fill(codes[1] ?? '')
+  await page.getByRole('button', { name: 'Remove' }).click()
+  assert.match(await page.getByRole('alert').innerText(), /was not accepted/, 'an earlier recovery code')
+  await open('Remove')
+  await card('My telephone').getByLabel(/Code from your app/).first().fill(fresh[1] ?? '')
+  await page.getByRole('button', { name: 'Remove' }).click()
+  await page.waitForURL(`${origin}/account/security?note=removed`)
+  clean(at)
 })

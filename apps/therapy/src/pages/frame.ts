@@ -21,7 +21,7 @@ export type Frame = {
   /** The CSRF token of somebody signed in: the page has a menu then, and a button to sign out. */
   readonly csrf?: string
   /** Which entry of the menu it is. */
-  readonly here?: 'sessions'
+  readonly here?: 'sessions' | 'security'
   /** What went wrong: read out at once, and in front of the title. */
   readonly wrong?: string | undefined
   /** What was done: read out when there is time. */
@@ -47,7 +47,7 @@ ${withPasskeys === true && html`<script src="${passkeys.url}" integrity="${passk
 <a class="skip" href="#content">Skip to the content</a>
 <header><div class="bar">
 <a class="brand" href="/"><img src="${icon.url}" alt="" width="32" height="32"><span>Therapy</span></a>
-${csrf !== undefined && html`<nav aria-label="Account">${entry('/account/sessions', 'Devices', 'sessions')}</nav>
+${csrf !== undefined && html`<nav aria-label="Account">${entry('/account/sessions', 'Devices', 'sessions')}${entry('/account/security', 'Security', 'security')}</nav>
 <form method="post" action="/account/sign-out">${token(csrf)}<button class="quiet">Sign out</button></form>`}
 </div></header>
 <main id="content" tabindex="-1">

@@ -3,15 +3,17 @@ import type { PagesOptions } from 'redoubt/http/pages'
 import type { Route } from 'redoubt/http/route'
 import type { App } from '../app.ts'
 import { assetRoutes, refusedPage } from './frame.ts'
+import { newFactorPages } from './new-factor.ts'
 import { pendingSignIn } from './pending.ts'
 import { secondFactorPages } from './second-factor.ts'
+import { securityPages } from './security.ts'
 import { sessionPages } from './sessions.ts'
 import { signInPages } from './sign-in.ts'
 
 /** Every page of Therapy and the files they are made of. @param service prefix of its cookies */
 export function pageRoutes(app: App, service: string, roles: readonly [string, ...string[]]): readonly Route[] {
   const pending = pendingSignIn(service)
-  return [...signInPages(app, pending), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...assetRoutes]
+  return [...signInPages(app, pending), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...securityPages(app, roles), ...newFactorPages(app, roles), ...assetRoutes]
 }
 
 /** How they are answered, by the modes of the controls. */
