@@ -48,6 +48,11 @@ test('every link in the documents leads somewhere', () => {
   assert.deepEqual(brokenLinks('README.md', '[a](docs/none.md) [b](docs/errors.md#none) [c](#none) `[d](none)`'), ['README.md: docs/none.md', 'README.md: docs/errors.md#none', 'README.md: #none'])
 })
 
+test('each runbook is one link away from the README', () => {
+  const readme = read('README.md')
+  assert.deepEqual(globSync('docs/runbooks/*.md', { cwd: repository }).filter((path) => !readme.includes(`](${path})`)), [])
+})
+
 test('files that the documents name in code marks exist', () => {
   const missing = documents.filter((path) => path !== 'CHANGELOG.md').flatMap((path) =>
     [...read(path).matchAll(/`((?:packages|apps|docs|bench|\.ci)\/[\w./-]+)`/g)].map((match) => match[1] ?? '').filter((file) => !existsSync(join(repository, file))).map((file) => `${path}: ${file}`))
@@ -104,6 +109,8 @@ test('the code map names every file of the library that has a line', () => {
   const map = read('ARCHITECTURE.md')
   const present = lines.flatMap(([, heads]) => heads).filter((head) => existsSync(join(repository, `packages/redoubt/src/${head}.ts`)))
   assert.deepEqual(present.filter((head) => !new RegExp(`^\\|.*\`${head}\``, 'm').test(map)), [])
+  const inMap = [...map.matchAll(/^\| (\w+) \| `/gm)].map((row) => row[1])
+  assert.deepEqual(inMap, lines.map(([line]) => line), 'one row for each line of the order, in that order')
 })
 
 test('the runbook of roles names the roles, and the two command lines stand in the README', () => {
