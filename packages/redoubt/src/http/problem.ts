@@ -73,7 +73,24 @@ export function answerProblem(req: IncomingMessage, res: ServerResponse, error: 
   sendJson(res, refusal.status, text, 'application/problem+json')
 }
 
-/** The error handler for the end of an Express or NestJS app: what other handlers throw is answered alike. */
+const ofFrameworks = new Map<unknown, RefusalCode>([
+  [400, 'malformed_request'], [401, 'unauthenticated'], [403, 'forbidden'], [404, 'not_found'], [405, 'method_not_allowed'],
+  [408, 'request_timeout'], [413, 'body_too_large'], [415, 'unsupported_media_type'], [429, 'too_many_requests'],
+])
+
+/**
+ * What a framework refuses by itself keeps its status, and nothing else of it: a path that Express cannot decode (URIError), an
+ * exception of NestJS (getStatus), an error of http-errors meant for the client (expose). An error that merely carries
+ * a status, as those of HTTP clients do, stays `internal`.
+ */
+function refusedByFramework(error: unknown): Refusal | undefined {
+  if (!(error instanceof Error) || error instanceof Refusal) return undefined
+  const { status, expose, getStatus } = error as Error & { readonly status?: unknown; readonly expose?: unknown; readonly getStatus?: unknown }
+  const code = error instanceof URIError || expose === true || typeof getStatus === 'function' ? ofFrameworks.get(status) : undefined
+  return code === undefined ? undefined : new Refusal(code)
+}
+
+/** The error handler for the end of an Express or NestJS app: what other handlers, or the framework, refuse is answered alike. */
 export function problems(options: { readonly emit: Emit }): (
   error: unknown,
   req: IncomingMessage,
@@ -83,7 +100,7 @@ export function problems(options: { readonly emit: Emit }): (
   const { emit } = options
   if (typeof emit !== 'function') throw new TypeError('problems: emit must be a function')
   // Express knows an error handler by its four parameters.
-  return (error, req, res, _next) => answerProblem(req, res, error, emit)
+  return (error, req, res, _next) => answerProblem(req, res, refusedByFramework(error) ?? error, emit)
 }
 
 /*

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { after, test } from 'node:test'
+import { BadRequestException, ForbiddenException, HttpException, UnauthorizedException } from '@nestjs/common'
 import express from 'express'
 import type { Event } from '../../src/events.ts'
 import { bearer } from '../../src/http/authenticate.ts'
@@ -31,6 +32,10 @@ async function routedFirst(): Promise<Edge> {
   app.use('/api', router)
   app.use(ours)
   app.use(problems({ emit }) as express.ErrorRequestHandler)
+  return listening(app, events)
+}
+
+async function listening(app: express.Express, events: Event[]): Promise<Edge> {
   const server = createServer(app)
   hardenServer(server)
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -61,11 +66,35 @@ test('attack: a spelling of the path, or a method, that a router takes and a gua
       const { status } = await ask(at, 'GET', path, withToken('therapist'))
       assert.ok([400, 403, 404].includes(status), `${name}: GET ${path} in another role: ${status}`)
     }
+    for (const path of ['/api/things/%zz', '/api/things/%c0%ae', '/%']) {
+      const refused = await ask(at, 'GET', path, withToken())
+      assert.ok([400, 404].includes(refused.status), `${name}: ${path}: a router that cannot read it says so: ${refused.status}`)
+      assert.ok(refused.headers['content-type'] === 'application/problem+json' && !refused.text.includes('decode'), `${name}: ${path}`)
+    }
     assert.equal((await ask(at, 'HEAD', `/api/things/${thing}`, withToken())).status, 200, name)
     for (const header of ['x-http-method-override', 'x-method-override', 'x-original-url', 'x-rewrite-url', 'x-forwarded-path', 'x-forwarded-prefix']) {
       const received = await ask(at, 'GET', '/nothing', { headers: { [header]: header.includes('method') ? 'DELETE' : `/api/things/${thing}`, ...withToken().headers } })
       assert.equal(received.status, 404, `${name}: ${header}`)
     }
+  }
+})
+
+test('what a framework refuses by itself keeps its status and loses its words; an error that merely carries a status is ours', async () => {
+  const failing = Object.assign(new Error('upstream said 4711'), { status: 404 })
+  const refusing = Object.assign(new Error('entity 4711'), { status: 413, expose: true })
+  for (const [thrown, status, code] of [
+    [new ForbiddenException('secret 4711'), 403, 'forbidden'], [new UnauthorizedException({ secret: 4711 }), 401, 'unauthenticated'], [new BadRequestException(['4711']), 400, 'malformed_request'],
+    [new HttpException('4711', 429), 429, 'too_many_requests'], [new HttpException('4711', 418), 500, 'internal'], [refusing, 413, 'body_too_large'], [failing, 500, 'internal'],
+  ] as const) {
+    const seen: Event[] = []
+    const app = express()
+    for (const step of perimeter({ trustedProxies: [], https: 'off', origins: [], emit })) app.use(step as express.RequestHandler)
+    app.use(() => { throw thrown })
+    app.use(problems({ emit: (event) => void seen.push(event) }) as express.ErrorRequestHandler)
+    const received = await ask(await listening(app, seen), 'GET', '/')
+    assert.deepEqual([received.status, problemOf(received).code], [status, code], String(thrown))
+    assert.ok(!received.text.replaceAll(problemOf(received).request_id, '').includes('4711'))
+    assert.equal(seen.filter((event) => event.type === 'http.failed').length, status === 500 ? 1 : 0)
   }
 })
 

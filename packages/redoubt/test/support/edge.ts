@@ -18,9 +18,10 @@ import type { Route } from '../../src/http/route.ts'
 import { hardenServer, listener, perimeter } from '../../src/http.ts'
 import type { PerimeterOptions } from '../../src/http.ts'
 import { openTokens } from '../../src/tokens.ts'
+import { nestApp } from './nest.ts'
 
-export type Kind = 'express' | 'node'
-export const kinds: readonly Kind[] = ['express', 'node']
+export type Kind = 'express' | 'nest' | 'node'
+export const kinds: readonly Kind[] = ['express', 'nest', 'node']
 
 export const signing = generateKeyPairSync('ed25519')
 export const tokens = openTokens({ issuer: 'https://auth.test', audience: 'edge-test', keys: [{ kid: 'k1', ...signing }] })
@@ -58,7 +59,7 @@ export function sampleRoutes(failWith: { error: unknown } = { error: new Error('
 
 export type Edge = { readonly url: string; readonly port: number; readonly events: Event[]; readonly server: Server }
 
-/** A listening service under Express 5 or bare node:http, stopped at the end of the file. */
+/** A listening service under Express 5, NestJS or bare node:http, stopped at the end of the file. */
 export async function edge(
   kind: Kind,
   options: Partial<PerimeterOptions> = {},
@@ -70,7 +71,8 @@ export async function edge(
   const api = mount(more.routes ?? sampleRoutes(), {
     authenticate: bearer(tokens), roles: ['patient', 'therapist'], emit, openapi: { title: 'Edge', version: '1.0.0' }, ...more.mount,
   })
-  const server = createServer(kind === 'node' ? listener([...steps, api], emit) : expressApp([...steps, api], emit))
+  const apps = { node: () => listener([...steps, api], emit), express: () => expressApp([...steps, api], emit), nest: () => nestApp(steps, api, emit) }
+  const server = createServer(await apps[kind]())
   hardenServer(server)
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   after(() => {
