@@ -72,7 +72,7 @@ async function provePassword(app: App, identity: Identity, { caller, headers }: 
 }
 
 /** @throws Refusal sign_in_failed when the old one is wrong; step_up_required; invalid_input; busy */
-export async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
+async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
   refuseWeak(password)
   const { caller } = asker
   const { address, factors } = await provePassword(app, identity, asker, old)
@@ -86,7 +86,7 @@ export async function replacePassword(app: App, identity: Identity, asker: Asker
 }
 
 /** @returns the handle that the code works with. @throws Refusal sign_in_failed; step_up_required; conflict when ten codes are open already */
-export async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
+async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
   const { factors } = await provePassword(app, identity, asker, password)
   const { caller } = asker
   const user = caller.actor
@@ -103,7 +103,7 @@ export async function askEmailChange(app: App, identity: Identity, asker: Asker,
 }
 
 /** @throws Refusal code_refused, also for another address than the code was mailed to; already_exists */
-export async function confirmEmailChange(app: App, caller: Person, given: { readonly handle: string; readonly digits: string }, address: string): Promise<void> {
+async function confirmEmailChange(app: App, caller: Person, given: { readonly handle: string; readonly digits: string }, address: string): Promise<void> {
   const user = caller.actor
   const code = await app.codes.show(caller, { purpose: 'email_change', ...given, context: canonicalEmail(address) })
   await transaction(app.db, caller, { action: 'auth.email_changed', resource: { type: 'user', id: user } }, async (tx) => {

@@ -29,7 +29,7 @@ export const appointmentAnswer = z.object({
 export type Appointment = z.output<typeof appointmentAnswer>
 
 /** Hours before the start until which a patient may cancel; after that they ask the therapist. */
-export const cancellationHours = 24
+const cancellationHours = 24
 
 const startsAt = raw<Date>`lower(slot)`
 const endsAt = raw<Date>`upper(slot)`

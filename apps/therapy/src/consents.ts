@@ -10,7 +10,7 @@ import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
 /** The words a patient agrees to, by version. A version that somebody agreed to is never edited: add a new one. */
-export const consentTexts = {
+const consentTexts = {
   processing: { '2026-01': 'I agree that Therapy processes my health data so that I can be treated.' },
   video: { '2026-01': 'I agree to sessions by video. They are not recorded.' },
   sharing: { '2026-01': 'I agree that the therapist who treats me now reads what my earlier therapists recorded.' },
@@ -82,7 +82,7 @@ export async function giveConsent(tx: Tx, patient: string, given: z.output<typeo
 }
 
 /** @throws Refusal not_found; conflict when it was withdrawn before */
-export async function withdrawConsent(tx: Tx, id: string, now: Date): Promise<Consent> {
+async function withdrawConsent(tx: Tx, id: string, now: Date): Promise<Consent> {
   found(await tx.run(sql.selectFrom('therapy.consents').select('id').where('id', '=', id)))
   const [row] = await tx.run(sql.updateTable('therapy.consents').set({ withdrawn_at: now }).where('id', '=', id).where('withdrawn_at', 'is', null).returning(shown))
   if (row === undefined) throw new Refusal('conflict', { detail: 'this consent was withdrawn already' })

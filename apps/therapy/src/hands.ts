@@ -47,7 +47,7 @@ export class StartRefused extends Error {
 }
 
 /** Why a start was refused, in words for whoever starts it; undefined for what nobody planned for. */
-export function refusalText(error: unknown): string | undefined {
+function refusalText(error: unknown): string | undefined {
   if (error instanceof ConfigProblem || error instanceof DatabaseRefused || error instanceof MigrationDrift || error instanceof StartRefused) return error.message
   if (error instanceof Refusal) return error.detail === undefined ? error.message : `${error.message}: ${error.detail}`
   return undefined

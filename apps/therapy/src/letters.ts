@@ -14,7 +14,7 @@ import { mailTexts, type Text } from './mail-texts.ts'
 import { tables, type Therapy } from './tables.ts'
 
 /** The worker reads a person's address to write to them: named by the row that caused it, which has an entry of its own. */
-export const letterActions = { 'mail.written': { audited: false } } as const
+const letterActions = { 'mail.written': { audited: false } } as const
 
 /** What the worker writes letters with. */
 export type Writer = {
@@ -35,7 +35,7 @@ const digits = 8
  * The message for a row of the outbox, with the account as it is now; undefined when there is nobody to write to.
  * @throws Refusal key_destroyed for somebody who was erased, sealed_value_refused for a row that was tampered with
  */
-export async function writeLetter(writer: Writer, due: Due): Promise<Mail | undefined> {
+async function writeLetter(writer: Writer, due: Due): Promise<Mail | undefined> {
   const [found] = await writer.pool.query<Recipient>({ name: 'therapy_mail_recipient', text: 'select id, tenant, email_enc, email_bidx, status, taken from guard.mail_recipient($1)', values: [due.id] })
   if (found === undefined || (found.status !== 'active' && found.status !== 'pending')) return undefined
   const [account] = await writer.columns.open(unnoted, 'redoubt.users', [found])

@@ -106,7 +106,7 @@ async function listRecords(app: App, tx: Tx, patient: string, query: PageQuery):
 }
 
 /** @throws Refusal not_found */
-export async function readRecord(app: App, tx: Tx, id: string): Promise<MedicalRecord> {
+async function readRecord(app: App, tx: Tx, id: string): Promise<MedicalRecord> {
   return view(found(await app.columns.open(tx, 'therapy.medical_records', await tx.run(selectRecords().where('record.id', '=', id)))))
 }
 

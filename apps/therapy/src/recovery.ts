@@ -90,7 +90,7 @@ export async function confirmRegistration(app: App, visitor: Visitor, given: Cod
  * @param indexes every blind index of the address
  * @returns the handle that the code will work with
  */
-export async function forgetPassword(app: App, visitor: Visitor, indexes: readonly BlindIndex[]): Promise<string> {
+async function forgetPassword(app: App, visitor: Visitor, indexes: readonly BlindIndex[]): Promise<string> {
   const request = newHandle()
   const handleHash = await app.codes.hashOf('reset', request)
   await transaction(app.db, systemCaller('forgot', realm, visitor), 'auth.reset_asked', (tx) => putMail(app.columns, tx, { id: newId(), topic: 'reset', address: indexes, handleHash }))
@@ -99,7 +99,7 @@ export async function forgetPassword(app: App, visitor: Visitor, indexes: readon
 }
 
 /** @throws Refusal invalid_input before the code is spent, except for rule personal; code_refused; busy */
-export async function recoverPassword(app: App, visitor: Visitor, given: Code, password: string): Promise<void> {
+async function recoverPassword(app: App, visitor: Visitor, given: Code, password: string): Promise<void> {
   refuseWeak(password)
   const caller = systemCaller('reset', realm, visitor)
   const code = await app.codes.show(caller, { purpose: 'reset', ...given })
@@ -118,7 +118,7 @@ export async function recoverPassword(app: App, visitor: Visitor, given: Code, p
 }
 
 /** @throws Refusal code_refused; already_exists when the former address has become another account's */
-export async function restoreEmail(app: App, visitor: Visitor, token: string): Promise<void> {
+async function restoreEmail(app: App, visitor: Visitor, token: string): Promise<void> {
   const caller = systemCaller('email-undo', realm, visitor)
   const code = await app.codes.show(caller, { purpose: 'email_undo', handle: token })
   await transaction(app.db, caller, { action: 'auth.email_restored', resource: { type: 'user', id: code.user } }, async (tx) => {

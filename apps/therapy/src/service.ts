@@ -145,7 +145,7 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
 }
 
 /** Every route of the service's API: the one list that is served, documented and tested. */
-export function routesOf(app: App): readonly Route[] {
+function routesOf(app: App): readonly Route[] {
   return [
     ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, app.identity, ['patient', 'therapist']), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
     ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
@@ -154,7 +154,7 @@ export function routesOf(app: App): readonly Route[] {
 }
 
 /** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
-export function adminRoutesOf(app: App): readonly Route[] {
+function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
   return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
 }

@@ -74,12 +74,12 @@ async function listTherapists(tx: Tx, query: PageQuery): Promise<{ readonly item
 }
 
 /** @throws Refusal not_found for a therapist who is not verified, except for themselves */
-export async function readTherapist(tx: Tx, id: string): Promise<Profile> {
+async function readTherapist(tx: Tx, id: string): Promise<Profile> {
   return view(found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id))))
 }
 
 /** @throws Refusal not_found, version_conflict; conflict for another name once this one was verified (the database refuses it too) */
-export async function changeProfile(tx: Tx, id: string, given: z.output<typeof profileBody>): Promise<Profile> {
+async function changeProfile(tx: Tx, id: string, given: z.output<typeof profileBody>): Promise<Profile> {
   const { version: read, ...fields } = given
   const { verification, display_name: name } = await readTherapist(tx, id)
   if (verification === 'verified' && (fields.display_name ?? name) !== name) throw new Refusal('conflict', { detail: 'the name was verified and cannot be changed' })

@@ -19,8 +19,8 @@ import { startMail } from './letters.ts'
 import { checkMigrations } from './sources.ts'
 import { tables } from './tables.ts'
 
-const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, deletes expired
-idempotency keys and one-time codes and tells unusual use of keys, until SIGTERM or SIGINT
+const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, sends mail, deletes
+expired idempotency keys, one-time codes and sessions and tells unusual use of keys, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`

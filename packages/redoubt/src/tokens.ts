@@ -50,8 +50,9 @@ export type Tokens = {
 /**
  * Access tokens: RFC 9068 claims in a JWS with Ed25519 (RFC 8037). One algorithm, which the key decides and never
  * the header; `none`, HS256 over the public key, embedded keys (jwk, jku, x5u) and critical extensions do not exist
- * here. Signed and verified by node:crypto: jose reaches 0.6 of its speed through WebCrypto's promises. A verified token is remembered until it expires; its times are checked at each use, and whether its session
- * is revoked is checked inside the gate.
+ * here. Signed and verified by node:crypto: jose reaches 0.6 of its speed through WebCrypto's promises. A verified token
+ * is remembered until it expires; its times are checked at each use, and whether its session is revoked is checked inside
+ * the gate.
  * @param options issuer and audience: exact texts; keys: the first with a private key signs; now: milliseconds
  * @throws TypeError when a key is not Ed25519, two have one name, or none is given
  */

@@ -39,7 +39,7 @@ function isSequence(text: string): boolean {
 }
 
 /** True for what samples, tutorials and demonstrations use where a secret belongs. */
-export function isPlaceholder(text: string): boolean {
+function isPlaceholder(text: string): boolean {
   return longWords.test(text) || shortWords.test(text) || filler.test(text)
 }
 

@@ -15,7 +15,7 @@ export type Known = {
   readonly renewed?: readonly string[]
 }
 
-/** Turns a request into its caller, or refuses with `unauthenticated`. */
+/** Turns a request into its caller, or refuses: `unauthenticated`; `caller_refused` where a page's renewal was refused. */
 export type Authenticate = {
   (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known>
   /** Left out by one that takes no cookies; `mount` refuses one that does without `csrf`. */

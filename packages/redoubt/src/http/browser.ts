@@ -8,7 +8,7 @@ import type { Csrf } from './csrf.ts'
 /** How the sessions of one realm live in browsers. */
 export type Browser = { readonly cookies: SessionCookies; readonly csrf: Csrf; readonly tokens: Tokens }
 
-/** The Authorization-free half of a request, as a handler has it. */
+/** What a handler has of a request beside what its route declares. */
 type Asked = { readonly headers: IncomingHttpHeaders; readonly visitor: Visitor }
 
 /**

@@ -25,8 +25,8 @@ const remembered = 10_000
 
 /**
  * The limits of the edge, for `perimeter` and `mount`. RateLimit fields are those of
- * draft-ietf-httpapi-ratelimit-headers (08 and later), for the limit that is nearest to its end of those that are the
- * caller's own; Retry-After stands with each 429.
+ * draft-ietf-httpapi-ratelimit-headers (08 and later): of the caller's own limit (of the address's, where nobody is signed
+ * in), and in a refusal of the limit that has to be waited for longest; Retry-After stands with each 429.
  * @param options.mode asked at each request: off, report (an event, and the request passes) or enforce
  * @param options.exempt exact paths the step lets pass: of signed webhooks, whose sender comes in bursts
  */

@@ -49,8 +49,9 @@ type Leaf = { readonly byMethod: Map<string, Route>; allow: string; document: st
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
  * answered before authentication, since the list of routes is no secret (it is in the OpenAPI document), and an
- * unknown path then costs no signature check. The order for a declared route: caller, role, checks, path, query,
- * headers, body, handler, answer by its schema.
+ * unknown path then costs no signature check. The order for a declared route: caller, role or scope, whose page it comes
+ * from, checks, CSRF token, path, query, headers, body, handler, answer by its schema. The token of a form stands in its
+ * body, and is asked as soon as that is read.
  * @throws TypeError when two routes are the same, a role is unknown, or an option would do nothing
  */
 export function mount(routes: readonly Route[], options: MountOptions): Step {

@@ -23,7 +23,7 @@ export const standardNumbers: LimitNumbers = Object.freeze({ anonymous: 100, cal
  * How much more an IPv6 /48 may than one of its 65,536 /64. A provider gives a household a /64, a /56 or a whole /48:
  * without this, whoever has a /48 has 65,536 quotas; with less, neighbours in one /48 would use up each other's.
  */
-export const wideFactor = 10
+const wideFactor = 10
 
 const minute = 60_000
 const quarter = 15 * minute

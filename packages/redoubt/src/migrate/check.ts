@@ -10,7 +10,7 @@ type PolicyRow = { readonly table: string; readonly name: string; readonly seen:
 type TableRow = { readonly name: string; readonly kind: string; readonly enabled: boolean; readonly forced: boolean; readonly commands: string; readonly invoker: boolean; readonly owned_by_runtime: boolean }
 
 /** The definer functions of the kernel; an app adds its own. Any other one is a finding. */
-export const kernelDefiners: readonly string[] = [
+const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
   'guard.sign_in_lookup', 'guard.open_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.list_accounts',

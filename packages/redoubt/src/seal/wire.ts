@@ -18,9 +18,9 @@ export type Place = {
 /** First byte of every sealed value; a reader knows exactly the versions it lists. */
 export const version = 1
 export const NONCE_AT = 1 + KEY_ID_BYTES
-export const HEADER_BYTES = NONCE_AT + NONCE_BYTES
+const HEADER_BYTES = NONCE_AT + NONCE_BYTES
 /** Bytes that sealing adds to a value, whatever its length. */
-export const OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
+const OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 
 const TABLE_AT = HEADER_BYTES
 const COLUMN_AT = TABLE_AT + 2

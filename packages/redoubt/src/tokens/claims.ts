@@ -3,7 +3,7 @@ import { Refusal } from '../errors.ts'
 /** The one algorithm (RFC 8037; `Ed25519` of RFC 9864 is the same signature under a newer name). */
 export const algorithm = 'EdDSA'
 /** RFC 9068 §2.1: says that this is an access token, so that no other JWT of the issuer passes for one. */
-export const tokenType = 'at+jwt'
+const tokenType = 'at+jwt'
 
 /** What a verified access token says. */
 export type Claims = {

@@ -13,7 +13,7 @@ import type { Actions, Gate } from '../transaction.ts'
 export type CodePurpose = 'login' | 'step_up' | 'reset' | 'email_verify' | 'email_change' | 'email_undo'
 
 /** domain.md, numbers to pin: tries of one code, and minutes it lives. */
-export const codeTries = 5
+const codeTries = 5
 export const codeMinutes = 10
 
 /** The actions of this file, to be spread into an app's table of actions. */

@@ -10,7 +10,7 @@ import { checkPassword } from './sessions.ts'
 import type { Identity } from './sessions.ts'
 
 /** domain.md, numbers to pin: minutes a step-up is good for. */
-export const stepUpMinutes = 5
+const stepUpMinutes = 5
 
 /** The one thing a step-up is for. */
 export type Purpose = {

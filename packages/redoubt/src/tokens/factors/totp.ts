@@ -1,7 +1,7 @@
 import { generateSecret, generateURI, verifySync } from 'otplib'
 
 /** Seconds a code stands (RFC 6238 §4.1), and steps a clock may be off either way (§5.2 recommends one). */
-export const totpPeriod = 30
+const totpPeriod = 30
 const codeForm = /^\d{6}$/
 
 /** A new shared secret: 160 bits in base32, the length of the HMAC's output (RFC 4226 §4, R6). */
