@@ -93,7 +93,7 @@ export async function openWorld(rows: number, people: number): Promise<World> {
     },
     async job() {
       let rss = 0
-      const watch = setInterval(() => (rss = Math.max(rss, process.memoryUsage().rss)), 50)
+      const watch = setInterval(() => (rss = Math.max(rss, process.memoryUsage.rss())), 50)
       const [started, cpu] = [performance.now(), process.cpuUsage()]
       const [result] = await runJobs({ tables, pool, keysPool, keyring, emit: quiet, throttle: { latencyMs: 10_000 } }, 'reencrypt')
       const used = process.cpuUsage(cpu)

@@ -84,8 +84,10 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
   } else {
     mac.update(macScratch.subarray(0, from)).update(value)
   }
-  const out = mac.digest().subarray(0, 17)
-  for (let i = 16; i > 0; i--) out[i] = out[i - 1] as number
+  const digest = mac.digest()
+  // A part of the pool: what is kept of many values would otherwise be one allocation outside the heap for each.
+  const out = Buffer.allocUnsafe(17)
   out[0] = key.version
+  for (let i = 0; i < 16; i++) out[i + 1] = digest[i] as number
   return out as BlindIndex
 }

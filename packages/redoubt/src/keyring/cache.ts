@@ -18,7 +18,7 @@ export type CacheSettings<Q, V> = {
   readonly ahead?: number
   /** How often one load of a value may be handed out. */
   readonly uses: number
-  /** Most values held; the least recently used goes first. */
+  /** Most values held; the least recently used go first. */
   readonly entries: number
   readonly clock: Clock
 }
@@ -83,9 +83,13 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
 
   function keep(id: string, value: V, since: number): void {
     held.delete(id)
-    for (const oldest of held.keys()) {
-      if (held.size < entries) break
-      held.delete(oldest)
+    if (held.size >= entries) {
+      // A few more than one: each walk from the front steps over all that was deleted there before.
+      let room = 1 + Math.floor(entries / 128)
+      for (const oldest of held.keys()) {
+        held.delete(oldest)
+        if (--room === 0) break
+      }
     }
     held.set(id, { value, until: since + lifetime, left: uses, anew: ahead === 0 ? Infinity : since + lifetime - ahead })
     plan()

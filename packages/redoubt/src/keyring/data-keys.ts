@@ -100,9 +100,9 @@ export function openDataKeys(settings: {
   const { pool, keks, emit, usage, clock } = settings
   const bounds = { lifetime: settings.lifetime, uses: settings.uses, entries: settings.entries, clock }
 
-  async function unwrap(row: KeyRow, by: KeyUser): Promise<DataKey> {
+  /** @throws Refusal key_refused */
+  function unwrap(kek: Kek, row: KeyRow, by: KeyUser): DataKey {
     const scope = Object.freeze({ tenant: row.tenant, subject: row.subject, keep: row.keep })
-    const kek = await keks.of(row, 'data', by)
     usage.used(kek.id, row.keep, 'unwrap', by)
     const bytes = unwrapKey(kek.key, dataKeyAad(kek, row.key_id, scope), row.wrapped)
     if (bytes?.length !== KEY_BYTES) throw new Refusal('key_refused', { detail: 'a data key is not the one its row names' })
@@ -111,8 +111,25 @@ export function openDataKeys(settings: {
     return Object.freeze({ id: row.key_id, key, scope })
   }
 
-  async function settle(row: KeyRow, by: KeyUser): Promise<DataKey | Error> {
-    return unwrap(row, by).catch((error: Error) => error)
+  /** Each key, or why it does not open, in order. A key-encryption key is asked for once for all the rows that name it. */
+  async function settle(rows: readonly { readonly row: KeyRow; readonly by: KeyUser }[]): Promise<readonly (DataKey | Error)[]> {
+    const asked = new Map<string, Promise<Kek | Error>>()
+    const names = rows.map(({ row, by }) => {
+      const name = row.kek_id.toString('latin1')
+      if (!asked.has(name)) asked.set(name, keks.of(row, 'data', by).catch((error: Error) => error))
+      return name
+    })
+    const found = new Map<string, Kek | Error>()
+    for (const [name, kek] of asked) found.set(name, await kek)
+    return rows.map(({ row, by }, n) => {
+      const kek = found.get(names[n] ?? '') ?? new Refusal('key_refused')
+      if (kek instanceof Error) return kek
+      try {
+        return unwrap(kek, row, by)
+      } catch (error) {
+        return error instanceof Error ? error : new Refusal('key_refused', { cause: error })
+      }
+    })
   }
 
   function make(wanted: readonly Wanted[]): Promise<readonly DataKey[]> {
@@ -153,16 +170,17 @@ export function openDataKeys(settings: {
         values: [open.map(({ scope }) => scope.tenant), open.map(({ scope }) => scope.subject), open.map(({ scope }) => scope.keep)],
       })
       const missing: Wanted[] = []
-      await Promise.all(
-        rows.map(async (row) => {
-          const one = open[row.n - 1]
-          if (one === undefined) return
-          const name = nameOf(one.scope)
-          if (row.erased) found.set(name, new Refusal('key_destroyed'))
-          else if (row.key_id === null) missing.push(one)
-          else found.set(name, await settle(row, one.by))
-        }),
-      )
+      const stored: { readonly row: KeyRow; readonly by: KeyUser; readonly name: string }[] = []
+      for (const row of rows) {
+        const one = open[row.n - 1]
+        if (one === undefined) continue
+        const name = nameOf(one.scope)
+        if (row.erased) found.set(name, new Refusal('key_destroyed'))
+        else if (row.key_id === null) missing.push(one)
+        else stored.push({ row, by: one.by, name })
+      }
+      const opened = await settle(stored)
+      stored.forEach(({ name }, n) => found.set(name, opened[n] ?? new Refusal('key_refused')))
       if (missing.length === 0) continue
       try {
         for (const dataKey of await make(missing)) found.set(nameOf(dataKey.scope), dataKey)
@@ -183,10 +201,9 @@ export function openDataKeys(settings: {
     async load(named) {
       const rows = await pool.query<KeyRow>({ ...findById, values: [named.map(({ id }) => id)] })
       const askers = new Map(named.map(({ id, by }) => [id.toString('hex'), by]))
-      const opened = new Map(await Promise.all(rows.map(async (row) => {
-        const id = row.key_id.toString('hex')
-        return [id, await settle(row, askers.get(id) ?? ofTheService)] as const
-      })))
+      const names = rows.map(({ key_id }) => key_id.toString('hex'))
+      const keys = await settle(rows.map((row, n) => ({ row, by: askers.get(names[n] ?? '') ?? ofTheService })))
+      const opened = new Map(names.map((name, n) => [name, keys[n]]))
       return named.map(({ id }) => opened.get(id.toString('hex')))
     },
   })

@@ -52,12 +52,15 @@ const nothingStale: readonly (readonly [index: number, column: number, newest: I
 /** The indexes of a value that have to be computed anew, with the key to do it. */
 function staleOf(row: PageRow, part: SealedPart, indexes: readonly number[], keysOf: IndexKeysOf): typeof nothingStale {
   if (indexes.length === 0) return nothingStale
-  return indexes.flatMap((index, n) => {
+  let stale: (typeof nothingStale)[number][] | null = null
+  for (let n = 0; n < indexes.length; n++) {
+    const index = indexes[n] as number
     const column = part.indexes[n]?.column.id ?? 0
     const keys = keysOf(column)
     const [newest] = keys
-    return newest === undefined || isNewest(row.values[index], keys) ? [] : [[index, column, newest] as const]
-  })
+    if (newest !== undefined && !isNewest(row.values[index], keys)) (stale ??= []).push([index, column, newest])
+  }
+  return stale ?? nothingStale
 }
 
 /**
@@ -77,6 +80,7 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
     // What each value is, asked once; keys are found again by the fact itself, without making a text of each scope.
     const found: (KeyFact | undefined)[] = []
     const stands: (Standing | null)[] = []
+    const stales: (typeof nothingStale)[] = []
     const toOpen = new Map<KeyFact, Buffer>()
     const toSeal = new Map<KeyFact, KeyScope>()
     const unknown = new Map<string, KeyScope>()
@@ -87,16 +91,18 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
       const stand = !Buffer.isBuffer(value) ? null : owner === null ? 'no_subject' : standing(value, fact, owner)
       found.push(fact)
       stands.push(stand)
+      const stale = stand === 'old' || stand === 'new' ? staleOf(row, part, indexes, indexKeys) : nothingStale
+      stales.push(stale)
       if (stand === 'key_unknown' && owner !== null) unknown.set(scopeText(owner), owner)
       if (fact === undefined || !Buffer.isBuffer(value) || (stand !== 'old' && stand !== 'new')) continue
       if (stand === 'old') toSeal.set(fact, fact.scope)
-      if (stand === 'old' || staleOf(row, part, indexes, indexKeys).length > 0) toOpen.set(fact, value)
+      if (stand === 'old' || stale.length > 0) toOpen.set(fact, value)
     }
     const [opening, sealing, erased] = await Promise.all([openingKeys(keyring, toOpen), sealingKeys(keyring, toSeal), facts.erased([...unknown.values()])])
 
     function look(row: PageRow, first: number, verdict: Verdict, hold: (id: Buffer) => void): void {
       for (let n = 0; n < parts.length; n++) {
-        const [part, at, indexes] = parts[n] as (typeof parts)[number]
+        const [part, at] = parts[n] as (typeof parts)[number]
         const value = row.values[at]
         const stand = stands[first + n] ?? null
         if (!Buffer.isBuffer(value) || stand === null) continue
@@ -110,7 +116,7 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
           fail(stand === 'new' || stand === 'old' ? 'key_unknown' : stand)
           continue
         }
-        const stale = staleOf(row, part, indexes, indexKeys)
+        const stale = stales[first + n] ?? nothingStale
         if (stand === 'new' && stale.length === 0) {
           verdict.already = true
           continue
