@@ -1,9 +1,12 @@
-import { createHash, createSecretKey, generateKeyPairSync, randomBytes } from 'node:crypto'
+import { createSecretKey, generateKeyPairSync, randomBytes } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
 import pg from 'pg'
 import { newId } from 'redoubt/bytes'
 import { openPool } from 'redoubt/pg'
 import { kernelRetention } from 'redoubt/tables/kernel'
 import { openTokens } from 'redoubt/tokens'
+import { sessionBinding } from 'redoubt/tokens/binding'
+import { familyHash, tokenHash } from 'redoubt/tokens/refresh-token'
 import { refreshSession } from 'redoubt/tokens/refresh'
 import { lifetimes, sessionActions, type Identity } from 'redoubt/tokens/sessions'
 import { openSigner } from 'redoubt/transaction/signer'
@@ -21,16 +24,18 @@ const nothing = (): void => undefined
 
 type Row = { readonly session: string; token: string }
 
-async function plant(database: BenchDatabase, many: number): Promise<readonly Row[]> {
+async function plant(database: BenchDatabase, key: KeyObject, many: number): Promise<readonly Row[]> {
   const rows: Row[] = []
   for (let i = 0; i < many; i += 1) {
     const token = randomBytes(48)
     const [user, session] = [newId(), newId()]
     await database.admin('insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ($1, $2, $3, $4, $5, $6)', [user, benchService, randomBytes(61), randomBytes(17), 'x', 'patient'])
+    const family = familyHash(token)
+    const binding = sessionBinding({ version: 1, key }, { session, user, tenant: benchService, realm: 'tenant', enrolling: false, family })
     await database.admin(
-      `insert into redoubt.sessions (id, user_id, tenant, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash)
-       values ($1, $2, $3, now() + interval '1 day', now() + interval '1 day', $4, $5)`,
-      [session, user, benchService, createHash('sha256').update(token.subarray(0, 16)).digest(), createHash('sha256').update(token).digest()],
+      `insert into redoubt.sessions (id, user_id, tenant, idle_expires_at, absolute_expires_at, refresh_family, refresh_hash, binding)
+       values ($1, $2, $3, now() + interval '1 day', now() + interval '1 day', $4, $5, $6)`,
+      [session, user, benchService, family, tokenHash(token), binding],
     )
     rows.push({ session, token: token.toString('base64url') })
   }
@@ -49,8 +54,8 @@ async function measure(database: BenchDatabase, clients: number): Promise<void> 
       gate, tokens: openTokens({ issuer: 'https://bench.test', audience: 'bench', keys: [{ kid: 'k1', ...generateKeyPairSync('ed25519') }] }),
       keyring: { indexKeys: () => Promise.resolve([{ version: 1, key }]) }, realm: 'tenant', tenant: benchService, lifetimes: lifetimes.tenant, emit: nothing,
     } as unknown as Identity
-    const rows = await plant(database, clients)
-    const rivals = await plant(database, clients)
+    const rows = await plant(database, key, clients)
+    const rivals = await plant(database, key, clients)
     const rowOf = (list: readonly Row[], client: number): Row => list[client] ?? list[0] ?? { session: '', token: '' }
     await rounds({
       title: `refresh, ${clients} connection${clients === 1 ? '' : 's'}`,

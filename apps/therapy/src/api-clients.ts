@@ -24,7 +24,7 @@ const made = z.object({ client_id: rowId, client_secret: z.string() })
 
 /** Signing in as an API client. */
 export function clientTokenRoutes(app: App): readonly Route[] {
-  return [clientTokenRoute({ gate: app.db, tokens: app.tokens, tenant: realm, emit: app.emit })]
+  return [clientTokenRoute({ gate: app.db, tokens: app.tokens, keyring: app.identity.keyring, tenant: realm, emit: app.emit })]
 }
 
 /** Making, rotating and revoking API clients, for administrators. */
@@ -36,12 +36,12 @@ export function apiClientRoutes(app: App): readonly Route[] {
     }),
     route({
       method: 'POST', path: '/api/api-clients', tags: ['admin'], summary: 'A new API client; its secret is shown this once', access: ['admin'], body: clientBody, answer: made, status: 201,
-      handle: ({ caller, body }) => transaction(app.db, caller, 'client.created', async (tx) => shown(await createClient(tx, { ...body, networks: body.networks ?? [] }))),
+      handle: ({ caller, body }) => transaction(app.db, caller, 'client.created', async (tx) => shown(await createClient(tx, app.identity.keyring, { ...body, networks: body.networks ?? [] }))),
     }),
     route({
       method: 'POST', path: '/api/api-clients/{id}/rotate', tags: ['admin'], summary: 'A new secret; the one before it holds for overlap seconds, a day by default', access: ['admin'],
-      params: idParams, body: z.strictObject({ overlap: z.int().min(0).max(30 * 24 * 3600).optional() }), answer: made, refuses: ['not_found'],
-      handle: ({ caller, params, body }) => transaction(app.db, caller, 'client.rotated', async (tx) => shown(await rotateClient(tx, params.id, body.overlap ?? overlapSeconds))),
+      params: idParams, body: z.strictObject({ overlap: z.int().min(0).max(30 * 24 * 3600).optional() }), answer: made, refuses: ['not_found', 'conflict'],
+      handle: ({ caller, params, body }) => transaction(app.db, caller, 'client.rotated', async (tx) => shown(await rotateClient(tx, app.identity.keyring, params.id, body.overlap ?? overlapSeconds))),
     }),
     route({
       method: 'DELETE', path: '/api/api-clients/{id}', tags: ['admin'], summary: 'Ends an API client and all its tokens, at once and everywhere', access: ['admin'],
@@ -71,8 +71,8 @@ export type ClientCommand =
 /** @returns id and secret; the secret is empty where a client was revoked. @throws Refusal not_found */
 export async function runClientCommand(app: App, visitor: Visitor, command: ClientCommand): Promise<{ readonly id: string; readonly secret: string }> {
   const caller = systemCaller('api-clients', realm, visitor)
-  if (command.do === 'create') return transaction(app.db, caller, 'client.created', (tx) => createClient(tx, command))
-  if (command.do === 'rotate') return transaction(app.db, caller, 'client.rotated', (tx) => rotateClient(tx, command.id))
+  if (command.do === 'create') return transaction(app.db, caller, 'client.created', (tx) => createClient(tx, app.identity.keyring, command))
+  if (command.do === 'rotate') return transaction(app.db, caller, 'client.rotated', (tx) => rotateClient(tx, app.identity.keyring, command.id))
   await transaction(app.db, caller, 'client.revoked', (tx) => revokeClient(tx, command.id))
   return { id: command.id, secret: '' }
 }

@@ -85,7 +85,7 @@ test('two secrets are valid during rotation, never three; without overlap only t
   const third = await runClientCommand(app, visitor, { do: 'rotate', id: first.id })
   assert.equal((await ask(grant, { authorization: basic(first) })).status, 401)
   await tokenOf(second)
-  const fourth = await transaction(app.db, systemCaller('api-clients', realm, visitor), 'client.rotated', (tx) => rotateClient(tx, first.id, 0))
+  const fourth = await transaction(app.db, systemCaller('api-clients', realm, visitor), 'client.rotated', (tx) => rotateClient(tx, app.identity.keyring, first.id, 0))
   assert.equal((await ask(grant, { authorization: basic(third) })).status, 401)
   await tokenOf(fourth)
 })
@@ -152,7 +152,7 @@ test('attack: SQL of an ordinary caller reads no secret, revokes no client and o
   const run = (text: string): Promise<readonly unknown[]> => transaction(app.db, caller, 'account.viewed', (tx) => tx.query({ text, values: [] }))
   assert.deepEqual(await run('select id from redoubt.api_clients'), [])
   for (const text of [
-    'select secret_hash from redoubt.api_clients', `select guard.revoke_api_client('${client.id}')`, `select guard.rotate_api_client('${client.id}', '\\x00', 60)`, `update redoubt.api_clients set revoked_at = now()`,
+    'select secret_hash from redoubt.api_clients', `select guard.revoke_api_client('${client.id}')`, `select guard.rotate_api_client('${client.id}', '\\x00', '\\x00', 60)`, `update redoubt.api_clients set revoked_at = now()`,
     `select guard.open_client_session('${client.id}', '\\x00', null, null, '${client.id}', 600)`, `insert into redoubt.api_clients (id, tenant, name, secret_hash, scopes) values ('${patient.id}', '${realm}', 'x', '\\x${'00'.repeat(32)}', '{a}')`,
   ]) await assert.rejects(run(text), text)
   await tokenOf(client)

@@ -47,10 +47,12 @@ create table redoubt.sessions (
   idle_expires_at timestamptz not null default now() + interval '1 hour',
   absolute_expires_at timestamptz not null,
   revoked_at timestamptz,
-  revoke_reason text check (revoke_reason in ('logout', 'logout_all', 'ended', 'ended_by_admin', 'password_changed', 'factor_changed', 'role_changed', 'suspended', 'reuse')),
+  revoke_reason text check (revoke_reason in ('logout', 'logout_all', 'ended', 'ended_by_admin', 'password_changed', 'factor_changed', 'role_changed', 'suspended', 'reuse', 'refused')),
   -- SHA-256 of the part that all refresh tokens of this family share, and of the newest token (docs/formats.md).
   refresh_family bytea unique check (octet_length(refresh_family) = 32),
   refresh_hash bytea check (octet_length(refresh_hash) = 32),
+  -- HMAC over whose this family is, by which door, under a key outside the database: a refresh believes no row without it.
+  binding bytea check (octet_length(binding) = 33),
   -- The one before it, when it was exchanged, and what tells its sender's retry from a theft.
   previous_hash bytea,
   rotated_at timestamptz,

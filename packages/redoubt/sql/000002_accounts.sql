@@ -124,6 +124,21 @@ begin
   return query select case when enrols then 'enrolment' else account.role end, account.tenant;
 end $$;
 
+-- Binds the session that this transaction opened to what guard.open_session answered: the app computes it, with a key that
+-- is not here. Once only, so that nobody can take the binding of a session away.
+create function guard.bind_session(p_session uuid, p_binding bytea) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.sessions s set binding = p_binding where s.id = p_session and s.binding is null and s.created_at = pg_catalog.now();
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+end $$;
+
 -- Ends the verified caller's own session: takes no id, so nobody can end another's.
 create function guard.end_own_session() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -133,5 +148,7 @@ begin
     where s.id = (guard.caller()).session and s.revoked_at is null;
 end $$;
 
-revoke all on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int), guard.end_own_session() from public;
-grant execute on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int), guard.end_own_session() to {app};
+revoke all on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int),
+  guard.bind_session(uuid, bytea), guard.end_own_session() from public;
+grant execute on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int),
+  guard.bind_session(uuid, bytea), guard.end_own_session() to {app};

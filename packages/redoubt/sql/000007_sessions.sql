@@ -8,10 +8,11 @@ set local role {guard};
 --   replayed  the same sender asks again within ten seconds and the successor is unused: the salt gives it again
 --   reused    anything else of this family: it is ended
 --   ended     revoked or over; unknown: no such family
+-- Whom the row names is for the app to believe: the binding tells it.
 -- clock_timestamp, not the transaction's start: a transaction that waited for another's rotation began before it.
 create function guard.refresh_session(
   p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds int
-) returns table (outcome text, session uuid, actor uuid, role text, tenant text, salt bytea)
+) returns table (outcome text, session uuid, actor uuid, role text, tenant text, salt bytea, binding bytea)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -28,13 +29,13 @@ begin
       from redoubt.users u
       where s.refresh_family = p_family and s.refresh_hash = p_presented and s.realm = p_realm and s.revoked_at is null
         and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
-      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea;
+      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea, s.binding;
     if found then
       return;
     end if;
     select * into known from redoubt.sessions s where s.refresh_family = p_family and s.realm = p_realm for update;
     if not found then
-      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea;
+      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea, null::bytea;
       return;
     end if;
     -- Between the two statements somebody else can have made it the newest: once more.
@@ -43,16 +44,27 @@ begin
   end loop;
   if known.revoked_at is not null or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now()
      or known.refresh_hash = p_presented then
-    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea;
+    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
   elsif known.previous_hash = p_presented and known.rotated_at > pg_catalog.clock_timestamp() - interval '10 seconds'
      and (case when p_attempt is null and known.attempt_hash is null then known.agent_hash = p_agent and known.address_prefix = p_prefix
           else known.attempt_hash = p_attempt end) then
-    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt
+    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt, known.binding
       from redoubt.users u where u.id = known.user_id;
   else
     update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'reuse' where s.id = known.id;
-    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea;
+    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
   end if;
+end $$;
+
+-- Ends a session whose row is not the one that was bound, for whoever showed a token of it.
+create function guard.refuse_session(p_session uuid, p_family bytea) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.refresh' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'refused' where s.id = p_session and s.refresh_family = p_family and s.revoked_at is null;
 end $$;
 
 -- The sweep sees and deletes sessions a week after they could last have lived; the record of sign-ins is the audit's.
@@ -221,12 +233,12 @@ begin
 end $$;
 
 revoke all on function
-  guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
+  guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
   guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
   guard.read_audit(text, uuid, text, text, text, uuid, int) from public;
 grant execute on function
-  guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.end_session(uuid), guard.end_other_sessions(text),
+  guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
   guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
   guard.read_audit(text, uuid, text, text, text, uuid, int) to {app};

@@ -89,6 +89,11 @@ begin
     when p_table = 1 and p_column = 100 then (select pg_catalog.count(*) from redoubt.users u where pg_catalog.starts_with(u.password_hash, p_version || '$') and u.status <> 'deleted')
     -- The salt of an exchange counts for the ten seconds in which it may be asked for again.
     when p_table = 2 and p_column = 1 then 0
+    when p_table = 2 and p_column = 2 then (select pg_catalog.count(*) from redoubt.sessions s where pg_catalog.get_byte(s.binding, 0) = p_version and s.revoked_at is null
+      and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now())
+    -- Of a client until its secret is rotated.
+    when p_table = 9 and p_column = 1 then (select pg_catalog.count(*) from redoubt.api_clients c where c.revoked_at is null
+      and (pg_catalog.get_byte(c.binding, 0) = p_version or c.previous_until > pg_catalog.now() and pg_catalog.get_byte(c.previous_binding, 0) = p_version))
     when p_table = 8 and p_column = 1 then (select pg_catalog.count(*) from redoubt.one_time_codes c where pg_catalog.get_byte(c.handle_hash, 0) = p_version and c.expires_at > pg_catalog.now())
     -- The challenge of a passkey counts for five minutes.
     when p_table = 13 and p_column = 1 then 0

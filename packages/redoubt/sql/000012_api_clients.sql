@@ -11,6 +11,9 @@ create table redoubt.api_clients (
   secret_hash bytea not null check (octet_length(secret_hash) = 32),
   previous_hash bytea check (octet_length(previous_hash) = 32),
   previous_until timestamptz,
+  -- HMAC over client, tenant, secret hash, scopes and networks, under a key outside the database; one for each secret.
+  binding bytea not null check (octet_length(binding) = 33),
+  previous_binding bytea check (octet_length(previous_binding) = 33),
   scopes text[] not null check (cardinality(scopes) between 1 and 32),
   -- Networks it may come from; empty: any.
   networks text[] not null default '{}' check (cardinality(networks) <= 16),
@@ -39,7 +42,7 @@ create policy guard_select on redoubt.api_clients for select to {guard} using (t
 create policy guard_update on redoubt.api_clients for update to {guard} using (true) with check (true);
 -- A credential is written and never read back.
 grant select (id, tenant, name, previous_until, scopes, networks, created_at, rotated_at, last_used_at, revoked_at),
-  insert (id, tenant, name, secret_hash, scopes, networks) on redoubt.api_clients to {app};
+  insert (id, tenant, name, secret_hash, binding, scopes, networks) on redoubt.api_clients to {app};
 create policy app_select on redoubt.api_clients for select to {app}
   using ((select guard.role()) in ('admin', 'system.api-clients') and tenant = (select guard.tenant()));
 create policy app_insert on redoubt.api_clients for insert to {app}
@@ -57,9 +60,10 @@ create policy app_delete on redoubt.control_modes for delete to {app} using (fal
 set local role {guard};
 
 -- A session for the client of this id and secret, as long as its access token lives. Nothing found, a wrong secret, a
--- client that was revoked and one from elsewhere are one and the same nothing.
+-- client that was revoked and one from elsewhere are one and the same nothing. Whether scopes and networks are the ones
+-- that were bound to the secret is for the app to see, before this commits.
 create function guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds int)
-returns table (tenant text, scopes text[], networks text[])
+returns table (tenant text, scopes text[], networks text[], allowed text[], binding bytea)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -83,11 +87,26 @@ begin
   insert into redoubt.sessions (id, user_id, tenant, idle_expires_at, absolute_expires_at, device)
     values (p_session, client.id, client.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), 'API client');
   update redoubt.api_clients c set last_used_at = pg_catalog.now() where c.id = client.id;
-  return query select client.tenant, coalesce(p_scopes, client.scopes), client.networks;
+  return query select client.tenant, coalesce(p_scopes, client.scopes), client.networks, client.scopes,
+    case when client.secret_hash = p_secret_hash then client.binding else client.previous_binding end;
+end $$;
+
+-- What a client's present binding is over, for its rotation: a new one over altered scopes would make them genuine.
+create function guard.bound_api_client(p_client uuid) returns table (tenant text, secret_hash bytea, scopes text[], networks text[], binding bytea)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'system.api-clients') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select c.tenant, c.secret_hash, c.scopes, c.networks, c.binding from redoubt.api_clients c
+    where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null for update;
 end $$;
 
 -- A new secret; the one before it holds for the overlap, the one before that no longer.
-create function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds int) returns boolean
+create function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_binding bytea, p_overlap_seconds int) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -96,7 +115,7 @@ begin
   if who.role not in ('admin', 'system.api-clients') or p_overlap_seconds not between 0 and 2592000 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  update redoubt.api_clients c set previous_hash = c.secret_hash, secret_hash = p_secret_hash, rotated_at = pg_catalog.now(),
+  update redoubt.api_clients c set previous_hash = c.secret_hash, previous_binding = c.binding, secret_hash = p_secret_hash, binding = p_binding, rotated_at = pg_catalog.now(),
       previous_until = pg_catalog.now() + pg_catalog.make_interval(secs => p_overlap_seconds)
     where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null;
   return found;
@@ -120,5 +139,5 @@ begin
   return true;
 end $$;
 
-revoke all on function guard.open_client_session(uuid, bytea, text, text[], uuid, int), guard.rotate_api_client(uuid, bytea, int), guard.revoke_api_client(uuid) from public;
-grant execute on function guard.open_client_session(uuid, bytea, text, text[], uuid, int), guard.rotate_api_client(uuid, bytea, int), guard.revoke_api_client(uuid) to {app};
+revoke all on function guard.open_client_session(uuid, bytea, text, text[], uuid, int), guard.bound_api_client(uuid), guard.rotate_api_client(uuid, bytea, bytea, int), guard.revoke_api_client(uuid) from public;
+grant execute on function guard.open_client_session(uuid, bytea, text, text[], uuid, int), guard.bound_api_client(uuid), guard.rotate_api_client(uuid, bytea, bytea, int), guard.revoke_api_client(uuid) to {app};

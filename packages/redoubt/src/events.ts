@@ -28,6 +28,8 @@ export type Event =
   | { readonly type: 'auth.mfa_changed'; readonly requestId: string; readonly actor: string; readonly change: 'enrolled' | 'removed' | 'recovery_codes_replaced' | 'recovery_code_used' }
   | { readonly type: 'auth.factor_reset'; readonly requestId: string; readonly actor: string; readonly step: 'requested' | 'cancelled' | 'applied' }
   | { readonly type: 'security.credential_cloned'; readonly requestId: string; readonly actor: string; readonly factor: string }
+  | { readonly type: 'security.session_refused'; readonly requestId: string; readonly actor: string; readonly session: string }
+  | { readonly type: 'security.client_refused'; readonly requestId: string; readonly client: string }
   | { readonly type: 'auth.client_signed_in'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.client_refused'; readonly requestId: string }
   | { readonly type: 'security.unauthorized_access'; readonly requestId: string; readonly action: string; readonly code: RefusalCode; readonly actor?: string }

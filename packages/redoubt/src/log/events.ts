@@ -28,6 +28,8 @@ const severities: Readonly<Partial<Record<Event['type'], Level>>> = {
   'auth.factor_delayed': 'warn',
   'auth.factor_reset': 'warn',
   'security.credential_cloned': 'error',
+  'security.session_refused': 'error',
+  'security.client_refused': 'error',
   'security.unauthorized_access': 'warn',
   'security.control_triggered': 'warn',
   'security.csp_violation': 'warn',

@@ -5,11 +5,13 @@ import { systemCaller } from '../context.ts'
 import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import type { IndexKey, Keyring } from '../keyring.ts'
 import type { Tx } from '../pg.ts'
 import { accessTokenSeconds } from '../tokens.ts'
 import type { Tokens } from '../tokens.ts'
 import { transaction } from '../transaction.ts'
 import type { Actions, Gate } from '../transaction.ts'
+import { bindingKeys, clientBinding, isBound } from './binding.ts'
 import { isScope } from './claims.ts'
 
 /** The actions of API clients, to be spread into an app's table of actions. */
@@ -42,6 +44,8 @@ export type ClientRow = {
 export type Clients = {
   readonly gate: Gate<typeof clientActions & Actions>
   readonly tokens: Tokens
+  /** Gives the key by which a client's row is believed. */
+  readonly keyring: Pick<Keyring, 'indexKeys'>
   /** The isolation scope of the service before the client is known. */
   readonly tenant: string
   readonly emit: Emit
@@ -71,29 +75,42 @@ export function isNetwork(text: string): boolean {
  * @returns its id, and its secret, which is shown this once
  * @throws TypeError for scopes or networks out of form
  */
-export async function createClient(tx: Tx, given: { readonly name: string; readonly scopes: readonly string[]; readonly networks: readonly string[] }): Promise<{ readonly id: string; readonly secret: string }> {
+export async function createClient(tx: Tx, keyring: Pick<Keyring, 'indexKeys'>, given: { readonly name: string; readonly scopes: readonly string[]; readonly networks: readonly string[] }): Promise<{ readonly id: string; readonly secret: string }> {
   const { name, scopes, networks } = given
   if (scopes.length === 0 || !scopes.every(isScope)) throw new TypeError('createClient: scopes must be words such as therapists:read')
   if (networks.length > 16 || !networks.every(isNetwork)) throw new TypeError('createClient: networks must be at most 16 addresses or networks')
   const id = newId()
   const { secret, hash } = secretOf()
+  const [key] = await bindingKeys(keyring, 'client')
+  if (key === undefined) throw new Refusal('key_refused')
+  const { tenant } = tx.caller
   await tx.query({
     name: 'redoubt.create_api_client',
-    text: 'insert into redoubt.api_clients (id, tenant, name, secret_hash, scopes, networks) values ($1, $2, $3, $4, $5, $6)',
-    values: [id, tx.caller.tenant, name, hash, scopes, networks],
+    text: 'insert into redoubt.api_clients (id, tenant, name, secret_hash, binding, scopes, networks) values ($1, $2, $3, $4, $5, $6, $7)',
+    values: [id, tenant, name, hash, clientBinding(key, { id, tenant, secretHash: hash, scopes, networks }), scopes, networks],
   })
   tx.about('api_client', id)
   return { id, secret }
 }
 
+type Stored = { readonly tenant: string; readonly secret_hash: Buffer; readonly scopes: readonly string[]; readonly networks: readonly string[]; readonly binding: Buffer }
+
 /**
  * A new secret for a client. The one before it holds for the overlap, so that its programs change over without a gap.
  * @param overlap seconds, default a day, at most 30 days; 0 when the old secret is known to somebody else
- * @throws Refusal not_found
+ * @throws Refusal not_found; conflict for a client that was altered in the database: revoke it and make another
  */
-export async function rotateClient(tx: Tx, id: string, overlap: number = overlapSeconds): Promise<{ readonly id: string; readonly secret: string }> {
+export async function rotateClient(tx: Tx, keyring: Pick<Keyring, 'indexKeys'>, id: string, overlap: number = overlapSeconds): Promise<{ readonly id: string; readonly secret: string }> {
   const { secret, hash } = secretOf()
-  const [row] = await tx.query<{ readonly done: boolean }>({ name: 'redoubt.rotate_api_client', text: 'select guard.rotate_api_client($1, $2, $3) as done', values: [id, hash, overlap] })
+  const keys = await bindingKeys(keyring, 'client')
+  const [found] = await tx.query<Stored>({ name: 'redoubt.bound_api_client', text: 'select tenant, secret_hash, scopes, networks, binding from guard.bound_api_client($1)', values: [id] })
+  if (found === undefined) throw new Refusal('not_found')
+  const { tenant, secret_hash, scopes, networks, binding } = found
+  const bound = (secretHash: Buffer) => (key: IndexKey): Buffer => clientBinding(key, { id, tenant, secretHash, scopes, networks })
+  if (!isBound(keys, binding, bound(secret_hash))) throw new Refusal('conflict', { detail: 'the client is not the one that was made' })
+  const [key] = keys
+  if (key === undefined) throw new Refusal('key_refused')
+  const [row] = await tx.query<{ readonly done: boolean }>({ name: 'redoubt.rotate_api_client', text: 'select guard.rotate_api_client($1, $2, $3, $4) as done', values: [id, hash, bound(hash)(key), overlap] })
   if (row?.done !== true) throw new Refusal('not_found')
   tx.about('api_client', id)
   return { id, secret }
@@ -115,7 +132,14 @@ export async function listClients(tx: Tx): Promise<readonly ClientRow[]> {
   })
 }
 
-type Opened = { readonly tenant: string; readonly scopes: readonly string[]; readonly networks: readonly string[] }
+type Opened = {
+  readonly tenant: string
+  readonly scopes: readonly string[]
+  readonly networks: readonly string[]
+  /** All that the client's row allows. */
+  readonly allowed: readonly string[]
+  readonly binding: Buffer | null
+}
 
 /**
  * An access token for a client's id and secret. It carries a session of its own, so that revoking the client ends it at
@@ -129,11 +153,19 @@ export async function clientToken(
   const { gate, tokens, emit } = clients
   const formed = isUuid(given.id) && secretForm.test(given.secret)
   const session = newId()
-  const values = [formed ? given.id : newId(), hashOf(given.secret), visitor.address, given.scopes ?? null, session, accessTokenSeconds]
+  const secretHash = hashOf(given.secret)
+  const keys = await bindingKeys(clients.keyring, 'client')
+  const values = [formed ? given.id : newId(), secretHash, visitor.address, given.scopes ?? null, session, accessTokenSeconds]
   const opened = await transaction(gate, systemCaller('client-token', clients.tenant, visitor), 'client.signed_in', async (tx) => {
-    const [row] = await tx.query<Opened>({ name: 'redoubt.open_client_session', text: 'select tenant, scopes, networks from guard.open_client_session($1, $2, $3, $4, $5, $6)', values })
+    const [row] = await tx.query<Opened>({ name: 'redoubt.open_client_session', text: 'select tenant, scopes, networks, allowed, binding from guard.open_client_session($1, $2, $3, $4, $5, $6)', values })
     if (row === undefined) throw new Refusal('invalid_client')
     tx.about('api_client', given.id)
+    // Scopes, networks or the secret itself written into the row by somebody else. Nothing of this commits.
+    const bound = { id: given.id, tenant: row.tenant, secretHash, scopes: row.allowed, networks: row.networks }
+    if (!isBound(keys, row.binding, (key) => clientBinding(key, bound))) {
+      emit({ type: 'security.client_refused', requestId: visitor.requestId, client: given.id })
+      throw new Refusal('invalid_client')
+    }
     return row
   }).catch((error: unknown) => {
     if (error instanceof Refusal && error.code === 'invalid_client') emit({ type: 'auth.client_refused', requestId: visitor.requestId })

@@ -3,8 +3,10 @@ import { systemCaller } from '../context.ts'
 import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import { transaction } from '../transaction.ts'
+import { bindingKeys, isBound, sessionBinding } from './binding.ts'
 import { addressPrefix, agentHash } from './device.ts'
 import { familyHash, newSalt, readToken, successorOf, tokenHash } from './refresh-token.ts'
+import { enrolmentRole } from './sessions.ts'
 import type { Identity, SignedIn } from './sessions.ts'
 
 /** Where the keys of successors stand among the keyring's HMAC keys: as a column of redoubt.sessions that does not exist. */
@@ -17,16 +19,17 @@ type Row = {
   readonly role: string
   readonly tenant: string
   readonly salt: Buffer | null
+  readonly binding: Buffer | null
 }
 
-const text = 'select outcome, session, actor, role, tenant, salt from guard.refresh_session($1, $2, $3, $4, $5, $6, $7, $8, $9)'
+const text = 'select outcome, session, actor, role, tenant, salt, binding from guard.refresh_session($1, $2, $3, $4, $5, $6, $7, $8, $9)'
 
 /**
  * Exchanges a refresh token for the next one and a new access token, in one trip to the database (RFC 9700 §4.14).
  *
  * A retry within ten seconds by the same sender, while the successor is unused, gets the same successor: one whose
- * answer was lost is not signed out. Any other use of a token that was exchanged ends the session. All refusals are one
- * answer.
+ * answer was lost is not signed out. Any other use of a token that was exchanged ends the session. A row that
+ * is not the one bound at the sign-in gives nothing, and ends. All refusals are one answer.
  * @param given.token as it was sent; given.attempt 128 bits, base64url, made by the client for this exchange and sent
  *   again with its retries; given.agent the User-Agent header, which stands in where there is no attempt
  * @throws Refusal caller_refused
@@ -40,13 +43,14 @@ export async function refreshSession(
   const { requestId } = visitor
   const presented = readToken(given.token)
   if (presented === undefined) throw new Refusal('caller_refused')
-  const keys = await identity.keyring.indexKeys(keyPlace.table, keyPlace.column)
+  const [keys, binding] = await Promise.all([identity.keyring.indexKeys(keyPlace.table, keyPlace.column), bindingKeys(identity.keyring, 'session')])
   const salt = newSalt(keys[0]?.version ?? 0)
   const next = successorOf(presented, salt, keys)
   if (next === undefined) throw new Refusal('key_refused')
   const attempt = given.attempt === undefined ? null : createHash('sha256').update(given.attempt).digest()
   const caller = systemCaller('refresh', identity.tenant, visitor)
-  const values = [realm, familyHash(presented), tokenHash(presented), tokenHash(next), salt, attempt, agentHash(given.agent), addressPrefix(visitor.address), lifetimes.idle]
+  const family = familyHash(presented)
+  const values = [realm, family, tokenHash(presented), tokenHash(next), salt, attempt, agentHash(given.agent), addressPrefix(visitor.address), lifetimes.idle]
   const [row] = await transaction.one<typeof gate.actions, Row>(gate, caller, 'auth.refreshed', { name: 'redoubt.refresh_session', text, values })
   if (row === undefined || row.outcome === 'unknown' || row.outcome === 'ended') {
     emit({ type: 'auth.refresh_refused', requestId, reason: row?.outcome === 'ended' ? 'ended' : 'unknown' })
@@ -56,6 +60,14 @@ export async function refreshSession(
   if (outcome === 'reused') {
     emit({ type: 'auth.refresh_reused', requestId, actor, session })
     await transaction(gate, caller, { action: 'auth.refresh_reused', resource: { type: 'session', id: session } }, () => Promise.resolve())
+    throw new Refusal('caller_refused')
+  }
+  // Whoever writes the database can name anybody in a row, with the hash of a token of theirs.
+  const bound = { session, user: actor, tenant, realm, enrolling: role === enrolmentRole, family }
+  if (!isBound(binding, row.binding, (key) => sessionBinding(key, bound))) {
+    emit({ type: 'security.session_refused', requestId, actor, session })
+    const refuse = { name: 'redoubt.refuse_session', text: 'select guard.refuse_session($1, $2)', values: [session, family] }
+    await transaction(gate, caller, { action: 'auth.session_refused', resource: { type: 'session', id: session } }, (tx) => tx.query(refuse))
     throw new Refusal('caller_refused')
   }
   // The key of that exchange may have been destroyed since.

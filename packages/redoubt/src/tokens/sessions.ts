@@ -9,6 +9,7 @@ import type { BlindIndex } from '../tables.ts'
 import type { Tokens } from '../tokens.ts'
 import { transaction } from '../transaction.ts'
 import type { Actions, Gate } from '../transaction.ts'
+import { bindingKeys, sessionBinding } from './binding.ts'
 import { addressPrefix, agentHash, deviceLabel } from './device.ts'
 import type { Passwords } from './password.ts'
 import { familyHash, firstToken, tokenHash } from './refresh-token.ts'
@@ -40,6 +41,7 @@ export const sessionActions = {
   'auth.refreshed': { audited: false },
   'auth.session_checked': { audited: false },
   'auth.refresh_reused': { audited: true, keep: 'access', purpose: 'account' },
+  'auth.session_refused': { audited: true, keep: 'access', purpose: 'account' },
   'auth.sessions_viewed': { audited: true, keep: 'access', purpose: 'account' },
   'auth.session_revoked': { audited: true, keep: 'access', purpose: 'account' },
   'auth.logout': { audited: true, keep: 'access', purpose: 'account' },
@@ -130,6 +132,9 @@ async function rehash(identity: Identity, caller: System, found: Found, given: {
   emit({ type: 'auth.password_rehashed', requestId: caller.requestId, actor: found.id })
 }
 
+/** What a session is issued as that is good for setting up a second factor alone. */
+export const enrolmentRole = 'enrolment'
+
 type Opened = { readonly role: string; readonly tenant: string }
 
 /**
@@ -147,15 +152,20 @@ export async function openSession(
   const { gate, tokens, emit, realm, lifetimes: { idle, absolute } } = identity
   const session = newId()
   const refresh = firstToken()
+  const family = familyHash(refresh)
   const values = [
-    session, account.id, account.indexes, realm, [familyHash(refresh), tokenHash(refresh)], deviceLabel(given.agent), agentHash(given.agent),
+    session, account.id, account.indexes, realm, [family, tokenHash(refresh)], deviceLabel(given.agent), agentHash(given.agent),
     addressPrefix(visitor.address), idle, absolute,
   ]
+  const [key] = await bindingKeys(identity.keyring, 'session')
+  if (key === undefined) throw new Refusal('key_refused')
   const caller = systemCaller(given.as ?? 'sign-in', identity.tenant, visitor)
   const opened = await transaction(gate, caller, { action: 'auth.login_succeeded', resource: { type: 'user', id: account.id } }, async (tx) => {
     await given.first?.(tx)
     const [row] = await tx.query<Opened>({ name: 'redoubt.open_session', text: 'select role, tenant from guard.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', values })
     if (row === undefined) throw new Refusal('forbidden')
+    const binding = sessionBinding(key, { session, user: account.id, tenant: row.tenant, realm, enrolling: row.role === enrolmentRole, family })
+    await tx.query({ name: 'redoubt.bind_session', text: 'select guard.bind_session($1, $2)', values: [session, binding] })
     return row
   })
   emit({ type: 'auth.login_succeeded', requestId: visitor.requestId, actor: account.id })
