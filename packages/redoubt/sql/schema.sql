@@ -249,6 +249,8 @@ create table redoubt.api_clients (
   secret_hash bytea not null,
   previous_hash bytea,
   previous_until timestamp with time zone,
+  binding bytea not null,
+  previous_binding bytea,
   scopes text[] not null,
   networks text[] default '{}'::text[] not null,
   created_at timestamp with time zone default now() not null,
@@ -256,8 +258,10 @@ create table redoubt.api_clients (
   last_used_at timestamp with time zone,
   revoked_at timestamp with time zone,
   constraint api_clients_pkey PRIMARY KEY (id),
+  constraint api_clients_binding_check CHECK ((octet_length(binding) = 33)),
   constraint api_clients_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
   constraint api_clients_networks_check CHECK ((cardinality(networks) <= 16)),
+  constraint api_clients_previous_binding_check CHECK ((octet_length(previous_binding) = 33)),
   constraint api_clients_previous_hash_check CHECK ((octet_length(previous_hash) = 32)),
   constraint api_clients_scopes_check CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 32))),
   constraint api_clients_secret_hash_check CHECK ((octet_length(secret_hash) = 32))
@@ -280,7 +284,7 @@ create policy guard_select on redoubt.api_clients for select to {guard}
 create policy guard_update on redoubt.api_clients for update to {guard}
   using (true)
   with check (true);
-grant insert (id, tenant, name, secret_hash, scopes, networks) on redoubt.api_clients to {app};
+grant insert (id, tenant, name, secret_hash, binding, scopes, networks) on redoubt.api_clients to {app};
 grant select (id, tenant, name, previous_until, scopes, networks, created_at, rotated_at, last_used_at, revoked_at) on redoubt.api_clients to {app};
 grant select, update on redoubt.api_clients to {guard};
 
@@ -1077,6 +1081,7 @@ create table redoubt.sessions (
   revoke_reason text,
   refresh_family bytea,
   refresh_hash bytea,
+  binding bytea,
   previous_hash bytea,
   rotated_at timestamp with time zone,
   attempt_hash bytea,
@@ -1087,10 +1092,11 @@ create table redoubt.sessions (
   device text default 'Unknown device'::text not null,
   constraint sessions_pkey PRIMARY KEY (id),
   constraint sessions_refresh_family_key UNIQUE (refresh_family),
+  constraint sessions_binding_check CHECK ((octet_length(binding) = 33)),
   constraint sessions_realm_check CHECK ((realm = ANY (ARRAY['tenant'::text, 'platform'::text]))),
   constraint sessions_refresh_family_check CHECK ((octet_length(refresh_family) = 32)),
   constraint sessions_refresh_hash_check CHECK ((octet_length(refresh_hash) = 32)),
-  constraint sessions_revoke_reason_check CHECK ((revoke_reason = ANY (ARRAY['logout'::text, 'logout_all'::text, 'ended'::text, 'ended_by_admin'::text, 'password_changed'::text, 'factor_changed'::text, 'role_changed'::text, 'suspended'::text, 'reuse'::text]))),
+  constraint sessions_revoke_reason_check CHECK ((revoke_reason = ANY (ARRAY['logout'::text, 'logout_all'::text, 'ended'::text, 'ended_by_admin'::text, 'password_changed'::text, 'factor_changed'::text, 'role_changed'::text, 'suspended'::text, 'reuse'::text, 'refused'::text]))),
   constraint sessions_successor_salt_check CHECK ((octet_length(successor_salt) = 33))
 );
 alter table redoubt.sessions enable row level security;
@@ -1241,6 +1247,42 @@ begin
 end $function$;
 alter function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) owner to {guard};
 grant execute on function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) to {app};
+
+CREATE OR REPLACE FUNCTION guard.bind_session(p_session uuid, p_binding bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role not in ('system.sign-in', 'system.second-factor') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.sessions s set binding = p_binding where s.id = p_session and s.binding is null and s.created_at = pg_catalog.now();
+  if not found then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+end $function$;
+alter function guard.bind_session(p_session uuid, p_binding bytea) owner to {guard};
+grant execute on function guard.bind_session(p_session uuid, p_binding bytea) to {app};
+
+CREATE OR REPLACE FUNCTION guard.bound_api_client(p_client uuid)
+ RETURNS TABLE(tenant text, secret_hash bytea, scopes text[], networks text[], binding bytea)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role not in ('admin', 'system.api-clients') then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select c.tenant, c.secret_hash, c.scopes, c.networks, c.binding from redoubt.api_clients c
+    where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null for update;
+end $function$;
+alter function guard.bound_api_client(p_client uuid) owner to {guard};
+grant execute on function guard.bound_api_client(p_client uuid) to {app};
 
 CREATE OR REPLACE FUNCTION guard.caller()
  RETURNS guard.verified
@@ -2031,6 +2073,11 @@ begin
     when p_table = 1 and p_column = 100 then (select pg_catalog.count(*) from redoubt.users u where pg_catalog.starts_with(u.password_hash, p_version || '$') and u.status <> 'deleted')
     -- The salt of an exchange counts for the ten seconds in which it may be asked for again.
     when p_table = 2 and p_column = 1 then 0
+    when p_table = 2 and p_column = 2 then (select pg_catalog.count(*) from redoubt.sessions s where pg_catalog.get_byte(s.binding, 0) = p_version and s.revoked_at is null
+      and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now())
+    -- Of a client until its secret is rotated.
+    when p_table = 9 and p_column = 1 then (select pg_catalog.count(*) from redoubt.api_clients c where c.revoked_at is null
+      and (pg_catalog.get_byte(c.binding, 0) = p_version or c.previous_until > pg_catalog.now() and pg_catalog.get_byte(c.previous_binding, 0) = p_version))
     when p_table = 8 and p_column = 1 then (select pg_catalog.count(*) from redoubt.one_time_codes c where pg_catalog.get_byte(c.handle_hash, 0) = p_version and c.expires_at > pg_catalog.now())
     -- The challenge of a passkey counts for five minutes.
     when p_table = 13 and p_column = 1 then 0
@@ -2177,7 +2224,7 @@ alter function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata j
 grant execute on function guard.note_key(p_deed text, p_kind text, p_key text, p_metadata jsonb) to {keys};
 
 CREATE OR REPLACE FUNCTION guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer)
- RETURNS TABLE(tenant text, scopes text[], networks text[])
+ RETURNS TABLE(tenant text, scopes text[], networks text[], allowed text[], binding bytea)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2203,7 +2250,8 @@ begin
   insert into redoubt.sessions (id, user_id, tenant, idle_expires_at, absolute_expires_at, device)
     values (p_session, client.id, client.tenant, pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), pg_catalog.now() + pg_catalog.make_interval(secs => p_seconds), 'API client');
   update redoubt.api_clients c set last_used_at = pg_catalog.now() where c.id = client.id;
-  return query select client.tenant, coalesce(p_scopes, client.scopes), client.networks;
+  return query select client.tenant, coalesce(p_scopes, client.scopes), client.networks, client.scopes,
+    case when client.secret_hash = p_secret_hash then client.binding else client.previous_binding end;
 end $function$;
 alter function guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer) owner to {guard};
 grant execute on function guard.open_client_session(p_client uuid, p_secret_hash bytea, p_address text, p_scopes text[], p_session uuid, p_seconds integer) to {app};
@@ -2438,7 +2486,7 @@ alter function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) owner
 grant execute on function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) to {app};
 
 CREATE OR REPLACE FUNCTION guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer)
- RETURNS TABLE(outcome text, session uuid, actor uuid, role text, tenant text, salt bytea)
+ RETURNS TABLE(outcome text, session uuid, actor uuid, role text, tenant text, salt bytea, binding bytea)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2457,13 +2505,13 @@ begin
       from redoubt.users u
       where s.refresh_family = p_family and s.refresh_hash = p_presented and s.realm = p_realm and s.revoked_at is null
         and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
-      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea;
+      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea, s.binding;
     if found then
       return;
     end if;
     select * into known from redoubt.sessions s where s.refresh_family = p_family and s.realm = p_realm for update;
     if not found then
-      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea;
+      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea, null::bytea;
       return;
     end if;
     -- Between the two statements somebody else can have made it the newest: once more.
@@ -2472,15 +2520,15 @@ begin
   end loop;
   if known.revoked_at is not null or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now()
      or known.refresh_hash = p_presented then
-    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea;
+    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
   elsif known.previous_hash = p_presented and known.rotated_at > pg_catalog.clock_timestamp() - interval '10 seconds'
      and (case when p_attempt is null and known.attempt_hash is null then known.agent_hash = p_agent and known.address_prefix = p_prefix
           else known.attempt_hash = p_attempt end) then
-    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt
+    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt, known.binding
       from redoubt.users u where u.id = known.user_id;
   else
     update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'reuse' where s.id = known.id;
-    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea;
+    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
   end if;
 end $function$;
 alter function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer) owner to {guard};
@@ -2516,6 +2564,21 @@ begin
 end $function$;
 alter function guard.refuse_erased() owner to {guard};
 grant execute on function guard.refuse_erased() to {owner};
+
+CREATE OR REPLACE FUNCTION guard.refuse_session(p_session uuid, p_family bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.refresh' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'refused' where s.id = p_session and s.refresh_family = p_family and s.revoked_at is null;
+end $function$;
+alter function guard.refuse_session(p_session uuid, p_family bytea) owner to {guard};
+grant execute on function guard.refuse_session(p_session uuid, p_family bytea) to {app};
 
 CREATE OR REPLACE FUNCTION guard.rehash_password(p_email_bidx bytea[], p_before text, p_after text)
  RETURNS void
@@ -2758,7 +2821,7 @@ grant execute on function guard.role() to {auditor};
 grant execute on function guard.role() to {ingest};
 grant execute on function guard.role() to {worker};
 
-CREATE OR REPLACE FUNCTION guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer)
+CREATE OR REPLACE FUNCTION guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_binding bytea, p_overlap_seconds integer)
  RETURNS boolean
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2770,13 +2833,13 @@ begin
   if who.role not in ('admin', 'system.api-clients') or p_overlap_seconds not between 0 and 2592000 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  update redoubt.api_clients c set previous_hash = c.secret_hash, secret_hash = p_secret_hash, rotated_at = pg_catalog.now(),
+  update redoubt.api_clients c set previous_hash = c.secret_hash, previous_binding = c.binding, secret_hash = p_secret_hash, binding = p_binding, rotated_at = pg_catalog.now(),
       previous_until = pg_catalog.now() + pg_catalog.make_interval(secs => p_overlap_seconds)
     where c.id = p_client and c.tenant = who.tenant and c.revoked_at is null;
   return found;
 end $function$;
-alter function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer) owner to {guard};
-grant execute on function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_overlap_seconds integer) to {app};
+alter function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_binding bytea, p_overlap_seconds integer) owner to {guard};
+grant execute on function guard.rotate_api_client(p_client uuid, p_secret_hash bytea, p_binding bytea, p_overlap_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.seal_audit(max_entries integer)
  RETURNS TABLE(sealed integer, seq bigint, link bytea, oldest_unsealed double precision)
