@@ -52,7 +52,9 @@ test('nothing in the row is a token, nor anything from which one could be comput
     const hex = Buffer.from(token, 'base64url').toString('hex')
     for (const part of [token, hex, hex.slice(0, 32), hex.slice(32)]) assert.ok(!row?.text.includes(part))
   }
-  const other = await openIdentity(database, { ...shared, successorKey: randomBytes(32) })
+  const successor = { version: 1, key: createSecretKey(randomBytes(32)) }
+  const { keyring } = one.identity
+  const other = await openIdentity(database, shared, { keyring: { indexKeys: (table, column) => (column === 1 ? Promise.resolve([successor]) : keyring.indexKeys(table, column)) } })
   const replayed = await refresh(first.refresh, { by: other })
   await other.close()
   assert.notEqual(replayed.refresh, second.refresh, 'presented token and row alone do not give the successor')
