@@ -6,7 +6,7 @@ import { kernelTables } from '../tables/kernel.ts'
 /*
  * What a session and an API client stand for is bound by an HMAC under a key outside the database. An administrator of
  * the database can write any row, and the hash of a secret of their own choice: without this such a row would sign them
- * in as whomever it names (docs/formats.md, "Binding of a session and of an API client").
+ * in as whomever it names (docs/formats.md, "Refresh token" and "API client").
  */
 
 /** What a session is: whoever holds a token of this family is this user, in this tenant and by this door. */
