@@ -1,0 +1,97 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import autocannon from 'autocannon'
+import { redisAbsent, startRedis } from '../packages/redoubt/test/support/redis.ts'
+import { note, origin, type Headers } from './perimeter/request.ts'
+import { rounds } from './rounds.ts'
+
+/**
+ * POST of a note by signed-in people with session cookies and CSRF tokens, each server in a process of its own: our whole
+ * perimeter against the bare framework, the founding documents' stack, and the same stack set well. All answer from
+ * setImmediate. Beside requests a second: the server's processor time per request, and what the controls add to bare.
+ */
+type Server = { readonly child: ChildProcess; readonly port: number; readonly people: readonly Headers[] }
+
+async function start(kind: string, redis: string | undefined): Promise<Server> {
+  const child = fork(join(import.meta.dirname, 'perimeter', 'server.ts'), [JSON.stringify({ kind, redis })], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const ended = once(child, 'exit').then(([code]) => Promise.reject(new Error(`bench: the server ${kind} ended with ${String(code)}`)))
+  ended.catch(() => undefined)
+  const [said] = (await Promise.race([once(child, 'message'), ended])) as [Omit<Server, 'child'>]
+  return { child, ...said }
+}
+
+const common = { 'content-type': 'application/json', origin, 'sec-fetch-site': 'same-origin' }
+
+/** Who does not do the job is not compared: nobody signed in, no CSRF token, an unknown field. */
+async function refuses(kind: string, { port, people }: Server): Promise<void> {
+  const { cookie = '', 'x-csrf-token': token = '' } = people[0] ?? {}
+  for (const [what, headers, body] of [
+    ['nobody', { 'x-csrf-token': token }, note], ['no token', { cookie }, note], ['an unknown field', { cookie, 'x-csrf-token': token }, { ...note, admin: true }],
+  ] as const) {
+    const { status } = await fetch(`http://127.0.0.1:${port}/api/notes`, { method: 'POST', headers: { ...common, ...headers }, body: JSON.stringify(body) })
+    if (status < 400) throw new Error(`bench: ${kind} lets ${what} pass`)
+  }
+}
+
+/** Microseconds of processor time so far. */
+async function spent({ child }: Server): Promise<number> {
+  child.send('spent')
+  const [micros] = (await once(child, 'message')) as [number]
+  return micros
+}
+
+/** Every answer must be a 201: a refusal is answered faster. */
+async function load(server: Server, seconds: number): Promise<{ readonly speed: number; readonly cpu: number }> {
+  const before = await spent(server)
+  const result = await autocannon({
+    url: `http://127.0.0.1:${server.port}/api/notes`, connections: 16, duration: seconds,
+    requests: server.people.map((own) => ({ method: 'POST' as const, headers: { ...common, ...own }, body: JSON.stringify(note) })),
+  })
+  const after = await spent(server)
+  if (result.non2xx > 0 || result.errors > 0 || result['2xx'] === 0) throw new Error(`bench: ${result.non2xx} refusals and ${result.errors} errors`)
+  return { speed: result['2xx'] / result.duration, cpu: (after - before) / result['2xx'] }
+}
+
+const middle = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+
+/** @param kinds bare first, ours second, then the rivals; the last is the one whose added processor time ours is compared with */
+async function compare(title: string, kinds: readonly [string, string, ...string[]], redis: string | undefined, seconds: number): Promise<void> {
+  const servers: (readonly [string, Server])[] = []
+  try {
+    for (const kind of kinds) servers.push([kind, await start(kind, redis)])
+    for (const [kind, server] of servers.slice(1)) await refuses(kind, server)
+    const cpu = new Map<string, number[]>(kinds.map((kind) => [kind, []]))
+    const variant = async (kind: string, server: Server): Promise<number> => {
+      const measured = await load(server, seconds)
+      cpu.get(kind)?.push(measured.cpu)
+      return measured.speed
+    }
+    const [bare, own, ...rivals] = kinds
+    await rounds({
+      title, rounds: 7,
+      variants: Object.fromEntries(servers.map(([kind, server]) => [kind, () => variant(kind, server)])),
+      ratios: [bare, ...rivals].map((other) => [own, other] as const),
+    })
+    // The first round of each does not count here either.
+    const each = (kind: string): number => middle((cpu.get(kind) ?? []).slice(1))
+    for (const kind of kinds) process.stdout.write(`${kind}: ${each(kind).toFixed(1)} µs of processor time a request, ${(each(kind) - each(bare)).toFixed(1)} more than ${bare}\n`)
+    for (const rival of rivals) process.stdout.write(`added by ${own} / added by ${rival}: ${((each(own) - each(bare)) / (each(rival) - each(bare))).toFixed(2)}\n`)
+  } finally {
+    for (const [, { child }] of servers) child.disconnect()
+  }
+}
+
+/** @param seconds of each load */
+export async function run(seconds = 2): Promise<void> {
+  await compare('Express, limits in memory, 16 connections', ['bare', 'ours', 'seed', 'well-set'], undefined, seconds)
+  if (redisAbsent === false) {
+    const redis = await startRedis()
+    try {
+      await compare('Express, limits in Redis, 16 connections', ['bare', 'ours', 'seed', 'well-set'], redis.url, seconds)
+    } finally {
+      await redis.remove()
+    }
+  } else process.stdout.write(`\nin Redis: left out, ${redisAbsent}\n`)
+  await compare('NestJS, limits in memory, 16 connections', ['nest-bare', 'nest-ours', 'nest-usual'], undefined, seconds)
+}
