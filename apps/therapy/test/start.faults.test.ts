@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { chmod, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -15,6 +16,18 @@ async function postmaster(): Promise<number> {
 async function stop(running: Running): Promise<void> {
   running.child.kill('SIGINT')
   assert.equal(await running.ended, 0, running.output())
+}
+
+/** A second worker beside the running service, whose clock is a minute ahead. */
+async function lateWorker(): Promise<{ readonly code: unknown; readonly said: string }> {
+  const settings = await readFile(join(home, 'therapy.env'), 'utf8')
+  const env = Object.fromEntries([...settings.matchAll(/^(\w+)='?(.*?)'?$/gm)].map(([, name = '', value = '']) => [name, value]))
+  const ahead = "data:text/javascript,const now=Date.now;Date.now=()=>now()+60000"
+  return new Promise((resolve) => {
+    execFile(process.execPath, ['--import', ahead, join(import.meta.dirname, '../src/worker.ts')], { env, cwd: join(import.meta.dirname, '../../..'), timeout: 30_000 }, (error, _, said) => {
+      resolve({ code: error === null ? 0 : error.code, said })
+    })
+  })
 }
 
 const answers = (): Promise<boolean> => fetch(`http://127.0.0.1:${port}/health/live`).then(({ ok }) => ok, () => false)
@@ -63,6 +76,10 @@ test('npm start when something goes wrong', async (t) => {
     await ready(running)
     assert.deepEqual(accountsOf(running), people)
     assert.ok(await login(people[0]?.[0] ?? '', people[0]?.[1] ?? ''))
+
+    const late = await lateWorker()
+    assert.equal(late.code, 2, 'a worker whose clock is wrong refuses, and its process ends: nothing it had begun goes on')
+    assert.match(late.said, /^therapy worker: caller_refused: .*clocks/m)
     await stop(running)
   })
 
