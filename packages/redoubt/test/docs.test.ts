@@ -53,6 +53,18 @@ test('each runbook is one link away from the README', () => {
   assert.deepEqual(globSync('docs/runbooks/*.md', { cwd: repository }).filter((path) => !readme.includes(`](${path})`)), [])
 })
 
+/** Long lines of prose that stand in a text more than once: what a merge that took both sides leaves behind. */
+function doubles(markdown: string): readonly string[] {
+  const long = markdown.replaceAll(/^ *```[\s\S]*?^ *```/gm, '').split('\n').map((line) => line.trim()).filter((line) => line.length >= 40 && !line.startsWith('|---'))
+  return long.filter((line, index) => long.indexOf(line) < index)
+}
+
+test('no document says a line twice', () => {
+  assert.deepEqual(documents.flatMap((path) => doubles(read(path)).map((line) => `${path}: ${line}`)), [])
+  const line = 'a sentence that is long enough to be one of its own'
+  assert.deepEqual(doubles(`${line}\n\n- other\n  ${line}\n`), [line])
+})
+
 test('files that the documents name in code marks exist', () => {
   const missing = documents.filter((path) => path !== 'CHANGELOG.md').flatMap((path) =>
     [...read(path).matchAll(/`((?:packages|apps|docs|bench|\.ci)\/[\w./-]+)`/g)].map((match) => match[1] ?? '').filter((file) => !existsSync(join(repository, file))).map((file) => `${path}: ${file}`))
