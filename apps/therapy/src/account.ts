@@ -24,6 +24,8 @@ const present = z.string().max(passwordLength.most)
  * @param identity whose accounts, and roles those of its realm
  */
 export function accountRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]]): readonly Route[] {
+  // Who is invited and not there yet has a password that somebody else chose: with it the address must not move away.
+  const settled = roles.filter((role) => role !== 'enrolment') as unknown as readonly [string, ...string[]]
   return [
     route({
       method: 'POST', path: '/api/auth/password', tags: ['auth'], summary: 'Change one’s password; other sessions end, and a mail tells of it. With a second factor it needs a step-up for account.password on oneself',
@@ -35,12 +37,12 @@ export function accountRoutes(app: App, identity: Identity, roles: readonly [str
     }),
     route({
       method: 'POST', path: '/api/auth/email', tags: ['auth'], summary: 'Ask to change one’s address; a code goes to the new one. The answer is the same when that is another account’s. With a second factor it needs a step-up for account.email on oneself',
-      access: roles, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests', 'step_up_required'],
+      access: settled, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests', 'step_up_required'],
       handle: async ({ caller, body, headers }) => ({ status: 'accepted' as const, request: await askEmailChange(app, identity, { caller, headers }, body.password, body.email) }),
     }),
     route({
       method: 'POST', path: '/api/auth/email/confirm', tags: ['auth'], summary: 'Change one’s address, with the code that was mailed to it. A mail to the former one tells of it, and how to take it back within seven days',
-      access: roles, body: z.strictObject({ request: handle, code: digits, email }), answer: z.object({ status: z.literal('changed') }), refuses: ['code_refused', 'already_exists'],
+      access: settled, body: z.strictObject({ request: handle, code: digits, email }), answer: z.object({ status: z.literal('changed') }), refuses: ['code_refused', 'already_exists'],
       handle: async ({ caller, body }) => {
         await confirmEmailChange(app, caller, { handle: body.request, digits: body.code }, body.email)
         return { status: 'changed' as const }

@@ -85,6 +85,19 @@ test('every route is limited: the public ones by address, the others by caller',
   }
 })
 
+test('attack: a token of a session that has ended uses up nothing of its owner’s requests', async () => {
+  const patient = await clinic.patient()
+  const strict = await clinic.another({ trustedProxies: ['127.0.0.1'], limits: { ...roomy, caller: 5 } })
+  assert.equal((await strict.send(patient.token)('POST', '/api/auth/logout-all', undefined, from('198.51.100.251'))).status, 204)
+  const statuses: number[] = []
+  for (let nr = 0; nr < 8; nr++) statuses.push((await strict.send(patient.token)('GET', '/api/auth/me', undefined, from('203.0.113.66'))).status)
+  assert.deepEqual([...new Set(statuses)], [401, 429])
+  const { body } = await login(strict.send(), patient, from('198.51.100.251'))
+  const anew = strict.send(String(body['access_token']))
+  assert.equal((await anew('GET', '/api/auth/me', undefined, from('198.51.100.251'))).status, 200)
+  assert.equal((await anew('POST', '/api/auth/logout-all', undefined, from('198.51.100.251'))).status, 204)
+})
+
 test('two instances with Redis are one; readiness says how it is, and an outage makes guessing harder, not impossible to sign in', { skip: redisAbsent }, async () => {
   const redis = await startRedis()
   after(() => redis.remove())

@@ -62,6 +62,7 @@ for (const [name, bad, expected, good] of faults) {
 const roleFaults: readonly (readonly [name: string, bad: (login: string) => string, expected: RegExp])[] = [
   ['membership in another role', (login) => `grant "${database.service}_auditor" to ${login}`, /is a member of another role/],
   ['a runtime role past row security', (login) => `alter role ${login} bypassrls`, /bypasses row security/],
+  ['settings that the role carries itself', (login) => `alter role ${login} set default_transaction_read_only = on`, /has settings of its own \(default_transaction_read_only\)/],
   ['a superuser', (login) => `alter role ${login} superuser`, /is a superuser/],
   ['a runtime role that may make roles', (login) => `alter role ${login} createrole`, /may create roles/],
   ['logged parameters', (login) => `alter role ${login} set log_parameter_max_length_on_error = 100`, /the server logs bind parameters/],

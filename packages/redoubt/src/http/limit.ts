@@ -93,7 +93,9 @@ export function edgeLimits(options: {
       if (mode() === 'off' || route.weight === 0) return undefined
       if (caller === null) return take(visitor, res, anonymous(visitor, req, route.weight))
       const { narrow, wide } = networks(visitor.address)
-      const demands: Demand[] = [{ limit: table.caller, key: caller.actor, cost: route.weight }, { limit: table.address.narrow, key: narrow, cost: 1 }]
+      // By session, not by account: a stolen token, also of a session that has ended, must not use up what its owner may ask.
+      const key = caller.kind === 'user' ? caller.session : caller.actor
+      const demands: Demand[] = [{ limit: table.caller, key, cost: route.weight }, { limit: table.address.narrow, key: narrow, cost: 1 }]
       if (wide !== undefined) demands.push({ limit: table.address.wide, key: wide, cost: 1 })
       return take(visitor, res, demands)
     },

@@ -45,7 +45,13 @@ export const catalogueQueries = {
       (r.rolcreaterole or r.rolcreatedb or r.rolreplication, 'may create roles or databases, or replicate', 'alter role … nocreaterole nocreatedb noreplication'),
       (exists (select from pg_catalog.pg_auth_members m where m.member = r.oid), 'is a member of another role', 'revoke the membership: SET ROLE would use it')
     ) f(bad, fault, todo)
-    where r.rolname = session_user and f.bad and $1::text[] is not null`,
+    where r.rolname = session_user and f.bad and $1::text[] is not null
+    union all
+    -- PostgreSQL lets every role alter its own settings, and no grant takes that away: what an intruder left there would
+    -- meet each new connection.
+    select 'runtime role ' || r.rolname || ' has settings of its own (' || pg_catalog.split_part(s.setting, '=', 1) || ')', 'alter role ' || r.rolname || ' reset ' || pg_catalog.split_part(s.setting, '=', 1) || '; settings belong to the server or the database'
+    from pg_catalog.pg_roles r join pg_catalog.pg_db_role_setting d on d.setrole = r.oid cross join lateral pg_catalog.unnest(d.setconfig) s(setting)
+    where r.rolname = session_user and $1::text[] is not null`,
 
   grants: `
     select 'runtime role may ' || a.privilege_type || ' on ' || n.nspname || '.' || c.relname as what,

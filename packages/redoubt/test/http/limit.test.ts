@@ -9,7 +9,7 @@ import { route } from '../../src/http/route.ts'
 import { openLimits } from '../../src/limits.ts'
 import { standardNumbers, type LimitNumbers } from '../../src/limits/standard.ts'
 import { openTokens } from '../../src/tokens.ts'
-import { ask, edge, json, kinds, problemOf, sampleRoutes, session, signing, tokens, withToken, type Edge, type Kind, type Received } from '../support/edge.ts'
+import { ask, edge, json, kinds, problemOf, sampleRoutes, signing, tokens, withToken, type Edge, type Kind, type Received } from '../support/edge.ts'
 
 type Options = { readonly numbers?: Partial<LimitNumbers>; readonly mode?: 'off' | 'report' | 'enforce'; readonly proxies?: readonly string[]; readonly exempt?: readonly string[]; readonly kind?: Kind }
 
@@ -27,7 +27,7 @@ async function limited({ numbers = {}, mode = 'enforce', proxies = ['127.0.0.1']
 const from = (address: string, more: { readonly headers?: Record<string, string> } = {}) => ({ ...more, headers: { ...more.headers, 'x-forwarded-for': address } })
 const other = openTokens({ issuer: 'https://auth.test', audience: 'edge-test', keys: [{ kid: 'k1', ...signing }] })
 const tokenOf = (nr: number): { headers: Record<string, string> } => ({
-  headers: { authorization: `Bearer ${other.issue({ actor: `0190a8f0-0000-7000-8000-${String(nr).padStart(12, '0')}`, session, role: 'patient', tenant: 'clinic' }).token}` },
+  headers: { authorization: `Bearer ${other.issue({ actor: `0190a8f0-0000-7000-8000-${String(nr).padStart(12, '0')}`, session: `0190a8f1-0000-7000-8000-${String(nr).padStart(12, '0')}`, role: 'patient', tenant: 'clinic' }).token}` },
 })
 const thing = '/api/things/0190a8f0-0000-7000-8000-000000000003'
 
