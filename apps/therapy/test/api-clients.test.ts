@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemCaller } from 'redoubt/context'
-import { insideNetworks, isNetwork, rotateClient } from 'redoubt/tokens/clients'
+import type { Tx } from 'redoubt/pg'
+import { createClient, insideNetworks, isNetwork, rotateClient } from 'redoubt/tokens/clients'
 import { transaction } from 'redoubt/transaction'
 import { clientCommandOf, runClientCommand } from '../src/api-clients.ts'
 import { realm } from '../src/app.ts'
@@ -111,8 +112,16 @@ test('attack: stolen credentials, or a stolen token, from outside the client’s
   assert.deepEqual([insideNetworks(networks, '127.0.0.1'), insideNetworks(networks, '10.9.9.9'), insideNetworks(networks, '11.0.0.1'), insideNetworks(networks, null), insideNetworks(networks, '::1'), insideNetworks([], null)], [true, true, false, false, false, true])
   const stolen = app.tokens.issue({ actor: inside.id, session: app.tokens.verify(token).session, role: 'api_client', tenant: realm, client: { scopes: ['therapists:read'], networks: ['203.0.113.0/24'] } })
   assert.equal((await clinic.send(stolen.token)('GET', '/api/therapists')).status, 401)
+  assert.deepEqual(['2001:db8::7', '2001:db9::7', '::1', '::2', '10.0.0.1'].map((address) => insideNetworks(['2001:db8::/32', '::1'], address)), [true, false, true, false, false])
   assert.ok(['10.0.0.0/8', '203.0.113.7', '2001:db8::/32', '::1'].every(isNetwork))
   assert.ok(['0.0.0.0/0', '::/0', '10.0.0.0/33', '10.0.0.0/08', 'localhost', '', 'fe80::1%eth0', '10.0.0.0/8/8', '1.2.3.4/7'].every((text) => !isNetwork(text)))
+})
+
+test('a client without scopes, or with words and networks that are none, is a mistake', async () => {
+  const given = { name: 'x', scopes: ['therapists:read'], networks: [] }
+  for (const wrong of [{ scopes: [] }, { scopes: ['Therapists Read'] }, { networks: ['0.0.0.0/0'] }, { networks: Array.from({ length: 17 }, () => '10.0.0.0/8') }]) {
+    await assert.rejects(createClient({} as Tx, clinic.service.keyring, { ...given, ...wrong }), TypeError)
+  }
 })
 
 test('attack: a person’s token with a scope, or a client’s without', () => {

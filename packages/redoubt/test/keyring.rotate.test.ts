@@ -3,7 +3,9 @@ import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Refusal } from '../src/errors.ts'
+import type { Kek } from '../src/keyring/keks.ts'
 import { openRetirement, type Retirement } from '../src/keyring/retire.ts'
+import { rewrapAll } from '../src/keyring/rewrap.ts'
 import { noticedAfter, openRotation, type Rotation } from '../src/keyring/rotate.ts'
 import { unrecorded } from '../src/keyring/usage.ts'
 import { openPool } from '../src/pg.ts'
@@ -250,4 +252,42 @@ test('of an anchor key that is retired only the public half stays, authenticated
   await database.admin(`update keys.purpose_keys set holds = 'private' where kid = $1`, [old.kid])
   await assert.rejects(world.keyring().purposeKey('audit-anchor'), refusedWith('key_refused'))
   await database.admin(`update keys.purpose_keys set holds = 'public' where kid = $1`, [old.kid])
+})
+
+test('settings and keys that make no sense are mistakes or refused, and change nothing', async () => {
+  for (const overlap of [-1, 0.5]) assert.throws(() => rotation(overlap), TypeError)
+  const kek = { purpose: 'data', id: Buffer.alloc(16) } as Kek
+  await assert.rejects(rewrapAll(pool, kek, kek, () => undefined), TypeError)
+  await assert.rejects(rotation().purposeKey('never-made' as 'token-sign'), refusedWith('not_found'))
+  await assert.rejects(rotation().indexKey({ table: 90, column: 1 }), refusedWith('not_found'))
+  await assert.rejects(retirement().indexKey({ table: 90, column: 1 }, () => Promise.resolve(null)), refusedWith('not_found'))
+})
+
+test('a refusal to retire says in words how long it will be', async () => {
+  await world.keyring().indexKeys(91, 1)
+  await rotation().indexKey({ table: 91, column: 1 })
+  for (const [overlap, words] of [[100_000, /in \d+ seconds/], [3_000_000, /in \d+ minutes/], [30_000_000, /in \d hours/]] as const) {
+    await assert.rejects(retirement(overlap).indexKey({ table: 91, column: 1 }, () => Promise.resolve(new Date())), saying(words))
+  }
+})
+
+test('the last version that the byte in front of an index value can name is not passed', async () => {
+  await world.keyring().indexKeys(92, 1)
+  await database.admin('set session_replication_role = replica; update keys.index_keys set version = 255 where table_id = 92; set session_replication_role = origin')
+  await assert.rejects(rotation().indexKey({ table: 92, column: 1 }), refusedWith('conflict'))
+})
+
+test('a signing key that may not be used yet is refused, not used early', async () => {
+  await world.keyring().purposeKey('token-sign-admin')
+  await database.admin(`set session_replication_role = replica; update keys.purpose_keys set use_from = now() + interval '1 hour' where purpose = 'token-sign-admin'; set session_replication_role = origin`)
+  await assert.rejects(world.keyring().purposeKey('token-sign-admin'), refusedWith('key_refused'))
+})
+
+test('attack: a wrapped key that was replaced stops the rotation of its key-encryption key; one whose key-encryption key is gone is destroyed', async () => {
+  const [kept, spoiled] = [scopeOf(), scopeOf()]
+  await world.keyring().keysFor([kept, spoiled])
+  await database.admin('update keys.data_keys set wrapped = set_byte(wrapped, 30, get_byte(wrapped, 30) # 1) where subject = $1', [spoiled.subject])
+  await assert.rejects(rotation().keyEncryptionKey('data'), refusedWith('key_refused'))
+  await database.admin(`set session_replication_role = replica; update keys.key_encryption_keys set state = 'destroyed', wrapped = null where purpose = 'data'; set session_replication_role = origin`)
+  await assert.rejects(world.keyring().keysFor([kept]), refusedWith('key_destroyed'))
 })

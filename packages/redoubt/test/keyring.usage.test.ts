@@ -4,6 +4,7 @@ import { after, test } from 'node:test'
 import { run } from '../src/cli/keys-usage.ts'
 import { UsageProblem } from '../src/cli/io.ts'
 import type { KeyUser } from '../src/context.ts'
+import { Refusal } from '../src/errors.ts'
 import type { Event } from '../src/events.ts'
 import { moveKeks } from '../src/keyring/move.ts'
 import { startKeyUsage, type KeyUsage, type KeyUsageSettings } from '../src/keyring/usage.ts'
@@ -253,4 +254,13 @@ test('settings that make no sense name the argument', () => {
   assert.throws(() => startKeyUsage({ ...settings, intervalMs: 0 }), /startKeyUsage: intervalMs/)
   assert.throws(() => startKeyUsage({ ...settings, most: 1.5 }), /startKeyUsage: most/)
   assert.throws(() => startUsageWatch({ ...settings, times: 0 }), /startUsageWatch: times/)
+})
+
+test('a look that fails is an event, and the next one comes all the same', async () => {
+  const seen: string[] = []
+  const twice = Promise.withResolvers<void>()
+  const watch = startUsageWatch({ pool: { query: () => Promise.reject(new Refusal('database_unavailable')) }, intervalMs: 1, emit: ({ type }) => { if (seen.push(type) === 2) twice.resolve() } })
+  await twice.promise
+  await watch.stop()
+  assert.deepEqual([...new Set(seen)], ['key.usage_failed'])
 })

@@ -53,3 +53,11 @@ test('a rotation is taken up by a running process: first published, then signing
   present = old
   assert.equal(await seen(), 'next')
 })
+
+test('following keys less often than the bound, or never, is a mistake', async () => {
+  const keyring = { purposeKey: () => Promise.resolve(keyOf('one')) }
+  const tokens = openTokens({ issuer: 'https://auth.test', audience: 'keys-test', keys: await tokenKeys(keyring, 'token-sign') })
+  for (const every of [0, 1.5, 30_001]) assert.throws(() => followKeys({ tokens, keyring, purpose: 'token-sign', every }), TypeError)
+  assert.equal(tokens.sessionOf('x'.repeat(100_000)), undefined)
+  assert.equal(tokens.sessionOf('not.a.token'), undefined)
+})

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import type { Person } from '../../src/context.ts'
+import { systemCaller, type Person } from '../../src/context.ts'
 import { Refusal } from '../../src/errors.ts'
+import type { Tx } from '../../src/pg.ts'
 import { removeFactor } from '../../src/tokens/factors/enrol.ts'
 import { requireStepUp, stepUp, stepUpOptions, type StepUpProof } from '../../src/tokens/step-up.ts'
 import { transaction } from '../../src/transaction.ts'
@@ -142,4 +143,9 @@ test('what the caller means by a step-up is checked', async () => {
   for (const meant of [{ action: 'Two words', resource: 'x' }, { action: 'a', resource: 'a b' }, { action: '', resource: 'x' }, { action: 'a', resource: '' }]) {
     await assert.rejects(stepUp(factors, identity, person, { ...meant, proof: { kind: 'password', password } }), TypeError)
   }
+})
+
+test('only a person steps up: a job or a client that asks is a mistake', async () => {
+  const caller = systemCaller('probe', 'test', { requestId: 'probe', address: null })
+  await assert.rejects(requireStepUp(factors, { caller } as Tx, { ...purpose, handle: undefined }), TypeError)
 })

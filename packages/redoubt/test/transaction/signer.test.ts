@@ -33,6 +33,13 @@ test('a machine whose clock is more than five seconds off does not start, and in
   await keys.close()
 })
 
+test('a service whose name cannot stand in a claim is a mistake, found before a key is made', async () => {
+  const keys = keysPool()
+  await assert.rejects(openSigner(keys, 'two words'), TypeError)
+  assert.deepEqual(await kids(), [])
+  await keys.close()
+})
+
 test('a database that does not tell its name and clock is away', async () => {
   await assert.rejects(openSigner({ query: () => Promise.resolve([]) } as unknown as Pool, database.service), refused('database_unavailable'))
 })
