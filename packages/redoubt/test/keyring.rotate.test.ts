@@ -277,12 +277,6 @@ test('the last version that the byte in front of an index value can name is not 
   await assert.rejects(rotation().indexKey({ table: 92, column: 1 }), refusedWith('conflict'))
 })
 
-test('a signing key that may not be used yet is refused, not used early', async () => {
-  await world.keyring().purposeKey('token-sign-admin')
-  await database.admin(`set session_replication_role = replica; update keys.purpose_keys set use_from = now() + interval '1 hour' where purpose = 'token-sign-admin'; set session_replication_role = origin`)
-  await assert.rejects(world.keyring().purposeKey('token-sign-admin'), refusedWith('key_refused'))
-})
-
 test('attack: a wrapped key that was replaced stops the rotation of its key-encryption key; one whose key-encryption key is gone is destroyed', async () => {
   const [kept, spoiled] = [scopeOf(), scopeOf()]
   await world.keyring().keysFor([kept, spoiled])
