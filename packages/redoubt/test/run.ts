@@ -6,9 +6,9 @@ import { startEmbedded } from '../src/cli/embedded.ts'
 import { testFolder } from './support/database.ts'
 import { connected, ensureTemplate, serverAt, sweepDead } from './support/template.ts'
 
-const usage = `npm test -- [--coverage] [words]
+const usage = `npm test -- [--coverage] [--without <word>]… [words]
 
-Runs every *.test.ts of the workspaces, or those whose path contains one of the words, on a real PostgreSQL:
+Runs every *.test.ts of the workspaces, or those whose path contains one of the words and none after --without, on a real PostgreSQL:
 the embedded one, or the one REDOUBT_TEST_ADMIN_URL names (connection string of a superuser).
 Databases it makes there are called redoubt_test_* and redoubt_template_*, roles redoubt_test_*.
 With REDOUBT_TEST_LCOV the coverage is also written there, for the gate in test/support/coverage.ts.
@@ -16,13 +16,13 @@ With REDOUBT_TEST_LCOV the coverage is also written there, for the gate in test/
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { coverage: { type: 'boolean', default: false }, help: { type: 'boolean', short: 'h', default: false } },
+  options: { coverage: { type: 'boolean', default: false }, without: { type: 'string', multiple: true, default: [] }, help: { type: 'boolean', short: 'h', default: false } },
 })
 const repository = join(import.meta.dirname, '../../..')
 
 async function testFiles(): Promise<readonly string[]> {
   const files = await Array.fromAsync(glob(['packages/*/test/**/*.test.ts', 'apps/*/test/**/*.test.ts'], { cwd: repository }))
-  return files.filter((file) => positionals.length === 0 || positionals.some((word) => file.includes(word))).sort()
+  return files.filter((file) => positionals.length === 0 || positionals.some((word) => file.includes(word))).filter((file) => !values.without.some((word) => file.includes(word))).sort()
 }
 
 function runFiles(files: readonly string[], adminUrl: string): Promise<number> {
