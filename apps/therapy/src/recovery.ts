@@ -1,5 +1,6 @@
 import { newId } from 'redoubt/bytes'
 import { systemCaller, type Visitor } from 'redoubt/context'
+import { evenly } from 'redoubt/http/even-time'
 import { route, type Route } from 'redoubt/http/route'
 import { putMail } from 'redoubt/outbox'
 import type { BlindIndex } from 'redoubt/tables'
@@ -18,42 +19,45 @@ export const digits = z.string().transform((text) => text.replaceAll(' ', '')).p
 export const accepted = z.object({ status: z.literal('accepted'), request: z.string() })
 export const newPassword = z.string().min(passwordLength.least).max(passwordLength.most)
 
+/** Milliseconds before which none of these routes answers: what each does depends on whether there is an account, or a code. */
+const answerAfter = 100
+
 /** Addresses shown to be somebody's, and passwords that were forgotten: for whoever is not signed in. */
 export function recoveryRoutes(app: App): readonly Route[] {
   return [
     route({
       method: 'POST', path: '/api/auth/email/verify', tags: ['auth'], summary: 'Open the account that was registered, with the code that was mailed to its address',
       access: 'public', body: z.strictObject({ request: handle, code: digits }), answer: z.object({ status: z.literal('verified') }), refuses: ['code_refused', 'already_exists'],
-      handle: async ({ visitor, body }) => {
+      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
         await confirmRegistration(app, visitor, { handle: body.request, digits: body.code })
         return { status: 'verified' as const }
-      },
+      }),
     }),
     route({
       method: 'POST', path: '/api/auth/email/resend', tags: ['auth'], summary: 'Send the code of a registration once more, three times at most. The answer is the same when there is none',
       access: 'public', body: z.strictObject({ request: handle }), answer: z.object({ status: z.literal('accepted') }), status: 202,
-      handle: async ({ visitor, body }) => {
+      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
         await mailAgain(app.db, systemCaller('register', realm, visitor), [await app.codes.hashOf('email_verify', body.request)])
         return { status: 'accepted' as const }
-      },
+      }),
     }),
     route({
       method: 'POST', path: '/api/auth/password/forgot', tags: ['auth'], summary: 'Ask for a code to set a new password. The answer is the same whether or not the address has an account; the code goes there by mail',
       access: 'public', body: z.strictObject({ email }), answer: accepted, status: 202, refuses: ['too_many_requests'],
-      handle: async ({ visitor, body, headers }) => {
+      handle: ({ visitor, body, headers }) => evenly(answerAfter, async () => {
         const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
         // Never given back: each may cost its owner a mail.
         await app.attempts.begin({ headers, visitor }, { tried: 'reset', account: indexes[0] ?? '' })
         return { status: 'accepted' as const, request: await forgetPassword(app, visitor, indexes) }
-      },
+      }),
     }),
     route({
       method: 'POST', path: '/api/auth/password/reset', tags: ['auth'], summary: 'Set a new password with the code that was mailed; ends every session. A refused password uses the code up only when it is made of the account’s own address',
       access: 'public', body: z.strictObject({ request: handle, code: digits, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['code_refused', 'busy'],
-      handle: async ({ visitor, body }) => {
+      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
         await recoverPassword(app, visitor, { handle: body.request, digits: body.code }, body.password)
         return { status: 'changed' as const }
-      },
+      }),
     }),
     route({
       method: 'POST', path: '/api/auth/email/undo', tags: ['auth'], summary: 'Take a change of address back, with the token that was mailed to the former one; ends every session and voids the password',

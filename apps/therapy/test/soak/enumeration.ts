@@ -78,6 +78,6 @@ export const soak: Soak = async ({ short, print }) => {
   await worker.stop()
   await signer.close()
   await Promise.all([pool.close(), keysPool.close()])
-  clinic.service.server.closeAllConnections()
+  await clinic.close()
   if (problems.length > 0) throw new Error(`the time of the answer tells who has an account: ${problems.join('; ')}`)
 }
