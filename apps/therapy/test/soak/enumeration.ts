@@ -29,55 +29,59 @@ function noise(differences: readonly number[]): number {
  */
 export const soak: Soak = async ({ short, print }) => {
   const clinic = await openClinic({ settings: { controls: { limits: 'off' } } })
-  const ada = await clinic.patient()
-  const fresh = (): string => `nobody.${randomBytes(6).toString('hex')}@example.org`
-  const timed = async (path: string, body: unknown, status: number): Promise<number> => {
-    const started = performance.now()
-    const answer = await clinic.send()('POST', `/api/auth/${path}`, body)
-    const took = performance.now() - started
-    if (answer.status !== status) throw new Error(`${path} answered ${answer.status}, not ${status}: ${answer.text}`)
-    return took
-  }
-  // The worker makes the code where there is an account; it has done so before anybody's wrong code is timed.
-  const pool = openPool({ url: clinic.database.url('worker'), max: 1, emit: () => undefined })
-  const keysPool = openPool({ url: clinic.database.url('keys'), max: 1, emit: () => undefined })
-  const signer = await openSigner(keysPool, clinic.database.service)
-  const worker = startMail({ pool, signer, keyring: clinic.service.keyring, mailer: { send: () => Promise.resolve() }, emit: () => undefined, pace: { intervalMs: 5 } })
-  const requests = async (known: boolean): Promise<unknown> => {
-    // Ten codes of a person may be open; the soak asks for more.
-    await clinic.database.admin("update redoubt.one_time_codes set expires_at = now() where purpose = 'reset'")
-    const { body } = await clinic.send()('POST', '/api/auth/password/forgot', { email: known ? ada.email : fresh() })
-    while ((await clinic.database.admin("select 1 from redoubt.outbox where state = 'waiting'")).length > 0) await setTimeout(2)
-    return body['request']
-  }
-  const person = { role: 'patient', password: 'correct horse battery', first_name: 'New', last_name: 'Person', dob: '1990-01-01' }
-  const routes: Readonly<Record<string, Ask>> = {
-    'sign in': (known) => timed('login', { email: known ? ada.email : fresh(), password: 'not the password' }, 401),
-    register: (known) => timed('register', { ...person, email: known ? ada.email : fresh() }, 202),
-    'forgot password': (known) => timed('password/forgot', { email: known ? ada.email : fresh() }, 202),
-    'reset with a wrong code': async (known) => timed('password/reset', { request: await requests(known), code: '00000000', password: 'a new pass phrase' }, 401),
-  }
-  const pairs = short ? 40 : 400
-  const problems: string[] = []
-  for (const [name, ask] of Object.entries(routes)) {
-    for (let i = 0; i < 10; i++) await ask(i % 2 === 0)
-    while ((await clinic.database.admin("select 1 from redoubt.outbox where state = 'waiting'")).length > 0) await setTimeout(5)
-    const times: [known: number, unknown: number][] = []
-    for (let i = 0; i < pairs; i++) {
-      const first = randomInt(2) === 0
-      const one = await ask(first)
-      const other = await ask(!first)
-      times.push(first ? [one, other] : [other, one])
+  try {
+    const ada = await clinic.patient()
+    const fresh = (): string => `nobody.${randomBytes(6).toString('hex')}@example.org`
+    const timed = async (path: string, body: unknown, status: number): Promise<number> => {
+      const started = performance.now()
+      const answer = await clinic.send()('POST', `/api/auth/${path}`, body)
+      const took = performance.now() - started
+      if (answer.status !== status) throw new Error(`${path} answered ${answer.status}, not ${status}: ${answer.text}`)
+      return took
     }
-    const [known, unknown] = [median(times.map(([a]) => a)), median(times.map(([, b]) => b))]
-    const differences = times.map(([a, b]) => a - b)
-    const part = Math.abs(known - unknown) / unknown
-    print(`${name}: ${pairs} pairs, median known ${known.toFixed(2)} ms, unknown ${unknown.toFixed(2)} ms, difference ${(100 * part).toFixed(1)} %`)
-    if (part >= 0.05 && (!short || Math.abs(median(differences)) > noise(differences))) problems.push(`${name}: ${(100 * part).toFixed(1)} %`)
+    // The worker makes the code where there is an account; it has done so before anybody's wrong code is timed.
+    const pool = openPool({ url: clinic.database.url('worker'), max: 1, emit: () => undefined })
+    const keysPool = openPool({ url: clinic.database.url('keys'), max: 1, emit: () => undefined })
+    const signer = await openSigner(keysPool, clinic.database.service)
+    const worker = startMail({ pool, signer, keyring: clinic.service.keyring, mailer: { send: () => Promise.resolve() }, emit: () => undefined, pace: { intervalMs: 5 } })
+    const requests = async (known: boolean): Promise<unknown> => {
+      // Ten codes of a person may be open; the soak asks for more.
+      await clinic.database.admin("update redoubt.one_time_codes set expires_at = now() where purpose = 'reset'")
+      const { body } = await clinic.send()('POST', '/api/auth/password/forgot', { email: known ? ada.email : fresh() })
+      while ((await clinic.database.admin("select 1 from redoubt.outbox where state = 'waiting'")).length > 0) await setTimeout(2)
+      return body['request']
+    }
+    const person = { role: 'patient', password: 'correct horse battery', first_name: 'New', last_name: 'Person', dob: '1990-01-01' }
+    const routes: Readonly<Record<string, Ask>> = {
+      'sign in': (known) => timed('login', { email: known ? ada.email : fresh(), password: 'not the password' }, 401),
+      register: (known) => timed('register', { ...person, email: known ? ada.email : fresh() }, 202),
+      'forgot password': (known) => timed('password/forgot', { email: known ? ada.email : fresh() }, 202),
+      'reset with a wrong code': async (known) => timed('password/reset', { request: await requests(known), code: '00000000', password: 'a new pass phrase' }, 401),
+    }
+    const pairs = short ? 40 : 400
+    const problems: string[] = []
+    for (const [name, ask] of Object.entries(routes)) {
+      for (let i = 0; i < 10; i++) await ask(i % 2 === 0)
+      while ((await clinic.database.admin("select 1 from redoubt.outbox where state = 'waiting'")).length > 0) await setTimeout(5)
+      const times: [known: number, unknown: number][] = []
+      for (let i = 0; i < pairs; i++) {
+        const first = randomInt(2) === 0
+        const one = await ask(first)
+        const other = await ask(!first)
+        times.push(first ? [one, other] : [other, one])
+      }
+      const [known, unknown] = [median(times.map(([a]) => a)), median(times.map(([, b]) => b))]
+      const differences = times.map(([a, b]) => a - b)
+      const part = Math.abs(known - unknown) / unknown
+      print(`${name}: ${pairs} pairs, median known ${known.toFixed(2)} ms, unknown ${unknown.toFixed(2)} ms, difference ${(100 * part).toFixed(1)} %`)
+      if (part >= 0.05 && (!short || Math.abs(median(differences)) > noise(differences))) problems.push(`${name}: ${(100 * part).toFixed(1)} %`)
+    }
+    await worker.stop()
+    await signer.close()
+    await Promise.all([pool.close(), keysPool.close()])
+    if (problems.length > 0) throw new Error(`the time of the answer tells who has an account: ${problems.join('; ')}`)
+  } finally {
+    await clinic.close()
+    await clinic.database.drop()
   }
-  await worker.stop()
-  await signer.close()
-  await Promise.all([pool.close(), keysPool.close()])
-  await clinic.close()
-  if (problems.length > 0) throw new Error(`the time of the answer tells who has an account: ${problems.join('; ')}`)
 }

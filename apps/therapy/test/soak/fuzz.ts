@@ -60,6 +60,7 @@ export const soak: Soak = async ({ short, print }) => {
     assert.deepEqual(problems(), [])
   } finally {
     await clinic.close()
+    await clinic.database.drop()
     await rm(folder, { recursive: true })
   }
 }
