@@ -73,7 +73,9 @@ export const soak: Soak = async ({ short, print }) => {
         const before = { ...figures }
         const [end, begin] = [performance.now() + seconds * 1000, new Date()]
         let [rounds, kills] = [0, 0]
-        while (performance.now() < end || rounds === 0 || kills < killsWanted) {
+        // What one rotation of these leaves behind, the next one retires.
+        const roundsWanted = level === 'data' || level === 'index' ? 3 : 1
+        while (performance.now() < end || rounds < roundsWanted || kills < killsWanted) {
           if (level === 'root') vault.transit('POST', 'keys/root/rotate')
           const task = { level, keysUrl: database.url('keys'), ownerUrl: database.url('migrator'), vault: vault.origin, token, realm: 'therapy', overlap, before: (rounds + kills > 0 ? new Date() : begin).toISOString() }
           const outcome = await rotate(task, kills < killsWanted && rounds > 0)
