@@ -284,4 +284,7 @@ test('attack: a wrapped key that was replaced stops the rotation of its key-encr
   await assert.rejects(rotation().keyEncryptionKey('data'), refusedWith('key_refused'))
   await database.admin(`set session_replication_role = replica; update keys.key_encryption_keys set state = 'destroyed', wrapped = null where purpose = 'data'; set session_replication_role = origin`)
   await assert.rejects(world.keyring().keysFor([kept]), refusedWith('key_destroyed'))
+  // Nothing is begun anew in silence where keys were taken away.
+  await assert.rejects(rotation().keyEncryptionKey('data'), refusedWith('key_refused'))
+  await assert.rejects(rotation().dataKeys({ ...kept, before: new Date(Date.now() + 60_000) }), Refusal)
 })

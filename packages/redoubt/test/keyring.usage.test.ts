@@ -7,8 +7,10 @@ import type { KeyUser } from '../src/context.ts'
 import { Refusal } from '../src/errors.ts'
 import type { Event } from '../src/events.ts'
 import { moveKeks } from '../src/keyring/move.ts'
+import { recordedService } from '../src/keyring/recorded.ts'
 import { startKeyUsage, type KeyUsage, type KeyUsageSettings } from '../src/keyring/usage.ts'
 import { startUsageWatch } from '../src/keyring/usage-watch.ts'
+import type { KeyService } from '../src/kms.ts'
 import { openPool } from '../src/pg.ts'
 import { testDatabase } from './support/database.ts'
 import { keysWorld } from './support/keys.ts'
@@ -263,4 +265,12 @@ test('a look that fails is an event, and the next one comes all the same', async
   await twice.promise
   await watch.stop()
   assert.deepEqual([...new Set(seen)], ['key.usage_failed'])
+})
+
+test('a call that binds no purpose is noted as a check', async () => {
+  const noted: string[] = []
+  const service = { provider: 'local', wrap: () => Promise.resolve({ provider: 'local', keyRef: 'x', blob: Buffer.alloc(1) }) } as unknown as KeyService
+  const usage = { called: ({ dataClass, operation, outcome }: { dataClass: string; operation: string; outcome: string }) => noted.push(`${operation} ${dataClass} ${outcome}`) } as unknown as KeyUsage
+  await recordedService(service, usage, { actor: 'service', purpose: null }).wrap(Buffer.alloc(32), {})
+  assert.deepEqual(noted, ['wrap check done'])
 })
