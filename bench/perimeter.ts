@@ -89,6 +89,7 @@ export async function run(seconds = 2): Promise<void> {
     const redis = await startRedis()
     try {
       await compare('Express, limits in Redis, 16 connections', ['bare', 'ours', 'seed', 'well-set'], redis.url, seconds)
+      await compare('NestJS, limits in Redis, 16 connections', ['nest-bare', 'nest-ours', 'nest-usual'], redis.url, seconds)
     } finally {
       await redis.remove()
     }

@@ -10,6 +10,7 @@ import express, { type Request, type Response } from 'express'
 import helmet from 'helmet'
 import type { Step } from 'redoubt/http/visit'
 import { z } from 'zod'
+import { throttlerStorage } from './nest-storage.ts'
 import { origin, quota, soon } from './request.ts'
 import { accountOf, signedCsrf } from './usual.ts'
 
@@ -47,8 +48,11 @@ export function nestWith(step: Step): Promise<RequestListener> {
   return application({}, false, (app) => void app.use(step))
 }
 
-/** Nest's usual stack, set well: throttler, helmet, CORS, csrf-csrf, a guard with jsonwebtoken and a KeyObject, a schema. */
-export function usualNest(): Promise<RequestListener> {
+/**
+ * Nest's usual stack, set well: throttler by address, helmet, CORS, csrf-csrf, a guard with jsonwebtoken and a KeyObject, a
+ * schema.
+ */
+export async function usualNest(redisUrl: string | undefined): Promise<RequestListener> {
   const { doubleCsrfProtection, generateCsrfToken } = signedCsrf()
   class SignedIn implements CanActivate {
     canActivate(context: ExecutionContext): boolean {
@@ -74,7 +78,7 @@ export function usualNest(): Promise<RequestListener> {
   Res()(Guarded.prototype, 'csrf', 1)
   Get('api/csrf')(Guarded.prototype, 'csrf', method(Guarded.prototype, 'csrf'))
   Controller()(Guarded)
-  const throttled = ThrottlerModule.forRoot([{ limit: quota, ttl: 60_000 }])
+  const throttled = ThrottlerModule.forRoot({ throttlers: [{ limit: quota, ttl: 60_000 }], ...(redisUrl === undefined ? {} : { storage: await throttlerStorage(redisUrl) }) })
   const guards = [ThrottlerGuard, SignedIn].map((useClass) => ({ provide: APP_GUARD, useClass }))
   return application({ imports: [throttled], controllers: [Guarded], providers: guards }, true, (app) => {
     app.use(helmet(), cookieParser(), doubleCsrfProtection)

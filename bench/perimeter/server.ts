@@ -24,7 +24,7 @@ async function made(): Promise<{ readonly listener: RequestListener; readonly he
   if (kind === 'seed') return { listener: await usual('text', redis), keyed: 'text' }
   if (kind === 'well-set') return { listener: await usual('key', redis), keyed: 'key' }
   if (kind === 'nest-bare') return { listener: await bareNest() }
-  if (kind === 'nest-usual') return { listener: await usualNest(), keyed: 'key' }
+  if (kind === 'nest-usual') return { listener: await usualNest(redis), keyed: 'key' }
   const { step, headers } = await ours(redis)
   return { listener: kind === 'nest-ours' ? await nestWith(step) : express().use(step as express.RequestHandler), headers }
 }
