@@ -42,10 +42,14 @@ export async function factorStep(app: App, identity: Identity, { headers, visito
   return done
 }
 
-/** Both steps in one, by passkey. @throws Refusal factor_refused */
-export function passkeyStep(app: App, identity: Identity, { headers, visitor }: AtDoor, response: AuthenticationResponseJSON): Promise<SignedIn> {
+/** Both steps in one, by passkey. @throws Refusal factor_refused; too_many_requests */
+export async function passkeyStep(app: App, identity: Identity, { headers, visitor }: AtDoor, response: AuthenticationResponseJSON): Promise<SignedIn> {
+  // By credential and by address: each try costs a signature check and a transaction, and whose it is shows only afterwards.
+  const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(response.id).digest() })
   const agent = headers['user-agent']
-  return passkeySignIn(app.factors, identity, visitor, { response, agent, also: tellOfNewDevice(app, visitor, agent) })
+  const done = await passkeySignIn(app.factors, identity, visitor, { response, agent, also: tellOfNewDevice(app, visitor, agent) })
+  await attempt.right()
+  return done
 }
 
 /** Runs in the transaction of the sign-in: the mail goes out if and only if there is a session. */

@@ -62,6 +62,17 @@ test('attack: opening accounts without end from one network', async () => {
   assert.deepEqual(statuses.slice(20), [429, 429])
 })
 
+test('attack: trying passkeys without end: five for one credential, twenty from one network', async () => {
+  const answer = (id: string): unknown => ({ response: { id, rawId: id, type: 'public-key', clientExtensionResults: {}, response: { clientDataJSON: 'e30', authenticatorData: 'AAAA', signature: 'AAAA' } } })
+  const status = async (id: string, address: string): Promise<number> => (await clinic.send()('POST', '/api/auth/passkey', answer(id), from(address))).status
+  const one: number[] = []
+  for (let nr = 0; nr < 7; nr++) one.push(await status('AAAA', '192.0.2.60'))
+  assert.deepEqual(one, [401, 401, 401, 401, 401, 429, 429])
+  const many: number[] = []
+  for (let nr = 0; nr < 22; nr++) many.push(await status(Buffer.from(`credential ${nr}`).toString('base64url'), '2001:db8:9:9::1'))
+  assert.deepEqual([[...new Set(many.slice(0, 20))], many.slice(20)], [[401], [429, 429]])
+})
+
 test('every route is limited: the public ones by address, the others by caller', async () => {
   const patient = await clinic.patient()
   const strict = await clinic.another({ trustedProxies: ['127.0.0.1'], limits: { ...roomy, anonymous: 1, caller: 1 } })

@@ -20,6 +20,8 @@ export type Authenticate = {
   (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known>
   /** Left out by one that takes no cookies; `mount` refuses one that does without `csrf`. */
   readonly ways?: readonly Via[]
+  /** The cookie that carries the access token, for the OpenAPI document; left out by one that takes none. */
+  readonly cookie?: string
   /** Whether the request carries what this one reads; for `anyOf`. */
   present?(req: IncomingMessage): boolean
 }
@@ -69,7 +71,7 @@ export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): 
       return again(refresh, req, visitor, renew)
     }
   }
-  return Object.assign(read, { ways: ['cookie'] as const, present: (req: IncomingMessage) => Object.keys(cookies.read(req.headers)).length > 0 })
+  return Object.assign(read, { ways: ['cookie'] as const, cookie: cookies.names.access, present: (req: IncomingMessage) => Object.keys(cookies.read(req.headers)).length > 0 })
 }
 
 /**
@@ -84,8 +86,10 @@ export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[
     if (which === undefined) throw new Refusal('unauthenticated')
     return which(req, visitor, kind)
   }
+  const named = authenticates.find((each) => each.cookie !== undefined)?.cookie
   return Object.assign(read, {
     ways: authenticates.flatMap(({ ways }) => ways ?? []),
+    ...(named === undefined ? undefined : { cookie: named }),
     present: (req: IncomingMessage) => authenticates.some(({ present }) => present?.(req)),
   })
 }

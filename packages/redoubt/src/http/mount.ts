@@ -182,7 +182,7 @@ function plant(routes: readonly Route[], options: MountOptions): ReturnType<type
     const leaf = leafAt(path.slice(1).split('/'))
     if (leaf.byMethod.size > 0) throw new TypeError(`mount: ${path} is a route already`)
     leaf.allow = 'GET, HEAD'
-    leaf.document = JSON.stringify(openApi(routes, info))
+    leaf.document = JSON.stringify(openApi(routes, info, options.authenticate.cookie))
   }
   return tree
 }

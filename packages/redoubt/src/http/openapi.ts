@@ -17,13 +17,14 @@ export type ApiInfo = {
 /**
  * The OpenAPI 3.1 document of a list of routes, made from the very schemas that parse and shape them, so that it
  * cannot say anything else than the service does.
+ * @param cookie name of the access cookie, where callers come by cookie too
  * @throws TypeError when two named schemas differ under one name
  */
-export function openApi(routes: readonly Route[], info: ApiInfo): JsonSchema {
+export function openApi(routes: readonly Route[], info: ApiInfo, cookie?: string): JsonSchema {
   onlyKnown('openApi', info, ['title', 'version', 'description', 'servers'])
   const named: Record<string, unknown> = { Problem: problemSchema() }
   const paths: Record<string, Record<string, unknown>> = {}
-  for (const route of routes.filter(({ kind }) => kind === 'api' || kind === 'download')) (paths[route.path] ??= {})[route.method.toLowerCase()] = operation(route, named)
+  for (const route of routes.filter(({ kind }) => kind === 'api' || kind === 'download')) (paths[route.path] ??= {})[route.method.toLowerCase()] = operation(route, named, cookie)
   return {
     openapi: '3.1.1',
     info: { title: info.title, version: info.version, ...(info.description === undefined ? undefined : { description: info.description }) },
@@ -31,12 +32,12 @@ export function openApi(routes: readonly Route[], info: ApiInfo): JsonSchema {
     paths,
     components: {
       schemas: named,
-      securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' }, ...clientScheme(routes) },
+      securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' }, ...cookieSchemes(cookie), ...clientScheme(routes) },
     },
   }
 }
 
-function operation(route: Route, named: Record<string, unknown>): JsonSchema {
+function operation(route: Route, named: Record<string, unknown>, cookie: string | undefined): JsonSchema {
   const id = operationId(route)
   const place = (shape: JsonSchema): JsonSchema => hoist(shape, id, named)
   const { params, query, body, answer } = route.shapes
@@ -51,7 +52,11 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
     operationId: id,
     summary: route.summary,
     ...(route.tags.length === 0 ? undefined : { tags: route.tags }),
-    security: route.access === 'public' ? [] : [{ bearer: [] }, ...(route.scope === undefined ? [] : [{ client: [route.scope] }])],
+    security: route.access === 'public' ? [] : [
+      { bearer: [] },
+      ...(cookie === undefined ? [] : [{ cookie: [], ...(route.method === 'GET' ? undefined : { csrf: [] }) }]),
+      ...(route.scope === undefined ? [] : [{ client: [route.scope] }]),
+    ],
     ...(route.access === 'public' ? undefined : { 'x-roles': route.access }),
     ...(parameters.length === 0 ? undefined : { parameters }),
     ...(body === undefined && route.raw === undefined
@@ -65,6 +70,15 @@ function operation(route: Route, named: Record<string, unknown>): JsonSchema {
       },
       ...problemResponses(codesOf(route)),
     },
+  }
+}
+
+/** Sessions of browsers: the cookie, and beside it, for every unsafe method, the token that belongs to the session. */
+function cookieSchemes(name: string | undefined): JsonSchema {
+  if (name === undefined) return {}
+  return {
+    cookie: { type: 'apiKey', in: 'cookie', name, description: 'The session of a browser, set at sign-in' },
+    csrf: { type: 'apiKey', in: 'header', name: 'X-CSRF-Token', description: 'The token of the session, asked of callers by cookie alone' },
   }
 }
 

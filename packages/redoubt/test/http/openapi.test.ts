@@ -4,6 +4,7 @@ import { Validator } from '@seriousme/openapi-schema-validator'
 import { z } from 'zod'
 import { openApi } from '../../src/http/openapi.ts'
 import { route } from '../../src/http/route.ts'
+import { browserEdge, cookies } from '../support/browser.ts'
 import { ask, edge, kinds, problemOf, sampleRoutes, thing } from '../support/edge.ts'
 
 type Operation = {
@@ -11,7 +12,11 @@ type Operation = {
   readonly parameters?: readonly { readonly name: string; readonly in: string; readonly required: boolean }[]
   readonly responses: Readonly<Record<string, unknown>>
 }
-type Document = { readonly openapi: string; readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>; readonly components: { readonly schemas: Readonly<Record<string, unknown>> } }
+type Document = {
+  readonly openapi: string
+  readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>
+  readonly components: { readonly schemas: Readonly<Record<string, unknown>>; readonly securitySchemes: Readonly<Record<string, unknown>> }
+}
 const fresh = (value: unknown): object => JSON.parse(JSON.stringify(value)) as object
 
 for (const kind of kinds) {
@@ -33,6 +38,19 @@ for (const kind of kinds) {
     }
   })
 }
+
+test('callers by cookie: the cookie, and with every unsafe method the CSRF token, stand beside bearer; without cookies neither does', async () => {
+  const [withCookies, without] = await Promise.all([browserEdge('node', sampleRoutes(), { mount: { openapi: { title: 'Edge', version: '1.0.0' } } }), edge('node')])
+  const document = JSON.parse((await ask(withCookies, 'GET', '/openapi.json')).text) as Document
+  const { valid, errors } = await new Validator().validate(fresh(document) as never)
+  assert.ok(valid, JSON.stringify(errors))
+  const { bearer, cookie, csrf, ...rest } = document.components.securitySchemes as Readonly<Record<string, { readonly type: string; readonly in?: string; readonly name?: string }>>
+  assert.deepEqual([bearer?.type, cookie?.in, cookie?.name, csrf?.in, csrf?.name, rest], ['http', 'cookie', cookies.names.access, 'header', 'X-CSRF-Token', {}])
+  const { get, delete: remove } = document.paths['/api/things/{id}'] ?? {}
+  assert.deepEqual([get?.security, remove?.security, document.paths['/api/echo']?.['post']?.security], [[{ bearer: [] }, { cookie: [] }], [{ bearer: [] }, { cookie: [], csrf: [] }], []])
+  const plain = JSON.parse((await ask(without, 'GET', '/openapi.json')).text) as Document
+  assert.deepEqual([Object.keys(plain.components.securitySchemes), plain.paths['/api/things/{id}']?.['get']?.security], [['bearer'], [{ bearer: [] }]])
+})
 
 test('parameters, body, answer and idempotency of a route are in the document', () => {
   const document = openApi(sampleRoutes(), { title: 'x', version: '1', servers: ['https://api.example.test'] }) as unknown as Document
