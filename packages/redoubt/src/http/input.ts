@@ -50,11 +50,15 @@ async function readDeclared(route: Route, req: IncomingMessage, limits: Limits):
   return route.body === undefined ? bytes : parse(route.body, parseJson(bytes), 'invalid_input')
 }
 
-/** The fields of a page's form, and the CSRF token taken off them. They are parsed after the token was checked. */
-export async function readForm(route: Route, req: IncomingMessage, limits: Limits): Promise<{ readonly token: string | undefined; parse(): unknown }> {
-  const { form } = route
-  if (form === undefined) throw new TypeError('readForm: the route has no form')
+/**
+ * The form of a page, parsed once its CSRF token was asked; a page without one takes no body.
+ * @param askToken given the token that stood in the form
+ * @throws Refusal
+ */
+export async function readForm(route: Route, req: IncomingMessage, limits: Limits, askToken: (token: string | undefined) => Promise<void> | undefined): Promise<unknown> {
+  if (route.form === undefined) return readInput(route, req, limits)
   checkContentType(req, [formType])
   const { [csrfField]: token, ...fields } = parseForm(await readBody(req, limitOf(route, limits.limit), limits.timeout))
-  return { token, parse: () => parse(form, fields, 'invalid_input') }
+  await askToken(token)
+  return parse(route.form, fields, 'invalid_input')
 }

@@ -1,10 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ApiClient, Person, Visitor } from '../context.ts'
-import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import { admit } from './admit.ts'
+import { answer } from './answer.ts'
 import type { Authenticate, Known } from './authenticate.ts'
 import { defaultBodyLimit } from './body.ts'
-import { answer } from './answer.ts'
+import { checkSource, checkToken } from './cross-site.ts'
 import type { Csrf } from './csrf.ts'
 import { readForm, readIdempotencyKey, readInput, readParams, readQuery } from './input.ts'
 import { openApi } from './openapi.ts'
@@ -12,8 +13,10 @@ import type { ApiInfo } from './openapi.ts'
 import { onlyKnown, whole } from './options.ts'
 import { openPages } from './pages.ts'
 import type { Pages, PagesOptions } from './pages.ts'
-import { pathTree, splitTarget } from './path.ts'
+import { splitTarget } from './path.ts'
 import { answerProblem } from './problem.ts'
+import { routeTable } from './route-table.ts'
+import type { Document } from './route-table.ts'
 import type { Route } from './route.ts'
 import { sendJson } from './send.ts'
 import { visitOf } from './visit.ts'
@@ -44,8 +47,6 @@ export type MountOptions = {
   readonly openapi?: ApiInfo & { readonly path?: string }
 }
 
-type Leaf = { readonly byMethod: Map<string, Route>; allow: string; document: string | undefined }
-
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
  * answered before authentication, since the list of routes is no secret (it is in the OpenAPI document), and an
@@ -65,73 +66,49 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     limit: whole('mount: limit', options.limit ?? defaultBodyLimit, 1, 64 * 1024 * 1024),
     timeout: whole('mount: bodyTimeout', options.bodyTimeout ?? 10_000, 10, 600_000),
   }
-  const tree = plant(routes, options)
+  const table = routeTable(routes, options.roles, documentOf(routes, options))
   const pages = pagesOf(routes, options)
+
   const run = async (req: IncomingMessage, res: ServerResponse, visit: Visit): Promise<void> => {
+    const { visitor } = visit
     const target = splitTarget(originalTarget(req))
-    const found = tree.match(target.path)
-    if (found === undefined) throw new Refusal('not_found')
-    const { leaf } = found
-    const method = req.method === 'HEAD' ? 'GET' : (req.method ?? '')
-    const route = leaf.byMethod.get(method)
-    if (route === undefined) {
-      if (method === 'GET' && leaf.document !== undefined) return sendJson(res, 200, leaf.document)
-      res.setHeader('Allow', leaf.allow)
-      throw new Refusal('method_not_allowed')
-    }
+    const found = table.find(req, res, target.path)
+    if ('document' in found) return sendJson(res, 200, found.document)
+    const { route } = found
     visit.route = route.path
     visit.kind = route.kind
-    const { visitor } = visit
-    let known: Known | undefined
-    if (route.access !== 'public') {
-      const wait = authenticate(req, visitor, route.kind)
-      known = wait instanceof Promise ? await wait : wait
-      const { actor } = known.caller
-      visit.actor = actor
-      if (known.renewed !== undefined) {
-        visit.renewed = known.renewed
-        res.setHeader('Set-Cookie', known.renewed)
-      }
-      if (!mayCall(route, known.caller)) {
-        emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })
-        throw new Refusal('forbidden')
-      }
-    }
+
+    const admitting = route.access === 'public' ? undefined : admit(authenticate, route, req, res, visit, emit)
+    const known = admitting instanceof Promise ? await admitting : admitting
     const caller = known?.caller ?? null
     const session = known?.via === 'cookie' ? known.caller.session : undefined
-    if (session !== undefined && csrf === undefined) throw new TypeError('mount: a caller came by cookie, and there is no csrf to ask')
-    if (csrf !== undefined && route.method !== 'GET' && (session !== undefined || route.kind === 'page')) csrf.fromOurPage(req.headers, visitor.requestId)
-    else if (session !== undefined) csrf?.notEmbedded(req.headers, visitor.requestId)
-    // From server to server: no page of another origin has any business with it, whatever the list of origins says.
-    if (route.raw !== undefined) for (const name of ['Access-Control-Allow-Origin', 'Access-Control-Allow-Credentials', 'Access-Control-Expose-Headers']) res.removeHeader(name)
+    checkSource(csrf, route, session, req, visitor)
+    if (route.raw !== undefined) closeToPages(res)
     for (const check of checks) {
-      const wait = check(req, res, { visitor, caller, via: known?.via, route })
-      if (wait instanceof Promise) await wait
+      const checking = check(req, res, { visitor, caller, via: known?.via, route })
+      if (checking instanceof Promise) await checking
     }
-    const proof = csrf === undefined || session === undefined || route.method === 'GET' ? undefined : { csrf, session }
-    if (proof !== undefined && route.form === undefined) await proof.csrf.check(proof.session, tokenHeader(req), visitor.requestId)
+    const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
+    if (asking !== undefined) await asking
+
     const params = readParams(route, found.values)
     const query = readQuery(route, target.query)
+    const { headers } = req
     if (route.kind === 'page') {
-      let form: unknown
-      if (route.form !== undefined) {
-        const sent = await readForm(route, req, limits)
-        await proof?.csrf.check(proof.session, tokenHeader(req) ?? sent.token, visitor.requestId)
-        form = sent.parse()
-      } else await readInput(route, req, limits)
+      const form = await readForm(route, req, limits, (field) => checkToken(csrf, route, session, req, visitor, field))
       const token = csrf === undefined || session === undefined ? '' : await csrf.token(session)
-      const made = (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers: req.headers })
-      await answer(route, res, await made, pages?.fields(route) ?? [])
-      return
+      const made = await (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers })
+      return answer(route, res, made, pages?.fields(route) ?? [])
     }
     const key = readIdempotencyKey(route, req)
     const reading = readInput(route, req, limits)
     const body = reading === undefined ? undefined : await reading
     const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
-    const made = route.handle({ caller, visitor, params, query, body, repeatable, headers: req.headers })
-    const sending = answer(route, res, made instanceof Promise ? await made : made, [])
+    const making = route.handle({ caller, visitor, params, query, body, repeatable, headers })
+    const sending = answer(route, res, making instanceof Promise ? await making : making, [])
     if (sending !== undefined) await sending
   }
+
   return (req, res) => {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
@@ -142,16 +119,10 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
   }
 }
 
-/** People by their role, API clients by their scope alone. */
-function mayCall(route: Route, caller: Person | ApiClient): boolean {
-  if (caller.kind === 'api_client') return route.scope !== undefined && caller.scopes.includes(route.scope)
-  return route.access.includes(caller.role)
-}
-
-/** One header, once; a form's own field is the other way. */
-function tokenHeader(req: IncomingMessage): string | undefined {
-  const given = req.headers['x-csrf-token']
-  return typeof given === 'string' ? given : undefined
+function documentOf(routes: readonly Route[], { openapi, authenticate }: MountOptions): Document | undefined {
+  if (openapi === undefined) return undefined
+  const { path = '/openapi.json', ...info } = openapi
+  return { path, text: JSON.stringify(openApi(routes, info, authenticate.cookie)) }
 }
 
 function pagesOf(routes: readonly Route[], options: MountOptions): Pages | undefined {
@@ -165,26 +136,9 @@ function pagesOf(routes: readonly Route[], options: MountOptions): Pages | undef
   return openPages(pages, routes, emit)
 }
 
-function plant(routes: readonly Route[], options: MountOptions): ReturnType<typeof pathTree<Leaf>> {
-  const tree = pathTree<Leaf>()
-  const leafAt = (segments: readonly string[]): Leaf => tree.at(segments, () => ({ byMethod: new Map(), allow: '', document: undefined }))
-  for (const route of routes) {
-    const leaf = leafAt(route.segments)
-    if (leaf.byMethod.has(route.method)) throw new TypeError(`mount: ${route.method} ${route.path} is declared twice`)
-    for (const role of route.access === 'public' ? [] : route.access) {
-      if (!options.roles.includes(role)) throw new TypeError(`mount: ${route.method} ${route.path} names the unknown role ${role}`)
-    }
-    leaf.byMethod.set(route.method, route)
-    leaf.allow = [...leaf.byMethod.keys()].flatMap((method) => (method === 'GET' ? ['GET', 'HEAD'] : [method])).join(', ')
-  }
-  if (options.openapi !== undefined) {
-    const { path = '/openapi.json', ...info } = options.openapi
-    const leaf = leafAt(path.slice(1).split('/'))
-    if (leaf.byMethod.size > 0) throw new TypeError(`mount: ${path} is a route already`)
-    leaf.allow = 'GET, HEAD'
-    leaf.document = JSON.stringify(openApi(routes, info, options.authenticate.cookie))
-  }
-  return tree
+/** From server to server: no page of another origin has any business with it, whatever the list of origins says. */
+function closeToPages(res: ServerResponse): void {
+  for (const name of ['Access-Control-Allow-Origin', 'Access-Control-Allow-Credentials', 'Access-Control-Expose-Headers']) res.removeHeader(name)
 }
 
 /** Under app.use('/api', …) Express cuts the prefix off url; routes are declared by the full path. */
