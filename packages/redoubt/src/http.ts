@@ -93,9 +93,13 @@ export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMess
 
 /**
  * Bounds what a client can hold open, and answers requests the parser refuses like every other refusal.
- * Times are in milliseconds: head 10 s, whole request 60 s, idle connection 65 s (above the usual 60 s of proxies).
+ * Times are in milliseconds: head 10 s, whole request 60 s, looked at every second; idle connection 65 s (above the usual
+ * 60 s of proxies).
+ * @throws TypeError when the server listens already: it would go on looking every 30 s
  */
 export function hardenServer(server: Server): void {
+  if (server.listening) throw new TypeError('hardenServer: the server must not listen yet')
+  Object.assign(server, { connectionsCheckingInterval: 1_000 })
   server.headersTimeout = 10_000
   server.requestTimeout = 60_000
   server.keepAliveTimeout = 65_000
@@ -103,6 +107,8 @@ export function hardenServer(server: Server): void {
   server.maxHeadersCount = mostFieldLines + 1
   // fieldLines refuses it instead: node:http would answer, and go on with whatever stands behind.
   Object.assign(server, { requireHostHeader: false })
+  // What else is expected than 100-continue is not looked at (RFC 9110 §10.1.1): node:http would answer past the perimeter.
+  server.on('checkExpectation', (req, res) => server.emit('request', req, res))
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy()

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Soak } from '../../../../packages/redoubt/test/soak.ts'
 import { openClinic, type Clinic } from '../support/clinic.ts'
 
@@ -21,7 +21,8 @@ async function fuzz(address: string, document: string, token: string | undefined
       '--checks', 'not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection',
       '--suppress-health-check', 'all', '--warnings', 'off', ...endings.flatMap((path) => ['--exclude-path', path]), ...(token === undefined ? [] : ['--header', `Authorization: Bearer ${token}`]),
     ],
-    { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: process.env['PATH'] ?? '', HOME: tmpdir(), PYTHONUNBUFFERED: '1' } },
+    // It keeps what it found in a folder where it runs.
+    { cwd: dirname(document), stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: process.env['PATH'] ?? '', HOME: tmpdir(), PYTHONUNBUFFERED: '1' } },
   )
   const chunks: Buffer[] = []
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => chunks.push(chunk))

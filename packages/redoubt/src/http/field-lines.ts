@@ -17,7 +17,7 @@ const once = new Map(['host', 'authorization', 'content-type'].map((name) => [na
  * Refuses a second Host (RFC 9112 §3.2), Authorization or Content-Type line (RFC 9110 §5.3), even an equal one: node:http
  * keeps the first and drops the rest, and a proxy that believed the last has checked another request than the one
  * answered here. Also more lines than are read at all, among which a second one could hide, and any coding of the transfer
- * but chunked.
+ * but chunked, and that too with HTTP/1.0.
  */
 export function fieldLines(emit: Emit): Step {
   const refuseAs = (req: IncomingMessage, res: ServerResponse, field: string, rule: string): void =>
@@ -46,8 +46,9 @@ export function fieldLines(emit: Emit): Step {
     }
     if (req.headers.host === undefined && req.httpVersionMinor > 0) return refuseLast(req, res, 'host', 'required')
     // node:http reads `identity, chunked` as chunked; whoever stands in front may not (RFC 9112 §6.1, §11.2).
+    // With HTTP/1.0 any coding is faulty framing (§6.1): whoever speaks it may take the chunks for what stands behind.
     const coding = req.headers['transfer-encoding']
-    if (coding !== undefined && coding.toLowerCase() !== 'chunked') {
+    if (coding !== undefined && (coding.toLowerCase() !== 'chunked' || req.httpVersionMinor === 0)) {
       return refuseLast(req, res, 'transfer-encoding', 'form')
     }
     next()
