@@ -11,9 +11,10 @@ import { realm, sql, type App } from './app.ts'
 import { birthDate, email, personName, phone, reference } from './fields.ts'
 import { verifyMinutes } from './mail-texts.ts'
 import { accepted, newPassword as password } from './recovery.ts'
+import type { AtDoor } from './sign-in-steps.ts'
 import { profileFields } from './therapists.ts'
 
-const patientBody = z.strictObject({
+export const patientBody = z.strictObject({
   role: z.literal('patient'), email, password, first_name: personName, last_name: personName, dob: birthDate, phone: phone.optional(),
 })
 const therapistBody = z.strictObject({
@@ -28,14 +29,20 @@ export function registrationRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/auth/register', tags: ['auth'],
       summary: 'Ask for an account. A code goes to the address, with which POST /api/auth/email/verify opens it; an address that has an account gets a mail that says so. The answer is the same for both',
       access: 'public', body: registerBody, answer: accepted, status: 202, refuses: ['busy'],
-      handle: async ({ visitor, body, headers }) => {
-        const [account = ''] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        // Never given back: accounts opened count as well as tries that find the address taken.
-        await app.attempts.begin({ headers, visitor }, { tried: 'register', account })
-        return { status: 'accepted' as const, request: (await register(app, visitor, body, app.now())).request }
-      },
+      handle: async ({ visitor, body, headers }) => ({ status: 'accepted' as const, request: await askForAccount(app, { headers, visitor }, body) }),
     }),
   ]
+}
+
+/**
+ * A registration, for the API and for the pages: one place counts them.
+ * @returns the handle its code works with. @throws Refusal too_many_requests; busy; invalid_input for a weak password
+ */
+export async function askForAccount(app: App, { headers, visitor }: AtDoor, given: Registration): Promise<string> {
+  const [account = ''] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
+  // Never given back: accounts opened count as well as tries that find the address taken.
+  await app.attempts.begin({ headers, visitor }, { tried: 'register', account })
+  return (await register(app, visitor, given, app.now())).request
 }
 
 /**

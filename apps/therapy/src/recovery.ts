@@ -12,6 +12,7 @@ import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { realm, type App } from './app.ts'
 import { email } from './fields.ts'
+import type { AtDoor } from './sign-in-steps.ts'
 
 /** What an asker holds: 256 bits. Any other text is a request of nobody. */
 export const handle = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
@@ -19,7 +20,7 @@ export const digits = z.string().transform((text) => text.replaceAll(' ', '')).p
 export const accepted = z.object({ status: z.literal('accepted'), request: z.string() })
 export const newPassword = z.string().min(passwordLength.least).max(passwordLength.most)
 
-/** Milliseconds before which none of these routes answers: what each does depends on whether there is an account, or a code. */
+/** Milliseconds before which none of these answers: what each does depends on whether there is an account, or a code. */
 const answerAfter = 100
 
 /** Addresses shown to be somebody's, and passwords that were forgotten: for whoever is not signed in. */
@@ -28,36 +29,31 @@ export function recoveryRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/auth/email/verify', tags: ['auth'], summary: 'Open the account that was registered, with the code that was mailed to its address',
       access: 'public', body: z.strictObject({ request: handle, code: digits }), answer: z.object({ status: z.literal('verified') }), refuses: ['code_refused', 'already_exists'],
-      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
-        await confirmRegistration(app, visitor, { handle: body.request, digits: body.code })
+      handle: async ({ visitor, body }) => {
+        await showAddress(app, visitor, { handle: body.request, digits: body.code })
         return { status: 'verified' as const }
-      }),
+      },
     }),
     route({
       method: 'POST', path: '/api/auth/email/resend', tags: ['auth'], summary: 'Send the code of a registration once more, three times at most. The answer is the same when there is none',
       access: 'public', body: z.strictObject({ request: handle }), answer: z.object({ status: z.literal('accepted') }), status: 202,
-      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
-        await mailAgain(app.db, systemCaller('register', realm, visitor), [await app.codes.hashOf('email_verify', body.request)])
+      handle: async ({ visitor, body }) => {
+        await askForMailAgain(app, visitor, body.request)
         return { status: 'accepted' as const }
-      }),
+      },
     }),
     route({
       method: 'POST', path: '/api/auth/password/forgot', tags: ['auth'], summary: 'Ask for a code to set a new password. The answer is the same whether or not the address has an account; the code goes there by mail',
       access: 'public', body: z.strictObject({ email }), answer: accepted, status: 202, refuses: ['too_many_requests'],
-      handle: ({ visitor, body, headers }) => evenly(answerAfter, async () => {
-        const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        // Never given back: each may cost its owner a mail.
-        await app.attempts.begin({ headers, visitor }, { tried: 'reset', account: indexes[0] ?? '' })
-        return { status: 'accepted' as const, request: await forgetPassword(app, visitor, indexes) }
-      }),
+      handle: async ({ visitor, body, headers }) => ({ status: 'accepted' as const, request: await askForReset(app, { headers, visitor }, body.email) }),
     }),
     route({
       method: 'POST', path: '/api/auth/password/reset', tags: ['auth'], summary: 'Set a new password with the code that was mailed; ends every session. A refused password uses the code up only when it is made of the account’s own address',
       access: 'public', body: z.strictObject({ request: handle, code: digits, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['code_refused', 'busy'],
-      handle: ({ visitor, body }) => evenly(answerAfter, async () => {
-        await recoverPassword(app, visitor, { handle: body.request, digits: body.code }, body.password)
+      handle: async ({ visitor, body }) => {
+        await setForgotten(app, visitor, { handle: body.request, digits: body.code }, body.password)
         return { status: 'changed' as const }
-      }),
+      },
     }),
     route({
       method: 'POST', path: '/api/auth/email/undo', tags: ['auth'], summary: 'Take a change of address back, with the token that was mailed to the former one; ends every session and voids the password',
@@ -71,6 +67,35 @@ export function recoveryRoutes(app: App): readonly Route[] {
 }
 
 type Code = { readonly handle: string; readonly digits: string }
+
+/** Of the routes and of the pages alike: `confirmRegistration` in even time. @throws Refusal as it does */
+export function showAddress(app: App, visitor: Visitor, given: Code): Promise<string> {
+  return evenly(answerAfter, () => confirmRegistration(app, visitor, given))
+}
+
+/** Has the code of a registration mailed once more, three times at most; in even time, whether or not there is one. */
+export function askForMailAgain(app: App, visitor: Visitor, request: string): Promise<void> {
+  return evenly(answerAfter, async () => mailAgain(app.db, systemCaller('register', realm, visitor), [await app.codes.hashOf('email_verify', request)]))
+}
+
+/**
+ * A forgotten password, in even time.
+ * @returns the handle that the code will work with, if there is an account
+ * @throws Refusal too_many_requests
+ */
+export function askForReset(app: App, { headers, visitor }: AtDoor, address: string): Promise<string> {
+  return evenly(answerAfter, async () => {
+    const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
+    // Never given back: each may cost its owner a mail.
+    await app.attempts.begin({ headers, visitor }, { tried: 'reset', account: indexes[0] ?? '' })
+    return forgetPassword(app, visitor, indexes)
+  })
+}
+
+/** `recoverPassword` in even time. @throws Refusal as it does */
+export function setForgotten(app: App, visitor: Visitor, given: Code, password: string): Promise<void> {
+  return evenly(answerAfter, () => recoverPassword(app, visitor, given, password))
+}
 
 /**
  * Brings a registered account to life.
@@ -122,7 +147,7 @@ async function recoverPassword(app: App, visitor: Visitor, given: Code, password
 }
 
 /** @throws Refusal code_refused; already_exists when the former address has become another account's */
-async function restoreEmail(app: App, visitor: Visitor, token: string): Promise<void> {
+export async function restoreEmail(app: App, visitor: Visitor, token: string): Promise<void> {
   const caller = systemCaller('email-undo', realm, visitor)
   const code = await app.codes.show(caller, { purpose: 'email_undo', handle: token })
   await transaction(app.db, caller, { action: 'auth.email_restored', resource: { type: 'user', id: code.user } }, async (tx) => {

@@ -241,7 +241,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     })
     const { publicOrigin, origins = [], adminOrigin } = settings
     const edge = edgeLimits({ limits, numbers, mode, emit })
-    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes: [...routes, ...pages], pages: pagesOptions(controls.modes) })
+    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes: [...routes, ...pages], pages: pagesOptions('tenant', controls.modes) })
     let admin: Service['admin']
     if (adminOrigin !== undefined) {
       // The same service for those who administer and audit: other tokens and cookies, shorter sessions, other routes.

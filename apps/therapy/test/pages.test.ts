@@ -1,35 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { codeOf, wrongCode } from '../../../packages/redoubt/test/support/factors.ts'
-import { openChromium, noChromium, type Visit } from './support/chromium.ts'
-import { openClinic, type Someone } from './support/clinic.ts'
+import type { Visit } from './support/chromium.ts'
 import { protect } from './support/factors.ts'
+import { clean, openSite } from './support/site.ts'
 
-const origin = 'http://localhost:4310'
-const clinic = await openClinic({ settings: { publicOrigin: origin } })
-const skip = noChromium
-const chromium = skip === false ? await openChromium(origin, clinic.address) : undefined
-
-const visit = (size?: 'telephone' | 'desk'): Promise<Visit> => chromium?.visit(size) ?? assert.fail()
-
-async function fillIn({ page }: Visit, { email, password }: Pick<Someone, 'email' | 'password'>): Promise<void> {
-  await page.goto(`${origin}/sign-in`)
-  await page.getByLabel('E-mail address').fill(email)
-  await page.getByLabel('Password').fill(password)
-  await page.getByRole('button', { name: 'Sign in', exact: true }).click()
-}
-
-async function signedIn(someone: Someone, size?: 'telephone' | 'desk'): Promise<Visit> {
-  const at = await visit(size)
-  await fillIn(at, someone)
-  await at.page.waitForURL(`${origin}/account/sessions`)
-  return at
-}
-
-/** Nothing on the pages was stopped by their policy, and no script failed. */
-function clean({ complaints }: Visit): void {
-  assert.deepEqual(complaints, [])
-}
+const site = await openSite()
+const { clinic, origin, skip, visit, fillIn, signedIn } = site
 
 test('one signs in with password and code, sees the device, and signs out', { skip }, async () => {
   const ada = await clinic.patient()
@@ -126,9 +103,9 @@ test('an access token that is over is renewed while a page is asked for', { skip
 test('attack: a foreign page posts our form, and calls the API, with its visitor’s cookies', { skip }, async () => {
   const ada = await clinic.patient()
   const berg = await clinic.therapist()
-  const foreign = await chromium?.foreign('<!doctype html><title>Win a prize</title>') ?? assert.fail()
+  const foreign = await site.foreign('<!doctype html><title>Win a prize</title>')
   // A page that sends no referrer says `Origin: null` with its forms.
-  const hidden = await chromium?.foreign('<!doctype html><title>Win a prize</title><meta name="referrer" content="no-referrer">') ?? assert.fail()
+  const hidden = await site.foreign('<!doctype html><title>Win a prize</title><meta name="referrer" content="no-referrer">')
   for (const address of [foreign.crossSite, foreign.sameSite, hidden.crossSite, hidden.sameSite]) {
     const at = await signedIn(ada)
     const submit = async (path: string, fields: Record<string, string>): Promise<number> => {

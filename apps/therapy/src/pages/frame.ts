@@ -4,6 +4,8 @@ import { asset } from 'redoubt/http/asset'
 import { csrfField } from 'redoubt/http/csrf'
 import { html, type Html } from 'redoubt/http/html'
 import type { Refused } from 'redoubt/http/pages'
+import type { Realm } from 'redoubt/tokens/sessions'
+import { doors, menuOf, type Asking } from './doors.ts'
 
 const folder = join(import.meta.dirname, '../../assets')
 const style = asset('/assets/pages.css', readFileSync(join(folder, 'pages.css')))
@@ -18,10 +20,10 @@ export type Frame = {
   /** The heading, where it says more than the title. */
   readonly heading?: string
   readonly content: Html
-  /** The CSRF token of somebody signed in: the page has a menu then, and a button to sign out. */
-  readonly csrf?: string
+  /** Somebody signed in: the page has a menu then, and a button to sign out. */
+  readonly by?: Asking
   /** Which entry of the menu it is. */
-  readonly here?: 'sessions' | 'security'
+  readonly here?: string
   /** What went wrong: read out at once, and in front of the title. */
   readonly wrong?: string | undefined
   /** What was done: read out when there is time. */
@@ -30,33 +32,33 @@ export type Frame = {
   readonly passkeys?: boolean
 }
 
-/** A whole page of Therapy. */
-export function frame({ title, heading = title, content, csrf, here, wrong, told, passkeys: withPasskeys }: Frame): Html {
-  const entry = (path: string, name: string, which: Frame['here']): Html => html`<a href="${path}"${here === which && html` aria-current="page"`}>${name}</a>`
+/** A whole page of Therapy. @param door of patients and therapists, or of the administration */
+export function frame(door: Realm, { title, heading = title, content, by, here, wrong, told, passkeys: withPasskeys }: Frame): Html {
+  const { name, footer } = doors[door]
   return html`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${wrong !== undefined && 'Error: '}${title} – Therapy</title>
+<title>${wrong !== undefined && 'Error: '}${title} – ${name}</title>
 <link rel="icon" href="${icon.url}" type="image/svg+xml">
 <link rel="stylesheet" href="${style.url}" integrity="${style.integrity}">
 ${withPasskeys === true && html`<script src="${passkeys.url}" integrity="${passkeys.integrity}" defer></script>`}
 </head>
-<body class="${csrf === undefined ? 'door' : 'inside'}">
+<body class="${by === undefined ? 'door' : 'inside'}">
 <a class="skip" href="#content">Skip to the content</a>
 <header><div class="bar">
-<a class="brand" href="/"><img src="${icon.url}" alt="" width="32" height="32"><span>Therapy</span></a>
-${csrf !== undefined && html`<nav aria-label="Account">${entry('/account/sessions', 'Devices', 'sessions')}${entry('/account/security', 'Security', 'security')}</nav>
-<form method="post" action="/account/sign-out">${token(csrf)}<button class="quiet">Sign out</button></form>`}
+<a class="brand" href="/"><img src="${icon.url}" alt="" width="32" height="32"><span>${name}</span></a>
+${by !== undefined && html`<nav aria-label="Account">${menuOf(by.caller.role).map(([path, entry]) => html`<a href="${path}"${here === path && html` aria-current="page"`}>${entry}</a>`)}</nav>
+<form method="post" action="/account/sign-out">${token(by.csrf)}<button class="quiet">Sign out</button></form>`}
 </div></header>
 <main id="content" tabindex="-1">
 <h1>${heading}</h1>
-<div role="alert">${wrong !== undefined && html`<p class="wrong" id="wrong">${wrong}</p>`}</div>
-<div role="status">${told !== undefined && html`<p class="told">${told}</p>`}</div>
+${wrong !== undefined && html`<p class="wrong" id="wrong" role="alert">${wrong}</p>`}
+${told !== undefined && html`<p class="told" role="status">${told}</p>`}
 ${content}
 </main>
-<footer><p>What you share with your therapist stays between the two of you. We never ask for your password by e-mail or telephone.</p></footer>
+<footer><p>${footer}</p></footer>
 </body>
 </html>
 `
@@ -78,7 +80,7 @@ const words: Readonly<Partial<Record<Refused['code'], readonly [heading: string,
 }
 
 /** The page of a refusal. */
-export function refusedPage({ code, requestId }: Refused): Html {
+export function refusedPage(door: Realm, { code, requestId }: Refused): Html {
   const [title, text] = words[code] ?? ['That did not work', 'Something went wrong on our side. Nothing was changed; try again in a moment.']
-  return frame({ title, content: html`<section class="card"><p>${text}</p><p><a class="button" href="/">To the first page</a></p><p class="fine">If you write to us about it, name the request <code>${requestId}</code>.</p></section>` })
+  return frame(door, { title, content: html`<section class="card"><p>${text}</p><p><a class="button" href="/">To the first page</a></p><p class="fine">If you write to us about it, name the request <code>${requestId}</code>.</p></section>` })
 }

@@ -8,6 +8,7 @@ import { z } from 'zod'
 import type { App } from '../app.ts'
 import { accountName } from '../factor-routes.ts'
 import { line, rowId } from '../fields.ts'
+import type { Asking } from './doors.ts'
 import { frame, token } from './frame.ts'
 import { newPasskey, passkeyForm } from './passkey-form.ts'
 import { proofField, proven } from './proof.ts'
@@ -26,7 +27,7 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
         try {
           const stepUp = await proven(app, caller, { action: factorPurposes.enrol, resource: caller.actor }, await isGuarded(app, caller), form.proof)
           const { id, secret, uri } = await enrolTotp(factors, caller, { label: form.label, account: await accountName(app, caller), stepUp })
-          return scanPage({ id, csrf, shown: { secret, uri } })
+          return scanPage(app, { caller, csrf }, { id, shown: { secret, uri } })
         } catch (error) {
           return corrected(app, { caller, csrf }, error)
         }
@@ -39,10 +40,10 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
         try {
           if (!/^\d{6}$/.test(code)) throw new Refusal('factor_refused')
           const codes = await confirmTotp(factors, caller, { factor: form.id, code })
-          return codes === undefined ? redirect(added) : codesPage(codes, csrf, added)
+          return codes === undefined ? redirect(added) : codesPage(app, codes, { caller, csrf }, added)
         } catch (error) {
           if (!(error instanceof Refusal) || error.code !== 'factor_refused') return corrected(app, { caller, csrf }, error)
-          return show(scanPage({ id: form.id, csrf, wrong: 'This code is not right. Wait for the next one and enter it.' }), { status: 422 })
+          return show(scanPage(app, { caller, csrf }, { id: form.id, wrong: 'This code is not right. Wait for the next one and enter it.' }), { status: 422 })
         }
       },
     }),
@@ -53,8 +54,8 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
           const stepUp = await proven(app, caller, { action: factorPurposes.enrol, resource: caller.actor }, await isGuarded(app, caller), form.proof)
           const options = await passkeyOptions(factors, caller, { account: await accountName(app, caller) })
           const fields = html`${token(csrf)}<input type="hidden" name="label" value="${form.label}"><input type="hidden" name="step_up" value="${stepUp}">`
-          return frame({
-            title: 'New passkey', csrf, here: 'security', passkeys: true,
+          return frame(app.identity.realm, {
+            title: 'New passkey', by: { caller, csrf }, here: '/account/security', passkeys: true,
             content: html`<section class="card"><p>Your browser will ask where to keep the passkey, and for your finger, your face or the PIN of the device.</p>
 ${passkeyForm({ action: '/account/security/passkey/confirm', options, label: 'Make the passkey', fields })}<noscript><p>This needs JavaScript.</p></noscript></section>`,
           })
@@ -71,7 +72,7 @@ ${passkeyForm({ action: '/account/security/passkey/confirm', options, label: 'Ma
           const response = newPasskey(form.response)
           if (response === undefined) throw new Refusal('factor_refused')
           const { recoveryCodes } = await enrolPasskey(factors, caller, { label: form.label, response, stepUp: form.step_up })
-          return recoveryCodes === undefined ? redirect(added) : codesPage(recoveryCodes, csrf, added)
+          return recoveryCodes === undefined ? redirect(added) : codesPage(app, recoveryCodes, { caller, csrf }, added)
         } catch (error) {
           return corrected(app, { caller, csrf }, error)
         }
@@ -87,12 +88,12 @@ function qrCode(text: string): Html {
   return html`<svg class="qr" viewBox="0 0 ${size} ${size}" role="img" aria-label="QR code for your authenticator app" shape-rendering="crispEdges"><rect width="${size}" height="${size}" fill="#fff"/><path d="${path}" fill="#000"/></svg>`
 }
 
-function scanPage({ id, csrf, shown, wrong }: { readonly id: string; readonly csrf: string; readonly shown?: { readonly secret: string; readonly uri: string }; readonly wrong?: string }): Html {
-  return frame({
-    title: 'New authenticator app', csrf, here: 'security', wrong,
+function scanPage({ identity }: App, by: Asking, { id, shown, wrong }: { readonly id: string; readonly shown?: { readonly secret: string; readonly uri: string }; readonly wrong?: string }): Html {
+  return frame(identity.realm, {
+    title: 'New authenticator app', by, here: '/account/security', wrong,
     content: html`<section class="card">${shown !== undefined && html`<p>Scan this with the app, or type the key into it.</p>
 ${qrCode(shown.uri)}<p class="key"><span class="unseen">Key: </span><code>${(shown.secret.match(/.{1,4}/g) ?? []).join(' ')}</code></p>`}
-<form method="post" action="/account/security/totp/confirm">${token(csrf)}<input type="hidden" name="id" value="${id}">
+<form method="post" action="/account/security/totp/confirm">${token(by.csrf)}<input type="hidden" name="id" value="${id}">
 <label for="code">Code that the app shows now</label>
 <input id="code" name="code" class="code" inputmode="numeric" autocomplete="one-time-code" pattern="[0-9 ]*" maxlength="7" required autofocus${wrong !== undefined && html` aria-invalid="true" aria-describedby="wrong"`}>
 <button>Confirm</button></form></section>`,

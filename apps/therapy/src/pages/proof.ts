@@ -5,7 +5,7 @@ import { passwordLength } from 'redoubt/tokens/password'
 import { stepUp, type Purpose, type StepUpProof } from 'redoubt/tokens/step-up'
 import { z } from 'zod'
 import type { App } from '../app.ts'
-import { waitOf } from './sign-in.ts'
+import { waitOf } from './wait.ts'
 
 /** The field in which somebody proves anew who they are. */
 export const proofField = z.string().max(passwordLength.most)

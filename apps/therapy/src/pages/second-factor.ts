@@ -11,7 +11,8 @@ import { factorStep, type AtDoor } from '../sign-in-steps.ts'
 import { frame } from './frame.ts'
 import { passkeyForm, passkeyResponse } from './passkey-form.ts'
 import type { PendingSignIn, Waiting } from './pending.ts'
-import { openedPage, waitOf } from './sign-in.ts'
+import { openedPage } from './sign-in.ts'
+import { waitOf } from './wait.ts'
 
 /** People type codes as they are shown, in groups. */
 const typed = z.string().max(60).transform((text) => text.replaceAll(/\s/g, ''))
@@ -20,7 +21,7 @@ const typed = z.string().max(60).transform((text) => text.replaceAll(/\s/g, ''))
 export function secondFactorPages(app: App, pending: PendingSignIn): readonly Route[] {
   const again = (): PageAnswer => redirect('/sign-in?note=late', { cookies: [pending.clear()] })
   const shown = async (waiting: Waiting, wrong?: string): Promise<Html> =>
-    secondFactorPage(waiting, waiting.factors.includes('webauthn') ? await pendingPasskey(app.factors, waiting.pending, waiting.allow) : undefined, wrong)
+    secondFactorPage(app, waiting, waiting.factors.includes('webauthn') ? await pendingPasskey(app.factors, waiting.pending, waiting.allow) : undefined, wrong)
 
   /** @param proof undefined for something that cannot be one, which costs no try */
   async function prove(asked: AtDoor, proof: Proof | undefined, form: string): Promise<PageAnswer> {
@@ -70,10 +71,10 @@ const refusedWords: Readonly<Record<Proof['kind'], string>> = {
   webauthn: 'This passkey was not accepted. Try once more, or use another way.',
 }
 
-function secondFactorPage({ factors }: Waiting, options: PublicKeyCredentialRequestOptionsJSON | undefined, wrong: string | undefined): Html {
+function secondFactorPage({ identity }: App, { factors }: Waiting, options: PublicKeyCredentialRequestOptionsJSON | undefined, wrong: string | undefined): Html {
   const marked = wrong !== undefined && html` aria-invalid="true" aria-describedby="wrong"`
   const byApp = factors.includes('totp')
-  return frame({
+  return frame(identity.realm, {
     title: 'Second step', heading: 'One more step', wrong, passkeys: options !== undefined,
     content: html`<section class="card">
 ${byApp && html`<form method="post" action="/sign-in/second-factor/code">

@@ -7,15 +7,13 @@ import { factorPurposes, removeFactor, replaceRecoveryCodes } from 'redoubt/toke
 import { z } from 'zod'
 import type { App } from '../app.ts'
 import { idParams } from '../fields.ts'
+import type { Asking } from './doors.ts'
 import { frame, token } from './frame.ts'
 import { proofField, proofInput, proven, saidOf } from './proof.ts'
 import { timeOf } from './sessions.ts'
 
 const notes = { added: 'It is set up. Your other devices were signed out.', removed: 'It is removed. Your other devices were signed out.' } as const
 const proofForm = z.strictObject({ proof: proofField })
-
-/** Whoever asks, and the token of their forms. */
-export type Asking = { readonly caller: Person; readonly csrf: string }
 
 /** Whether the account has a factor already, which then is the proof. */
 export async function isGuarded(app: App, caller: Person): Promise<boolean> {
@@ -52,7 +50,7 @@ export function securityPages(app: App, roles: readonly [string, ...string[]]): 
       handle: async ({ caller, csrf, form }) => {
         try {
           const handle = await proven(app, caller, { action: factorPurposes.recovery, resource: caller.actor }, true, form.proof)
-          return codesPage(await replaceRecoveryCodes(app.factors, caller, { stepUp: handle }), csrf, '/account/security')
+          return codesPage(app, await replaceRecoveryCodes(app.factors, caller, { stepUp: handle }), { caller, csrf }, '/account/security')
         } catch (error) {
           return corrected(app, { caller, csrf }, error)
         }
@@ -62,20 +60,21 @@ export function securityPages(app: App, roles: readonly [string, ...string[]]): 
 }
 
 /** Recovery codes, shown this once. @param next where one goes from there */
-export function codesPage(codes: readonly string[], csrf: string, next: string): Html {
-  return frame({
-    title: 'Your recovery codes', csrf, here: 'security',
+export function codesPage({ identity }: App, codes: readonly string[], by: Asking, next: string): Html {
+  return frame(identity.realm, {
+    title: 'Your recovery codes', by, here: '/account/security',
     content: html`<section class="card"><p>Write these codes down or print them, and keep them where you keep papers. Each signs you in once if you lose your telephone.
 <strong>They are not shown again.</strong></p><ol class="codes">${codes.map((code) => html`<li><code>${code}</code></li>`)}</ol><p><a class="button" href="${next}">I have kept them</a></p></section>`,
   })
 }
 
-async function overview(app: App, { caller, csrf }: Asking, more: { readonly wrong?: string; readonly told?: string } = {}): Promise<Html> {
+async function overview(app: App, by: Asking, more: { readonly wrong?: string; readonly told?: string } = {}): Promise<Html> {
+  const { caller, csrf } = by
   const { factors, recoveryCodes } = await listFactors(app.factors, caller)
   const kept = factors.filter(({ confirmed_at: confirmed }) => confirmed !== null)
   const guarded = kept.length > 0
-  return frame({
-    title: 'Security', heading: 'Signing in safely', csrf, here: 'security', ...more,
+  return frame(app.identity.realm, {
+    title: 'Security', heading: 'Signing in safely', by, here: '/account/security', ...more,
     content: html`<p class="lead">${guarded ? 'Whoever knows your password still needs one of these to sign in.' : 'So far your password alone opens your account. A second step keeps others out even if they learn it.'}</p>
 <ul class="list">${kept.map((factor) => factorRow(factor, csrf))}</ul>
 ${guarded && html`<section class="card"><h2>Recovery codes</h2><p>${recoveryCodes} of 10 are left. New ones replace them.</p>

@@ -7,6 +7,7 @@ import { signOut } from 'redoubt/tokens/sessions'
 import { z } from 'zod'
 import type { App } from '../app.ts'
 import { idParams } from '../fields.ts'
+import { firstPage, type Asking } from './doors.ts'
 import { frame, token } from './frame.ts'
 
 const nothing = z.strictObject({})
@@ -15,10 +16,10 @@ const nothing = z.strictObject({})
 export function sessionPages(app: App, roles: readonly [string, ...string[]]): readonly Route[] {
   const { identity, browser } = app
   return [
-    page({ method: 'GET', path: '/', summary: 'The first page', access: roles, handle: () => redirect('/account/sessions') }),
+    page({ method: 'GET', path: '/', summary: 'The first page', access: roles, handle: ({ caller }) => redirect(firstPage(caller.role)) }),
     page({
       method: 'GET', path: '/account/sessions', summary: 'One’s sessions and devices', access: roles, query: z.strictObject({ note: z.literal('ended').optional() }),
-      handle: async ({ caller, csrf, query }) => sessionsPage(await listSessions(identity, caller), csrf, query.note === undefined ? undefined : 'The device is signed out.'),
+      handle: async ({ caller, csrf, query }) => sessionsPage(app, { caller, csrf }, await listSessions(identity, caller), query.note === undefined ? undefined : 'The device is signed out.'),
     }),
     page({
       method: 'POST', path: '/account/sessions/{id}/end', summary: 'Ends one of one’s sessions', access: roles, params: idParams, form: nothing,
@@ -56,9 +57,10 @@ export function timeOf(at: Date): Html {
   return html`<time datetime="${at.toISOString()}">${form.format(at)} UTC</time>`
 }
 
-function sessionsPage(sessions: readonly OwnSession[], csrf: string, told: string | undefined): Html {
-  return frame({
-    title: 'Your devices', csrf, here: 'sessions', told,
+function sessionsPage({ identity }: App, by: Asking, sessions: readonly OwnSession[], told: string | undefined): Html {
+  const { csrf } = by
+  return frame(identity.realm, {
+    title: 'Your devices', by, here: '/account/sessions', told,
     content: html`<p class="lead">These devices are signed in to your account. If you do not know one of them, sign it out and change your password.</p>
 <ul class="list">${sessions.map((row) => html`<li class="card row">
 <div><h2>${row.device}${row.current && html` <span class="badge">This device</span>`}</h2>

@@ -10,21 +10,26 @@ import { z } from 'zod'
 import type { App } from '../app.ts'
 import { email as emailField } from '../fields.ts'
 import { passkeyStep, passwordStep, type AtDoor } from '../sign-in-steps.ts'
+import { firstPage } from './doors.ts'
 import { frame } from './frame.ts'
 import { passkeyForm, passkeyResponse } from './passkey-form.ts'
 import type { PendingSignIn } from './pending.ts'
+import { waitOf } from './wait.ts'
 
 const notes = {
   'signed-out': 'You are signed out on this device.',
   everywhere: 'You are signed out on all devices.',
+  registered: 'Your address is confirmed. You can sign in now.',
+  reset: 'Your new password is set, and every device is signed out. Sign in with it.',
+  restored: 'The address is yours again. Every device is signed out and the password is void: ask for a new one below.',
   late: 'The sign-in took too long or had too many tries. Please begin anew.',
 } as const
 
 type Shown = { readonly email?: string; readonly wrong?: string; readonly told?: string }
 
 /** Where one goes once there is a session, with its cookies. */
-export function openedPage({ browser, identity }: App, { token, refresh }: SignedIn, cookies: readonly string[]): PageAnswer {
-  return redirect('/account/sessions', { cookies: [...browser.cookies.set({ access: token, refresh }, identity.lifetimes.idle), ...cookies] })
+export function openedPage({ browser, identity }: App, { token, refresh, role }: SignedIn, cookies: readonly string[]): PageAnswer {
+  return redirect(firstPage(role), { cookies: [...browser.cookies.set({ access: token, refresh }, identity.lifetimes.idle), ...cookies] })
 }
 
 /** Signing in by password or by passkey. The pages are public: that a form is ours is told by where the browser says it comes from. */
@@ -32,11 +37,11 @@ export function signInPages(app: App, pending: PendingSignIn): readonly Route[] 
   const { identity } = app
   const signIn = async ({ headers, visitor }: AtDoor, shown: Shown = {}): Promise<Html> => {
     const options = app.factors.passkeys === undefined ? undefined : await passkeySignInOptions(app.factors, visitor, { agent: headers['user-agent'] })
-    return signInPage(shown, options)
+    return signInPage(app, shown, options)
   }
   return [
     page({
-      method: 'GET', path: '/sign-in', summary: 'Sign in', access: 'public', query: z.strictObject({ note: z.enum(['signed-out', 'everywhere', 'late']).optional() }),
+      method: 'GET', path: '/sign-in', summary: 'Sign in', access: 'public', query: z.strictObject({ note: z.enum(Object.keys(notes) as [keyof typeof notes]).optional() }),
       handle: (asked) => signIn(asked, asked.query.note === undefined ? {} : { told: notes[asked.query.note] }),
     }),
     page({
@@ -79,15 +84,9 @@ function sayWrong({ code, retryAfter }: Refusal): string | undefined {
   return undefined
 }
 
-/** A wait in seconds, in words. */
-export function waitOf(seconds: number | undefined): string {
-  if (seconds === undefined) return 'a few minutes'
-  return seconds < 90 ? `${Math.max(1, Math.ceil(seconds))} seconds` : `${Math.ceil(seconds / 60)} minutes`
-}
-
-function signInPage({ email, wrong, told }: Shown, options: Awaited<ReturnType<Passkeys['requestOptions']>> | undefined): Html {
+function signInPage({ identity }: App, { email, wrong, told }: Shown, options: Awaited<ReturnType<Passkeys['requestOptions']>> | undefined): Html {
   const marked = wrong !== undefined && html` aria-invalid="true" aria-describedby="wrong"`
-  return frame({
+  return frame(identity.realm, {
     title: 'Sign in', heading: 'Welcome back', wrong, told, passkeys: options !== undefined,
     content: html`<section class="card">
 <form method="post" action="/sign-in">
@@ -98,6 +97,7 @@ function signInPage({ email, wrong, told }: Shown, options: Awaited<ReturnType<P
 <button>Sign in</button>
 </form>
 ${options !== undefined && passkeyForm({ action: '/sign-in/passkey', options, label: 'Sign in with a passkey', divider: 'or' })}
-</section>`,
+</section>
+${identity.realm === 'tenant' && html`<p class="beside"><a href="/forgotten">Forgotten password</a></p><p class="beside">New here? <a href="/register">Create an account</a></p>`}`,
   })
 }

@@ -9,7 +9,7 @@ export const longestStep = 2_048
 export type StepCookie = {
   /**
    * @param value any text; kept as base64url
-   * @param seconds how long the browser keeps it, at most an hour
+   * @param seconds how long the browser keeps it, at most a day
    * @throws TypeError for a value of more than 2,048 characters as it is kept
    */
   set(value: string, seconds: number): string
@@ -19,7 +19,7 @@ export type StepCookie = {
 }
 
 /**
- * `__Host-<service>-<step>`: HttpOnly, Secure, SameSite=Strict, Path=/. For what a page must remember for minutes, such as
+ * `__Host-<service>-<step>`: HttpOnly, Secure, SameSite=Strict, Path=/. For what a page must remember for a while, such as
  * the handle of a pending sign-in: an address would leave it in histories and logs, and a field of a form answered by a
  * POST is lost when a telephone drops the page while its owner looks for a code.
  * @throws TypeError for names other than small letters, digits and dashes
@@ -32,7 +32,7 @@ export function stepCookie(service: string, step: string): StepCookie {
     set(value, seconds) {
       const kept = Buffer.from(value, 'utf8').toString('base64url')
       if (kept.length === 0 || kept.length > longestStep) throw new TypeError(`stepCookie: a value is 1 to ${longestStep} characters as it is kept`)
-      return line(kept, whole('stepCookie: seconds', seconds, 1, 3600))
+      return line(kept, whole('stepCookie: seconds', seconds, 1, 86_400))
     },
     clear: () => line('', 0),
     read({ cookie }) {
