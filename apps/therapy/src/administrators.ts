@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { newId } from 'redoubt/bytes'
-import { systemCaller, type Visitor } from 'redoubt/context'
+import { systemCaller, type Caller, type Visitor } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import { claimEmail } from 'redoubt/tokens/accounts'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
@@ -9,31 +9,67 @@ import type { actions } from './actions.ts'
 import { realm, sql, type App } from './app.ts'
 import { email } from './fields.ts'
 
+type Begun = { readonly id: string; readonly password: string }
+type Role = 'admin' | 'auditor'
+
 /**
  * Makes an account of somebody who administers or audits: the operator's command, since nobody registers as one. Signing
- * in with it leads to setting up a second factor and no further, and only for a day. Where the address has such an account
- * that never got so far, it begins anew.
+ * in with it leads to setting up a second factor and no further, and only for a day.
  * @param address their e-mail address
  * @returns the id, and the password to begin with, which is kept nowhere
- * @throws Refusal already_exists; invalid_input when the address is none
+ * @throws Refusal already_exists, saying what can be done instead; invalid_input when the address is none
  */
-export async function createAdministrator(app: App, visitor: Visitor, address: string, role: 'admin' | 'auditor'): Promise<{ readonly id: string; readonly password: string }> {
-  const given = email.safeParse(address)
-  if (!given.success) throw new Refusal('invalid_input', { fields: [{ field: 'email', rule: 'form' }] })
-  const caller = systemCaller('create-admin', realm, visitor)
-  const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.data))
+export async function createAdministrator(app: App, visitor: Visitor, address: string, role: Role): Promise<Begun> {
+  const { email: given, indexes, caller, unenrolled } = await sought(app, visitor, address)
+  if (unenrolled !== null) throw new Refusal('already_exists', { detail: `${unenrolled} has this address and no second factor yet; with --new-password it begins anew, and the password before it ends` })
   const [index] = indexes
   if (index === undefined) throw new Refusal('key_refused')
-  const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_unenrolled($1) as id', values: [indexes] })
-  const id = known?.id ?? newId()
-  // 120 random bits: no list holds it, and nobody guesses it.
-  const password = randomBytes(15).toString('base64url')
-  const password_hash = await app.passwords.hash(id, password, { personal: [given.data] })
-  await transaction(app.db, caller, { action: 'auth.administrator_created', resource: { type: 'user', id } }, async (tx) => {
-    if (id === known?.id) return void (await tx.query({ text: 'select guard.renew_enrolment($1, $2, $3)', values: [id, password_hash, role] }))
-    if (indexes.length > 1) await tx.query(claimEmail(indexes))
-    const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given.data, password_hash, role, realm: 'platform' })
-    await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
+  const id = newId()
+  const password = passwordToBegin()
+  const password_hash = await app.passwords.hash(id, password, { personal: [given] })
+  try {
+    await transaction(app.db, caller, { action: 'auth.administrator_created', resource: { type: 'user', id } }, async (tx) => {
+      if (indexes.length > 1) await tx.query(claimEmail(indexes))
+      const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given, password_hash, role, realm: 'platform' })
+      await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
+    })
+  } catch (error) {
+    if (!(error instanceof Refusal) || error.code !== 'already_exists') throw error
+    throw new Refusal('already_exists', { detail: 'this address has an account: one with a second factor, which another administrator can reset, or a patient’s or therapist’s, who needs another address for this', cause: error })
+  }
+  return { id, password }
+}
+
+/**
+ * A new password and another day for an account that administers or audits and has no second factor yet; the sessions
+ * that began with the password before it end. One that has a factor is never touched: that is a reset by an administrator.
+ * @param role what the account is from now on
+ * @throws Refusal not_found where no such account has the address; invalid_input when the address is none
+ */
+export async function renewAdministrator(app: App, visitor: Visitor, address: string, role: Role): Promise<Begun> {
+  const { email: given, caller, unenrolled: id } = await sought(app, visitor, address)
+  if (id === null) throw new Refusal('not_found', { detail: 'no account that administers or audits and has no second factor yet has this address' })
+  const password = passwordToBegin()
+  const password_hash = await app.passwords.hash(id, password, { personal: [given] })
+  await transaction(app.db, caller, { action: 'auth.administrator_renewed', resource: { type: 'user', id } }, async (tx) => {
+    await tx.query({ text: 'select guard.renew_enrolment($1, $2, $3)', values: [id, password_hash, role] })
   })
   return { id, password }
+}
+
+/** 120 random bits: no list holds it, and nobody guesses it. */
+function passwordToBegin(): string {
+  return randomBytes(15).toString('base64url')
+}
+
+type Sought = { readonly email: string; readonly indexes: Awaited<ReturnType<App['columns']['lookup']>>; readonly caller: Caller; readonly unenrolled: string | null }
+
+/** Who has the address and could begin anew. */
+async function sought(app: App, visitor: Visitor, address: string): Promise<Sought> {
+  const given = email.safeParse(address)
+  if (!given.success) throw new Refusal('invalid_input', { detail: 'this is no e-mail address', fields: [{ field: 'email', rule: 'form' }] })
+  const caller = systemCaller('create-admin', realm, visitor)
+  const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.data))
+  const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_unenrolled($1) as id', values: [indexes] })
+  return { email: given.data, indexes, caller, unenrolled: known?.id ?? null }
 }

@@ -1,7 +1,7 @@
+import { UsageProblem } from 'redoubt/cli/io'
 import { systemCaller, type Visitor } from 'redoubt/context'
 import { clientTokenRoute } from 'redoubt/http/client-token'
 import { route, type Route } from 'redoubt/http/route'
-import { isScope } from 'redoubt/tokens/claims'
 import { createClient, isNetwork, listClients, overlapSeconds, revokeClient, rotateClient, type ClientRow } from 'redoubt/tokens/clients'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
@@ -77,13 +77,23 @@ export async function runClientCommand(app: App, visitor: Visitor, command: Clie
   return { id: command.id, secret: '' }
 }
 
-/** Reads `create <name> <scopes> [networks]`, `rotate <id>`, `revoke <id>`; undefined when it is none of them. */
-export function clientCommandOf(words: readonly string[]): ClientCommand | undefined {
-  const [what, first, second, third, ...rest] = words
-  if (rest.length > 0 || first === undefined || first === '') return undefined
-  if ((what === 'rotate' || what === 'revoke') && second === undefined && rowId.safeParse(first).success) return { do: what, id: first }
+/**
+ * Reads `create <name> <scopes> [networks]`, `rotate <id>`, `revoke <id>`.
+ * @throws UsageProblem saying what is wrong with it
+ */
+export function clientCommandOf(words: readonly string[]): ClientCommand {
+  const [what, first = '', second, third, ...rest] = words
+  if (what === 'rotate' || what === 'revoke') {
+    if (!rowId.safeParse(first).success || second !== undefined) throw new UsageProblem(`api-client ${what} takes one word, the client’s id`)
+    return { do: what, id: first }
+  }
+  if (what !== 'create') throw new UsageProblem('api-client: say which: create, rotate or revoke')
   const list = (text = ''): readonly string[] => text.split(',').filter((part) => part !== '')
-  const known = list(second).every((scope) => isScope(scope) && (scopes as readonly string[]).includes(scope))
-  if (what !== 'create' || list(second).length === 0 || !known || !list(third).every(isNetwork) || first.length > 100) return undefined
-  return { do: 'create', name: first, scopes: list(second), networks: list(third) }
+  const [wanted, networks] = [list(second), list(third)]
+  if (first === '' || first.length > 100 || wanted.length === 0 || rest.length > 0) throw new UsageProblem('api-client create takes a name of at most 100 characters, scopes, and networks if it shall be bound to some')
+  const unknown = wanted.find((scope) => !(scopes as readonly string[]).includes(scope))
+  if (unknown !== undefined) throw new UsageProblem(`api-client create: there is no scope ${unknown}; there is ${scopes.join(', ')}`)
+  const wrong = networks.find((network) => !isNetwork(network))
+  if (wrong !== undefined) throw new UsageProblem(`api-client create: ${wrong} is no address and no network such as 10.0.0.0/8`)
+  return { do: 'create', name: first, scopes: wanted, networks }
 }

@@ -1,12 +1,15 @@
 import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
+import { UsageProblem } from 'redoubt/cli/io'
 import { Refusal } from 'redoubt/errors'
-import { createAdministrator } from './administrators.ts'
+import { createAdministrator, renewAdministrator } from './administrators.ts'
 import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
 import type { App } from './app.ts'
-import { defaultHome, makeHome, openDevelopment, type Development } from './development.ts'
+import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
+import { email } from './fields.ts'
 import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
+import { mailerSettings, sendTrialMail } from './trial-mail.ts'
 import { verifyTherapist } from './verification.ts'
 
 const help = `npm run therapy -- <command>
@@ -14,71 +17,106 @@ const help = `npm run therapy -- <command>
   verify-therapist <e-mail>   marks a therapist's licence as verified, so that patients find and book them
   create-admin <e-mail>       makes an account that administers, and prints the password it begins with, this once
   create-auditor <e-mail>     the same for one that reads the record
+      --new-password          for such an account that exists and has no second factor yet: it begins anew, with another
+                              password and another day; what began before ends. Stands in the record
   api-client create <name> <scopes> [<networks>]
                               makes an API client and prints its id and secret, this once; scopes and networks are
                               comma-separated, scopes: ${scopes.join(', ')}
   api-client rotate <id>      gives it a new secret; the one before it holds for a day
   api-client revoke <id>      ends it and all its tokens at once
+  send-test-mail <e-mail>     sends one message as MAIL and MAIL_FROM say, and tells what became of it
 
 Whoever begins with such a password sets up a second factor and a password of their own, at ADMIN_ORIGIN,
 within a day; until then they can do nothing else.
-Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.`
+Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.
+Exit codes: 0 done, 1 refused, nothing was changed, 2 wrong usage or settings`
 
-/** What was asked for, and what is said where nothing was found to do it on; undefined when it is no command. */
-function workOf(words: readonly string[]): { work(app: App): Promise<string>; readonly missing: string } | undefined {
+/** What a command does; `service` with everything the service has, `mail` with the mail server alone. */
+type Work = { readonly service: (app: App) => Promise<string> } | { readonly mail: string }
+
+/** The one word that a command takes. @throws UsageProblem where there is none, or more */
+function oneAddress(command: string, rest: readonly string[]): string {
+  const [address, ...more] = rest
+  if (address === undefined || more.length > 0 || !email.safeParse(address).success) throw new UsageProblem(`${command} takes one e-mail address`)
+  return address
+}
+
+/** What was asked for. @throws UsageProblem saying why it is no command */
+function workOf(words: readonly string[]): Work {
   const [command, ...rest] = words
   const visitor = { requestId: newId(), address: null }
-  if (command === 'verify-therapist' && rest.length === 1) {
-    return {
-      work: async (app) => `verified ${await verifyTherapist(app, visitor, rest[0] ?? '')}`,
-      missing: 'no account has this address, or it is not a therapist’s, or they are verified already',
+  switch (command) {
+    case 'verify-therapist': {
+      const address = oneAddress(command, rest)
+      return { service: async (app) => `verified ${await verifyTherapist(app, visitor, address)}` }
     }
-  }
-  const role = command === 'create-admin' ? 'admin' : command === 'create-auditor' ? 'auditor' : undefined
-  if (role !== undefined && rest.length === 1) {
-    return {
-      work: async (app) => {
-        const { id, password } = await createAdministrator(app, visitor, rest[0] ?? '', role)
-        return `created ${id}\npassword to begin with, shown this once: ${password}`
-      },
-      missing: 'the address has an account already, or it is none',
+    case 'create-admin':
+    case 'create-auditor': {
+      const role = command === 'create-admin' ? 'admin' : 'auditor'
+      const again = rest.includes('--new-password')
+      const address = oneAddress(command, rest.filter((word) => word !== '--new-password'))
+      return {
+        service: async (app) => {
+          const { id, password } = await (again ? renewAdministrator : createAdministrator)(app, visitor, address, role)
+          return `${again ? 'begins anew: ' : 'created '}${id}\npassword to begin with, shown this once: ${password}`
+        },
+      }
     }
+    case 'api-client': {
+      const client = clientCommandOf(rest)
+      return { service: async (app) => told(client, await runClientCommand(app, visitor, client)) }
+    }
+    case 'send-test-mail':
+      return { mail: oneAddress(command, rest) }
+    default:
+      throw new UsageProblem(command === undefined ? 'say what' : `there is no command ${command}`)
   }
-  const client = command === 'api-client' ? clientCommandOf(rest) : undefined
-  if (client === undefined) return undefined
-  return { work: async (app) => told(client, await runClientCommand(app, visitor, client)), missing: 'no client has this id, or it is revoked' }
 }
 
 function told(command: ClientCommand, { id, secret }: { readonly id: string; readonly secret: string }): string {
   return command.do === 'revoke' ? `revoked ${id}` : `client_id ${id}\nclient_secret ${secret}`
 }
 
+/** What the world may refuse of each, where the code alone does not say it. */
+const missing: Readonly<Record<string, string>> = {
+  'verify-therapist': 'no account has this address, or it is not a therapist’s, or they are verified already',
+  'api-client': 'no client has this id, or it is revoked',
+}
+
 run('therapy', async () => {
   const words = process.argv.slice(2)
-  if (words[0] === '--help') return say(help)
-  const asked = workOf(words)
-  if (asked === undefined) {
-    complain(help)
-    process.exitCode = exitCodes.refused
-    return
-  }
-  const development = process.env['DATABASE_URL'] === undefined ? await embedded(process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
+  if (words.includes('--help')) return say(help)
+  const [command = ''] = words
   try {
-    const settings = settingsFrom({ ...process.env, ...development?.env })
-    const service = await openService({ ...serviceSettings(settings, process.env, () => undefined), poolSize: 1 })
-    try {
-      say(await asked.work(service.app))
-    } catch (error) {
-      if (!(error instanceof Refusal) || !['not_found', 'already_exists', 'invalid_input'].includes(error.code)) throw error
-      complain(`therapy ${words[0] ?? ''}: nothing was changed: ${asked.missing}`)
+    const work = workOf(words)
+    const home = process.env['DATABASE_URL'] === undefined ? (process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
+    say('mail' in work ? await sendTrialMail(mailerSettings(home === undefined ? process.env : { NODE_ENV: 'development', MAIL: placesIn(home).MAIL, ...process.env }), work.mail) : await onService(home, work.service))
+  } catch (error) {
+    if (error instanceof UsageProblem) {
+      complain(`therapy: ${error.message}\n\n${help}`)
+      process.exitCode = exitCodes.refused
+    } else if (error instanceof Refusal && ['not_found', 'already_exists', 'mail_refused', 'mail_unavailable'].includes(error.code)) {
+      const why = error.detail ?? missing[command]
+      complain(`therapy ${command}: ${command === 'send-test-mail' ? 'nothing was sent' : 'nothing was changed'}: ${error.message}${why === undefined ? '' : `: ${why}`}`)
       process.exitCode = exitCodes.failed
+    } else throw error
+  }
+})
+
+/** With the service opened on what the environment names, or on the embedded server of `home`. */
+async function onService(home: string | undefined, work: (app: App) => Promise<string>): Promise<string> {
+  const development = home === undefined ? undefined : await embedded(home)
+  try {
+    const service = await openService({ ...serviceSettings(settingsFrom({ ...process.env, ...development?.env }), process.env, () => undefined), poolSize: 1 })
+    try {
+      return await work(service.app)
     } finally {
       await service.close()
     }
   } finally {
     await development?.stop()
   }
-})
+}
 
 /** Not while a start prepares the same data. */
 async function embedded(home: string): Promise<Development> {

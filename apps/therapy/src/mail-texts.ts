@@ -12,6 +12,10 @@ export const verifyMinutes = 24 * 60
 export const undoDays = 7
 
 export const mailTexts = {
+  trial: (): Text => ({
+    subject: 'Test message',
+    text: `Hello,\n\nthis message was sent to see whether mail arrives. It does. Nothing is to be done.${sign}`,
+  }),
   verify: (code: string): Text => ({
     subject: 'Confirm your address',
     text: `Hello,\n\nyour code is\n\n    ${spaced(code)}\n\nEnter it where you registered, within one day. Nobody of ours will ever ask you for it.\n\nYou did not register? Then do nothing: without the code there is no account.${sign}`,

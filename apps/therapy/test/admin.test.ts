@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createAdministrator } from '../src/administrators.ts'
+import { Refusal } from 'redoubt/errors'
+import { createAdministrator, renewAdministrator } from '../src/administrators.ts'
 import { openClinic, type Answer, type Send } from './support/clinic.ts'
 import { protect, stepUp } from './support/factors.ts'
 
@@ -59,20 +60,39 @@ test('attack: an account whose address is not confirmed is not brought to life b
   for (const verb of ['restore', 'suspend']) assert.equal((await root.send('POST', `/api/admin/users/${String(pending?.['id'])}/${verb}`)).status, 404)
 })
 
-test('the password to begin with is good for a day without a second factor, and never once there is one; the operator can begin anew', async () => {
+test('the password to begin with is good for a day without a second factor, and never once there is one; the operator can have it begin anew', async () => {
   const email = 'late.admin@example.org'
-  const begin = () => createAdministrator(clinic.service.app, visitor, email, 'admin')
-  const { id, password } = await begin()
+  const app = clinic.service.app
+  const { id, password } = await createAdministrator(app, visitor, email, 'admin')
   const first = await login(clinic.admin(), { email, password })
   await clinic.database.admin('update redoubt.users set enrol_until = now() where id = $1', [id])
   assert.equal((await login(clinic.admin(), { email, password })).status, 403)
-  const again = await begin()
+  const again = await renewAdministrator(app, visitor, email, 'admin')
   assert.equal(again.id, id)
   assert.deepEqual([(await login(clinic.admin(), { email, password })).status, (await login(clinic.admin(), { email, password: again.password })).status], [401, 200])
   assert.equal((await clinic.admin(String(first.body['access_token']))('GET', '/api/auth/me')).status, 401, 'what began before has ended')
   const enrolled = await login(clinic.admin(), root)
   assert.deepEqual([enrolled.status, enrolled.body['status'], enrolled.body['access_token']], [200, 'factor_required', undefined])
-  await assert.rejects(createAdministrator(clinic.service.app, visitor, root.email, 'admin'), (error: { readonly code?: unknown }) => error.code === 'already_exists')
+  const entries = await clinic.database.admin("select action from redoubt.audit_logs where resource_id = $1 and action like 'auth.administrator%' order by id", [id])
+  assert.deepEqual(entries.map(({ action }) => String(action)), ['auth.administrator_created', 'auth.administrator_renewed'])
+})
+
+test('making an administrator twice changes nothing and says what can be done; nobody who has a factor, and no patient, begins anew', async () => {
+  const email = 'twice.admin@example.org'
+  const app = clinic.service.app
+  const refused = (code: string, detail: RegExp) => (error: unknown): boolean => error instanceof Refusal && error.code === code && detail.test(error.detail ?? '')
+  const begun = await createAdministrator(app, visitor, email, 'admin')
+  await assert.rejects(createAdministrator(app, visitor, email, 'auditor'), refused('already_exists', /no second factor yet; with --new-password/))
+  assert.deepEqual((await login(clinic.admin(), { email, password: begun.password })).status, 200, 'the password that was printed stands')
+  const [row] = await clinic.database.admin('select role from redoubt.users where id = $1', [begun.id])
+  assert.equal(row?.['role'], 'admin')
+  const ada = await clinic.patient()
+  for (const address of [root.email, ada.email]) {
+    await assert.rejects(createAdministrator(app, visitor, address, 'admin'), refused('already_exists', /has an account: one with a second factor/))
+    await assert.rejects(renewAdministrator(app, visitor, address, 'admin'), refused('not_found', /no second factor yet/))
+  }
+  await assert.rejects(renewAdministrator(app, visitor, 'nobody.admin@example.org', 'admin'), refused('not_found', /no second factor yet/))
+  for (const work of [createAdministrator, renewAdministrator]) await assert.rejects(work(app, visitor, 'no address', 'admin'), refused('invalid_input', /no e-mail address/))
 })
 
 test('attack: a token of one realm opens nothing in the other, nor does a refresh token or a password', async () => {
@@ -198,9 +218,6 @@ test('attack: registration makes nobody an administrator, whatever address is ta
   const [first, second] = [await clinic.send()('POST', '/api/auth/register', taken), await clinic.send()('POST', '/api/auth/register', free)]
   assert.deepEqual([first.status, Object.keys(first.body), first.text.length], [second.status, Object.keys(second.body), second.text.length])
   assert.equal((await login(clinic.admin(), root)).status, 200)
-  const ada = await clinic.patient()
-  await assert.rejects(createAdministrator(clinic.service.app, visitor, ada.email, 'admin'), (error: { readonly code?: unknown }) => error.code === 'already_exists')
-  await assert.rejects(createAdministrator(clinic.service.app, visitor, 'no address', 'admin'), (error: { readonly code?: unknown }) => error.code === 'invalid_input')
 })
 
 test('the administration has a document of its own, and its sessions are short', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { UsageProblem } from 'redoubt/cli/io'
 import { systemCaller } from 'redoubt/context'
 import type { Tx } from 'redoubt/pg'
 import { createClient, insideNetworks, isNetwork, rotateClient } from 'redoubt/tokens/clients'
@@ -167,10 +168,12 @@ test('attack: SQL of an ordinary caller reads no secret, revokes no client and o
   await tokenOf(client)
 })
 
-test('the command is read strictly', () => {
+test('the command is read strictly, and what is wrong with it is named', () => {
   assert.deepEqual(clientCommandOf(['create', 'Directory', 'therapists:read', '10.0.0.0/8,127.0.0.1']), { do: 'create', name: 'Directory', scopes: ['therapists:read'], networks: ['10.0.0.0/8', '127.0.0.1'] })
   assert.deepEqual(clientCommandOf(['revoke', patient.id]), { do: 'revoke', id: patient.id })
-  for (const words of [[], ['create'], ['create', 'x'], ['create', 'x', ''], ['create', 'x', 'everything'], ['create', 'x', 'therapists:read', 'anywhere'], ['rotate', 'x'], ['rotate', patient.id, 'y'], ['delete', patient.id], ['create', 'x', 'therapists:read', '', 'y']]) {
-    assert.equal(clientCommandOf(words), undefined, words.join(' '))
-  }
+  for (const [why, ...words] of [
+    ['say which: create, rotate or revoke'], ['say which', 'delete', patient.id], ['takes a name', 'create'], ['takes a name', 'create', 'x'], ['takes a name', 'create', 'x', ''], ['takes a name', 'create', 'x'.repeat(101), 'therapists:read'],
+    ['takes a name', 'create', 'x', 'therapists:read', '', 'y'], ['there is no scope everything; there is therapists:read', 'create', 'x', 'everything'], ['there is no scope patients:read', 'create', 'x', 'therapists:read,patients:read'],
+    ['anywhere is no address and no network', 'create', 'x', 'therapists:read', 'anywhere'], ['takes one word, the client’s id', 'rotate', 'x'], ['takes one word', 'rotate', patient.id, 'y'],
+  ]) assert.throws(() => clientCommandOf(words), (error) => error instanceof UsageProblem && error.message.includes(why ?? '?'), words.join(' '))
 })

@@ -87,10 +87,11 @@ for (const kind of kinds) {
     const at = await edge(kind)
     await ask(at, 'GET', `/api/things/${thing}`, withToken())
     await ask(at, 'GET', '/api/things/nobody', withToken())
+    await ask(at, 'GET', '/openapi.json')
     await ask(at, 'GET', '/secret/person@example.test')
-    await settled(at, 3)
+    await settled(at, 4)
     const seen = at.events.filter((event) => event.type === 'http.answered').map(({ route, status, code }) => [route, status, code])
-    assert.deepEqual(seen, [['/api/things/{id}', 200, undefined], ['/api/things/{id}', 400, 'malformed_request'], ['unmatched', 404, 'not_found']])
+    assert.deepEqual(seen, [['/api/things/{id}', 200, undefined], ['/api/things/{id}', 400, 'malformed_request'], ['/openapi.json', 200, undefined], ['unmatched', 404, 'not_found']])
   })
 }
 

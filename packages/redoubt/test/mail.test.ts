@@ -65,7 +65,7 @@ test('a refusal of the server is final for 5xx and not for 4xx, and a silent ser
   const server = await smtp()
   const sender = await mailer(server, { timeout: 300 })
   server.refuse('550 5.1.1 no such mailbox ada@example.org')
-  await assert.rejects(sender.send(mail()), (error) => error instanceof Refusal && error.code === 'mail_refused' && !JSON.stringify(error).includes('ada') && error.cause === undefined)
+  await assert.rejects(sender.send(mail()), (error) => error instanceof Refusal && error.code === 'mail_refused' && error.detail === 'it answered 550' && !JSON.stringify(error).includes('ada') && error.cause === undefined)
   server.refuse('451 4.3.0 later')
   await refused(sender.send(mail()), 'mail_unavailable')
   server.refuse('hang')

@@ -73,7 +73,10 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     const { visitor } = visit
     const target = splitTarget(originalTarget(req))
     const found = table.find(req, res, target.path)
-    if ('document' in found) return sendJson(res, 200, found.document)
+    if ('document' in found) {
+      visit.route = found.document.path
+      return sendJson(res, 200, found.document.text)
+    }
     const { route } = found
     visit.route = route.path
     visit.kind = route.kind

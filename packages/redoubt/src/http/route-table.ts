@@ -5,10 +5,10 @@ import type { Route } from './route.ts'
 
 /** A JSON text served to everybody. */
 export type Document = { readonly path: string; readonly text: string }
-type Leaf = { readonly byMethod: Map<string, Route>; allow: string; document: string | undefined }
+type Leaf = { readonly byMethod: Map<string, Route>; allow: string; document: Document | undefined }
 
 /** What stands at a path: a route and the undecoded values of its parameters, or the OpenAPI document. */
-export type Found = { readonly route: Route; readonly values: readonly string[] } | { readonly document: string }
+export type Found = { readonly route: Route; readonly values: readonly string[] } | { readonly document: Document }
 
 export type RouteTable = {
   /** @throws Refusal not_found; method_not_allowed, with Allow on the answer */
@@ -37,7 +37,7 @@ export function routeTable(routes: readonly Route[], roles: readonly string[], d
     const leaf = leafAt(document.path.slice(1).split('/'))
     if (leaf.byMethod.size > 0) throw new TypeError(`mount: ${document.path} is a route already`)
     leaf.allow = 'GET, HEAD'
-    leaf.document = document.text
+    leaf.document = document
   }
   return {
     find(req, res, path) {

@@ -3,15 +3,18 @@ import { Refusal } from '../errors.ts'
 import type { Transport } from '../mail.ts'
 
 /** What nodemailer tells of a failure; its message may quote the server, and with it an address, so it stays here. */
-type Trouble = { readonly code?: unknown; readonly responseCode?: unknown }
+type Trouble = { readonly code?: unknown; readonly responseCode?: unknown; readonly syscall?: unknown }
 
-/** 5xx is the server's last word (RFC 5321 §4.2.1), but for a refused sign-in, which is ours to mend. */
+/** 5xx is the server's last word (RFC 5321 §4.2.1), but for a refused sign-in, which is ours to mend. The number is told; the server's words may quote an address. */
 function refusalOf(error: unknown): Refusal {
-  const { code, responseCode } = (error ?? {}) as Trouble
+  const { code, responseCode, syscall } = (error ?? {}) as Trouble
   if (code === 'EAUTH') return new Refusal('mail_unavailable', { detail: 'the mail server refused the sign-in' })
+  if (code === 'EDNS') return new Refusal('mail_unavailable', { detail: 'there is no host of this name' })
+  if (code === 'ETIMEDOUT') return new Refusal('mail_unavailable', { detail: 'the mail server does not answer' })
+  if (syscall === 'connect') return new Refusal('mail_unavailable', { detail: 'nobody listens at this host and port' })
   if (code === 'ETLS' || code === 'ESOCKET') return new Refusal('mail_unavailable', { detail: 'there is no TLS connection to the mail server' })
-  if (typeof responseCode === 'number' && responseCode >= 500 && responseCode < 600) return new Refusal('mail_refused')
-  return new Refusal('mail_unavailable')
+  if (typeof responseCode !== 'number') return new Refusal('mail_unavailable')
+  return new Refusal(responseCode >= 500 && responseCode < 600 ? 'mail_refused' : 'mail_unavailable', { detail: `it answered ${responseCode}` })
 }
 
 /**
