@@ -31,14 +31,14 @@ export function accountRoutes(app: App, identity: Identity, roles: readonly [str
       method: 'POST', path: '/api/auth/password', tags: ['auth'], summary: 'Change one’s password; other sessions end, and a mail tells of it. With a second factor it needs a step-up for account.password on oneself',
       access: roles, body: z.strictObject({ old_password: present, password: newPassword }), answer: z.object({ status: z.literal('changed') }), refuses: ['sign_in_failed', 'busy', 'too_many_requests', 'step_up_required'],
       handle: async ({ caller, body, headers }) => {
-        await replacePassword(app, identity, { caller, headers }, body.old_password, body.password)
+        await replacePassword(app, identity, { caller, headers, stepUp: () => stepUpOf(headers) }, body.old_password, body.password)
         return { status: 'changed' as const }
       },
     }),
     route({
       method: 'POST', path: '/api/auth/email', tags: ['auth'], summary: 'Ask to change one’s address; a code goes to the new one. The answer is the same when that is another account’s. With a second factor it needs a step-up for account.email on oneself',
       access: settled, body: z.strictObject({ email, password: present }), answer: accepted, status: 202, refuses: ['sign_in_failed', 'busy', 'conflict', 'too_many_requests', 'step_up_required'],
-      handle: async ({ caller, body, headers }) => ({ status: 'accepted' as const, request: await askEmailChange(app, identity, { caller, headers }, body.password, body.email) }),
+      handle: async ({ caller, body, headers }) => ({ status: 'accepted' as const, request: await askEmailChange(app, identity, { caller, headers, stepUp: () => stepUpOf(headers) }, body.password, body.email) }),
     }),
     route({
       method: 'POST', path: '/api/auth/email/confirm', tags: ['auth'], summary: 'Change one’s address, with the code that was mailed to it. A mail to the former one tells of it, and how to take it back within seven days',
@@ -59,10 +59,15 @@ async function ownEmail(app: App, caller: Person): Promise<string> {
 }
 
 /** Who asks, with what tells their device. */
-export type Asker = { readonly caller: Person; readonly headers: IncomingHttpHeaders }
+export type Asker = {
+  readonly caller: Person
+  readonly headers: IncomingHttpHeaders
+  /** The handle of the step-up of somebody with a second factor; asked for once the password was right. */
+  readonly stepUp: () => string | undefined | Promise<string | undefined>
+}
 
 /** The same check as a sign-in's, with its entry and its event when it fails. @throws Refusal sign_in_failed, busy */
-async function provePassword(app: App, identity: Identity, { caller, headers }: Asker, password: string): Promise<{ readonly address: string; readonly factors: boolean }> {
+async function provePassword(app: App, identity: Identity, { caller, headers, stepUp }: Asker, password: string): Promise<{ readonly address: string; readonly factors: boolean; readonly handle: string | undefined }> {
   const address = await ownEmail(app, caller)
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
   // Counted like a sign-in: a session left open must not become a place to guess from.
@@ -70,17 +75,17 @@ async function provePassword(app: App, identity: Identity, { caller, headers }: 
   const account = await checkPassword(identity, caller, { indexes, password })
   if (account.id !== caller.actor) throw new Refusal('sign_in_failed')
   await attempt.right()
-  return { address, factors: account.factors }
+  return { address, factors: account.factors, handle: account.factors ? await stepUp() : undefined }
 }
 
 /** @throws Refusal sign_in_failed when the old one is wrong; step_up_required; invalid_input; busy */
-async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
+export async function replacePassword(app: App, identity: Identity, asker: Asker, old: string, password: string): Promise<void> {
   refuseWeak(password)
   const { caller } = asker
-  const { address, factors } = await provePassword(app, identity, asker, old)
+  const { address, factors, handle: proof } = await provePassword(app, identity, asker, old)
   const hash = await app.passwords.hash(caller.actor, password, { personal: [address] })
   await transaction(app.db, caller, { action: 'auth.password_changed', resource: { type: 'user', id: caller.actor } }, async (tx) => {
-    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.password, resource: caller.actor, handle: stepUpOf(asker.headers) })
+    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.password, resource: caller.actor, handle: proof })
     await changePassword(tx, hash)
     await putMail(app.columns, tx, { id: newId(), topic: 'password_changed', user: caller.actor })
   })
@@ -88,12 +93,12 @@ async function replacePassword(app: App, identity: Identity, asker: Asker, old: 
 }
 
 /** @returns the handle that the code works with. @throws Refusal sign_in_failed; step_up_required; conflict when ten codes are open already */
-async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
-  const { factors } = await provePassword(app, identity, asker, password)
+export async function askEmailChange(app: App, identity: Identity, asker: Asker, password: string, address: string): Promise<string> {
+  const { factors, handle: proof } = await provePassword(app, identity, asker, password)
   const { caller } = asker
   const user = caller.actor
   return transaction(app.db, caller, { action: 'auth.email_change_asked', resource: { type: 'user', id: user } }, async (tx) => {
-    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.email, resource: user, handle: stepUpOf(asker.headers) })
+    if (factors) await requireStepUp(app.factors, tx, { action: accountPurposes.email, resource: user, handle: proof })
     const code = await app.codes.issue(tx, { user, purpose: 'email_change', digits: 8, context: canonicalEmail(address) })
     if (code === undefined) throw new Refusal('conflict')
     await putMail(app.columns, tx, {
@@ -105,7 +110,7 @@ async function askEmailChange(app: App, identity: Identity, asker: Asker, passwo
 }
 
 /** @throws Refusal code_refused, also for another address than the code was mailed to; already_exists */
-async function confirmEmailChange(app: App, caller: Person, given: { readonly handle: string; readonly digits: string }, address: string): Promise<void> {
+export async function confirmEmailChange(app: App, caller: Person, given: { readonly handle: string; readonly digits: string }, address: string): Promise<void> {
   const user = caller.actor
   const code = await app.codes.show(caller, { purpose: 'email_change', ...given, context: canonicalEmail(address) })
   await transaction(app.db, caller, { action: 'auth.email_changed', resource: { type: 'user', id: user } }, async (tx) => {

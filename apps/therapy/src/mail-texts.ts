@@ -38,7 +38,7 @@ export const mailTexts = {
   }),
   emailChanged: (at: Date, undo: string): Text => ({
     subject: 'Your address was changed',
-    text: `Hello,\n\non ${when(at)} another address was set for your account. Mail goes there from now on.\n\nIt was not you? For ${undoDays} days you can take it back with this token, which also signs out every device and voids the password:\n\n    ${undo}${sign}`,
+    text: `Hello,\n\non ${when(at)} another address was set for your account. Mail goes there from now on.\n\nIt was not you? For ${undoDays} days you can take it back, on the page for forgotten passwords, with this token, which also signs out every device and voids the password:\n\n    ${undo}${sign}`,
   }),
   emailRestored: (at: Date): Text => ({
     subject: 'Your address is yours again',

@@ -45,10 +45,10 @@ export function newPasswordField(slip: string | undefined, label = 'Password'): 
 }
 
 /** The field for a code of eight digits from a mail. @param slip true: what stands above the form is about it */
-export function mailedCodeField(slip: string | true | undefined): Html {
+export function mailedCodeField(slip: string | true | undefined, value?: string): Html {
   const told = slip === true ? 'wrong' : 'code-slip'
   return html`<label for="code">Code from the mail</label>${typeof slip === 'string' && html`<p class="slip" id="code-slip">${slip}</p>`}
-<input id="code" name="code" class="code" inputmode="numeric" autocomplete="one-time-code" pattern="[0-9 ]*" maxlength="9" required autofocus${slip !== undefined && html` aria-invalid="true" aria-describedby="${told}"`}>
+<input id="code" name="code" class="code" inputmode="numeric" autocomplete="one-time-code" pattern="[0-9 ]*" maxlength="9" required${value === undefined && html` autofocus`} value="${value}"${slip !== undefined && html` aria-invalid="true" aria-describedby="${told}"`}>
 `
 }
 

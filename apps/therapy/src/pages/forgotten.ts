@@ -52,7 +52,7 @@ export function forgottenPages(app: App, service: string): readonly Route[] {
         } catch (error) {
           const weak = passwordSlip(error)
           const wrong = busySaid(error)
-          if (weak !== undefined) return show(resetPage(app, { wrong: lookBelow, slips: { password: weak } }), { status: 422 })
+          if (weak !== undefined) return show(resetPage(app, { wrong: lookBelow, slips: { password: weak }, code }), { status: 422 })
           if (wrong !== undefined) return show(resetPage(app, { wrong }), { status: 429 })
           if (!(error instanceof Refusal) || error.code !== 'code_refused') throw error
           return show(resetPage(app, { wrong: lookBelow, slips: { code: `This code is not right, or is over: it is good for ${codeMinutes} minutes, five tries and one password. If in doubt, ask for a new one.` } }), { status: 422 })
@@ -85,11 +85,11 @@ function askPage({ identity }: App, { email, wrong }: { readonly email?: string;
   })
 }
 
-function resetPage({ identity }: App, { wrong, slips = {} }: { readonly wrong?: string; readonly slips?: Slips }): Html {
+function resetPage({ identity }: App, { wrong, slips = {}, code }: { readonly wrong?: string; readonly slips?: Slips; readonly code?: string }): Html {
   return frame(identity.realm, {
     title: 'New password', heading: 'Choose a new password', wrong,
     content: html`<section class="card"><p>If the address has an account, a code of eight digits is on its way there. It is good for ${codeMinutes} minutes.</p>
-<form method="post" action="/forgotten/code">${mailedCodeField(slips['code'])}${newPasswordField(slips['password'], 'New password')}<button>Set the new password</button></form>
+<form method="post" action="/forgotten/code">${mailedCodeField(slips['code'], code)}${newPasswordField(slips['password'], 'New password')}<button>Set the new password</button></form>
 <p class="fine">Every device is signed out by it. A second step of your sign-in stays.</p></section>
 <p class="beside"><a href="/forgotten">Ask for a new code</a></p>`,
   })

@@ -12,7 +12,7 @@ import { frame, token } from './frame.ts'
 import { proofField, proofInput, proven, saidOf } from './proof.ts'
 import { timeOf } from './sessions.ts'
 
-const notes = { added: 'It is set up. Your other devices were signed out.', removed: 'It is removed. Your other devices were signed out.' } as const
+const notes = { added: 'It is set up. Your other devices were signed out.', removed: 'It is removed. Your other devices were signed out.', password: 'Your password is changed. Your other devices were signed out.', email: 'Your address is changed. Sign in with it from now on.' } as const
 const proofForm = z.strictObject({ proof: proofField })
 
 /** Whether the account has a factor already, which then is the proof. */
@@ -31,7 +31,7 @@ export async function corrected(app: App, asking: Asking, error: unknown): Promi
 export function securityPages(app: App, roles: readonly [string, ...string[]]): readonly Route[] {
   return [
     page({
-      method: 'GET', path: '/account/security', summary: 'One’s second factors', access: roles, query: z.strictObject({ note: z.enum(['added', 'removed']).optional() }),
+      method: 'GET', path: '/account/security', summary: 'One’s second factors', access: roles, query: z.strictObject({ note: z.enum(['added', 'removed', 'password', 'email']).optional() }),
       handle: ({ caller, csrf, query }) => overview(app, { caller, csrf }, query.note === undefined ? {} : { told: notes[query.note] }),
     }),
     page({
@@ -82,7 +82,8 @@ ${guarded && html`<section class="card"><h2>Recovery codes</h2><p>${recoveryCode
 <section class="card"><h2>Authenticator app</h2><p>An app on your telephone shows a new code every half minute.</p>
 <details><summary>Set up an app</summary>${adding('/account/security/totp', 'app', 'My telephone', guarded, csrf)}</details></section>
 ${app.factors.passkeys !== undefined && html`<section class="card"><h2>Passkey</h2><p>Your finger, your face or the PIN of this device signs you in, without a password. Needs JavaScript.</p>
-<details><summary>Set up a passkey</summary>${adding('/account/security/passkey', 'passkey', 'This device', guarded, csrf)}</details></section>`}`,
+<details><summary>Set up a passkey</summary>${adding('/account/security/passkey', 'passkey', 'This device', guarded, csrf)}</details></section>`}
+<section class="card"><h2>Password and address</h2><p class="links"><a href="/account/password">Change your password</a>${caller.role !== 'enrolment' && html`<a href="/account/email">Change your e-mail address</a>`}</p></section>`,
   })
 }
 

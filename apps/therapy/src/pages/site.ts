@@ -3,6 +3,7 @@ import type { PagesOptions } from 'redoubt/http/pages'
 import type { Route } from 'redoubt/http/route'
 import type { Realm } from 'redoubt/tokens/sessions'
 import type { App } from '../app.ts'
+import { accountPages } from './account.ts'
 import { assetRoutes, refusedPage } from './frame.ts'
 import { forgottenPages } from './forgotten.ts'
 import { newFactorPages } from './new-factor.ts'
@@ -16,7 +17,7 @@ import { signInPages } from './sign-in.ts'
 /** Every page of Therapy and the files they are made of. @param service prefix of its cookies */
 export function pageRoutes(app: App, service: string, roles: readonly [string, ...string[]]): readonly Route[] {
   const pending = pendingSignIn(service)
-  return [...signInPages(app, pending), ...registerPages(app, service), ...forgottenPages(app, service), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...securityPages(app, roles), ...newFactorPages(app, roles), ...assetRoutes]
+  return [...signInPages(app, pending), ...registerPages(app, service), ...forgottenPages(app, service), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...securityPages(app, roles), ...newFactorPages(app, roles), ...accountPages(app, service, roles, roles), ...assetRoutes]
 }
 
 /** How they are answered, by the modes of the controls. */
