@@ -292,6 +292,12 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
 /** What differs between the doors of the service. */
 type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[]; readonly pages?: PagesOptions }
 
+/** The name people type; one with a port of its own is nothing they type, and no redirect could keep it. */
+function pageHostsOf(origin: string): readonly string[] {
+  const { hostname, port } = new URL(origin)
+  return port === '' && isIP(hostname) === 0 && !hostname.startsWith('[') ? [hostname] : []
+}
+
 function serverOf(settings: ServiceSettings, health: Health, controls: Controls, limits: EdgeLimits, door: Door): Server {
   const { production, trustedProxies = [], emit } = settings
   const { app } = door
@@ -302,7 +308,7 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
   outside.use((req, res, next) => health.handle(req, res, next))
   const steps = perimeter({
     trustedProxies, origins: door.origins, controls, limit: limits.step, emit,
-    https: controls.modes.https, ...(controls.modes.https === 'off' ? {} : { hsts: hstsOf[settings.hsts ?? 'year'] }),
+    https: controls.modes.https, ...(controls.modes.https === 'enforce' && door.pages !== undefined ? { pageHosts: pageHostsOf(door.origins[0]) } : {}), ...(controls.modes.https === 'off' ? {} : { hsts: hstsOf[settings.hsts ?? 'year'] }),
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(door.routes, {

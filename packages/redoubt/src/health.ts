@@ -84,6 +84,8 @@ function answer(request: IncomingMessage, response: ServerResponse, found: Healt
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(body),
     'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    'content-security-policy': "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
   })
   response.end(request.method === 'HEAD' ? undefined : body)
 }

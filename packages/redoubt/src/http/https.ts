@@ -10,7 +10,8 @@ import type { Step } from './visit.ts'
 /**
  * Refuses plain HTTP with 421. An API host does not redirect: the token has already crossed the wire in clear,
  * and a redirect would hide that from the client's author. A person who typed the name of a page's host is sent to
- * HTTPS, for GET and HEAD alone: a form or a password must not be sent twice, once in clear.
+ * HTTPS, for GET and HEAD alone: a form or a password must not be sent twice, once in clear. On such a host too, what
+ * carries an Authorization, or asks for a path below /api/, is an API's and is refused.
  * @param pageHosts exact values of Host; the redirect goes to the name on this list, never to what was sent
  * @throws TypeError when the mode is unknown, or pageHosts would do nothing or are no hosts
  */
@@ -27,7 +28,7 @@ export function https(mode: ControlMode, emit: Emit, pageHosts: readonly string[
     if (mode === 'report') return next()
     const host = req.headers.host?.toLowerCase().replace(/:80$/, '') ?? ''
     const target = req.url ?? ''
-    if ((req.method === 'GET' || req.method === 'HEAD') && hosts.has(host) && isOwnPath(target)) {
+    if ((req.method === 'GET' || req.method === 'HEAD') && hosts.has(host) && isOwnPath(target) && !target.startsWith('/api/') && req.headers.authorization === undefined) {
       res.setHeader('Location', `https://${host}${target}`)
       return sendEmpty(res, 308)
     }

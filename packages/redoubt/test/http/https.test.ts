@@ -17,6 +17,9 @@ for (const kind of kinds) {
       }
     }
     assert.equal((await send('POST', 'therapy.example', '/sign-in', json({}))).status, 421, 'a body was sent in clear already')
+    for (const received of [await send('GET', 'therapy.example', '/api/where'), await ask(at, 'GET', '/notes', { headers: { host: 'therapy.example', authorization: 'Bearer x' } })]) {
+      assert.deepEqual([received.status, received.headers.location], [421, undefined], 'a token was sent in clear already')
+    }
     for (const host of ['api.therapy.example', 'evil.test', 'therapy.example.evil.test', 'therapy.example:8080', 'therapy.example@evil.test', '']) {
       const received = await send('GET', host)
       assert.equal(received.status, 421, host)
