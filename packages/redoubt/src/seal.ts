@@ -84,10 +84,10 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
   } else {
     mac.update(macScratch.subarray(0, from)).update(value)
   }
-  const digest = mac.digest()
-  // A part of the pool: what is kept of many values would otherwise be one allocation outside the heap for each.
+  // As text of one byte a character: a Buffer would be one more allocation outside the heap for each value.
+  const digest = mac.digest('binary')
   const out = Buffer.allocUnsafe(17)
   out[0] = key.version
-  for (let i = 0; i < 16; i++) out[i + 1] = digest[i] as number
+  for (let i = 0; i < 16; i++) out[i + 1] = digest.charCodeAt(i)
   return out as BlindIndex
 }

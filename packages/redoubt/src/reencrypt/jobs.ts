@@ -25,8 +25,9 @@ const jobColumns = 'j.id, j.kind, j.table_name, j.round, j.rows_expected, j.stat
 /** Splits the ids of a table into ranges of about equal size: ids made by time are anything but evenly spread. */
 function splitText(shape: Shape): string {
   const id = identifier(shape.table.rowId)
-  return `select count(*)::int8 as total, coalesce(array_agg(s.id::text order by s.id) filter (where s.n % greatest($1::int8, (s.total + $2::int8 - 1) / $2::int8) = 0 and s.n < s.total), '{}') as bounds
-    from (select t.${id} as id, row_number() over (order by t.${id}) as n, count(*) over () as total from ${relation(shape.name)} t) s`
+  return `select n.total, coalesce((select array_agg(s.id::text order by s.id) from (select t.${id} as id, row_number() over (order by t.${id}) as n from ${relation(shape.name)} t) s
+      where s.n % greatest($1::int8, (n.total + $2::int8 - 1) / $2::int8) = 0 and s.n < n.total), '{}') as bounds
+    from (select count(*)::int8 as total from ${relation(shape.name)}) n`
 }
 
 /** The ranges of a pass: first and last ids, in order. */

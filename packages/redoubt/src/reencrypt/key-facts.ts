@@ -3,8 +3,12 @@ import type { DataKey, Keyring, KeyScope, KeysPool } from '../keyring.ts'
 import { KEY_ID_BYTES } from '../aead.ts'
 import { byteaArray } from './arrays.ts'
 
-/** What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. */
-export type KeyFact = { readonly scope: KeyScope; readonly active: boolean }
+/**
+ * What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. The opened
+ * keys stay with it: asking the keyring again for every page cost as much as opening and sealing. `sealing` is the key
+ * that its scope is sealed under now, null where that was erased; undefined: not asked yet.
+ */
+export type KeyFact = { readonly scope: KeyScope; readonly active: boolean; opening: DataKey | null | undefined; sealing: DataKey | null | undefined }
 
 /** The id as a map key: 16 characters, one per byte. */
 export function keyIdText(sealed: Buffer): string {
@@ -32,13 +36,14 @@ const selectErased = {
     join keys.erased e on e.tenant = s.tenant and e.subject = s.subject and e.keep = s.keep`,
 }
 
-const mostFacts = 50_000
-/** Milliseconds a fact is believed: as long as a process may use a data key that was replaced or destroyed elsewhere. */
+/** Facts held at a time, each with two opened keys. */
+const mostFacts = 20_000
+/** Milliseconds a fact is believed, and its keys are used; they are at most one data-key lifetime old when they come here. */
 const factLifetime = 60_000
 
 export type KeyFacts = {
-  /** Facts of the keys that these values name, by keyIdText; a key that does not exist is absent. */
-  of(values: readonly Buffer[]): Promise<ReadonlyMap<string, KeyFact>>
+  /** Facts of the keys that these values name, in their order; undefined for null, and for a key that does not exist. */
+  of(values: readonly (Buffer | null)[]): Promise<readonly (KeyFact | undefined)[]>
   /** For a proof, asked anew each time: whether the keys that these values name are active; one that does not exist is absent. */
   active(values: readonly Buffer[]): Promise<ReadonlyMap<string, boolean>>
   /** Which of these scopes were erased, by scopeText. */
@@ -56,23 +61,23 @@ export function openKeyFacts(pool: KeysPool): KeyFacts {
         known.clear()
         since = performance.now()
       }
-      const found = new Map<string, KeyFact>()
       const missing = new Map<string, Buffer>()
-      for (const value of values) {
+      const found = values.map((value) => {
+        if (value === null) return undefined
         const id = keyIdText(value)
-        if (found.has(id) || missing.has(id)) continue
         const fact = known.get(id)
         if (fact === undefined) missing.set(id, value.subarray(1, 1 + KEY_ID_BYTES))
-        else found.set(id, fact)
-      }
+        return fact
+      })
       if (missing.size === 0) return found
+      const now = new Map<string, KeyFact>()
       for (const row of await pool.query<FactRow>({ ...selectFacts, values: [byteaArray([...missing.values()])] })) {
-        const fact = { scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active }
+        const fact = { scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active, opening: undefined, sealing: undefined }
         const id = row.key_id.toString('latin1', 0, KEY_ID_BYTES)
-        found.set(id, fact)
+        now.set(id, fact)
         known.set(id, fact)
       }
-      return found
+      return found.map((fact, n) => { const value = values[n]; return fact ?? (value === null || value === undefined ? undefined : now.get(keyIdText(value))) })
     },
     async active(values) {
       const ids = new Map<string, Buffer>()

@@ -2,7 +2,7 @@ import type { Pool } from '../pg.ts'
 import { version } from '../seal/wire.ts'
 import { keyIdText, type KeyFacts } from './key-facts.ts'
 import { firstId, lastId } from './jobs.ts'
-import { pageText, parsePage } from './page.ts'
+import { pageText, parsePage, type Page } from './page.ts'
 import { isNewest, placesOf, type IndexKeysOf } from './renewal.ts'
 import { columnsFor, identifier, relation, type Kind, type Shape } from './shape.ts'
 
@@ -17,18 +17,23 @@ const pageRows = 20_000
  * @param pool of the role that runs the jobs
  */
 export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts: KeyFacts, indexKeys: IndexKeysOf): Promise<Leftover> {
-  const { read } = columnsFor(shape, 'reencrypt')
-  const parts = placesOf(shape, read)
-  const text = pageText(shape, read, 'head', 'range')
+  const columnNames = columnsFor(shape, 'reencrypt').read
+  const parts = placesOf(shape, columnNames)
+  const text = pageText(shape, columnNames, 'head', 'range')
   const columns: Record<string, Record<string, number>> = {}
   let rows = 0
   const count = (column: string, what: string): void => {
     const counts = (columns[column] ??= {})
     counts[what] = (counts[what] ?? 0) + 1
   }
-  for (let from = firstId, end = false; !end; ) {
+  const read = async (from: string): Promise<Page> => {
     const [answer] = await pool.query<{ readonly page: Buffer | null }>({ name: `redoubt_reencrypt_heads_${shape.table.id}`, text, values: [from, lastId, pageRows] })
-    const page = parsePage(shape, read.length, answer?.page ?? null, from, pageRows)
+    return parsePage(shape, columnNames.length, answer?.page ?? null, from, pageRows)
+  }
+  for (let page = await read(firstId), next: Promise<Page> | null; ; page = await next) {
+    // The server reads the next page while this one is looked at.
+    next = page.end ? null : read(page.next)
+    next?.catch(() => undefined)
     const known = await facts.active(page.rows.flatMap(({ values }) => parts.map(([, at]) => values[at]).filter((value): value is Buffer => Buffer.isBuffer(value) && value.length >= 17)))
     for (const row of page.rows) {
       let old = false
@@ -52,10 +57,8 @@ export async function provenHeads(pool: Pick<Pool, 'query'>, shape: Shape, facts
       }
       if (old) rows++
     }
-    from = page.next
-    end = page.end
+    if (next === null) return { rows, columns }
   }
-  return { rows, columns }
 }
 
 /** What of an older system is still there: values not imported yet, or values not wiped yet. */

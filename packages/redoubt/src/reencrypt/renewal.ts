@@ -1,7 +1,7 @@
 import type { IndexKey, Keyring, KeyScope } from '../keyring.ts'
 import { blindIndex, seal } from '../seal.ts'
 import { looksSealed, openWith, version } from '../seal/wire.ts'
-import { keyIdText, openingKeys, scopeText, sealingKeys, type KeyFact, type KeyFacts } from './key-facts.ts'
+import { openingKeys, scopeText, sealingKeys, type KeyFact, type KeyFacts } from './key-facts.ts'
 import { tally, type Outcome, type Reason, type Verdict, type Work } from './outcome.ts'
 import type { Page, PageRow } from './page.ts'
 import { columnsFor, type SealedPart, type Shape } from './shape.ts'
@@ -10,11 +10,11 @@ import { columnsFor, type SealedPart, type Shape } from './shape.ts'
 export type Standing = 'new' | 'old' | Reason
 
 /** What a value's header and the key schema say, without opening it. */
-export function standing(value: Buffer, fact: KeyFact | undefined, scope: KeyScope): Standing {
+export function standing(value: Buffer, fact: KeyFact | undefined, row: Pick<PageRow, 'tenant' | 'subject'>, part: Pick<SealedPart, 'keep'>): Standing {
   if (!looksSealed(value)) return 'not_sealed'
   if (fact === undefined) return 'key_unknown'
   // A key that is genuine, but somebody else's or of another retention class: the row was moved.
-  if (fact.scope.subject !== scope.subject || fact.scope.tenant !== scope.tenant || fact.scope.keep !== scope.keep) return 'wrong_place'
+  if (fact.scope.subject !== row.subject || fact.scope.tenant !== row.tenant || fact.scope.keep !== part.keep) return 'wrong_place'
   return fact.active && value[0] === version ? 'new' : 'old'
 }
 
@@ -74,11 +74,14 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
   const { id: table } = shape.table
 
   async function prepare(page: Page): Promise<() => Outcome> {
-    const { values, scope } = scopesOf(page, parts.map(([part, at]) => [part, at] as const))
-    const [known, indexKeys] = await Promise.all([facts.of(values), indexKeysOf(keyring, shape)])
+    const values: (Buffer | null)[] = []
+    for (const row of page.rows) for (const [, at] of parts) {
+      const value = row.values[at]
+      values.push(Buffer.isBuffer(value) && looksSealed(value) ? value : null)
+    }
+    const [found, indexKeys] = await Promise.all([facts.of(values), indexKeysOf(keyring, shape)])
 
-    // What each value is, asked once; keys are found again by the fact itself, without making a text of each scope.
-    const found: (KeyFact | undefined)[] = []
+    // What each value is, asked once, in the order of rows and parts.
     const stands: (Standing | null)[] = []
     const stales: (typeof nothingStale)[] = []
     const toOpen = new Map<KeyFact, Buffer>()
@@ -86,19 +89,22 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
     const unknown = new Map<string, KeyScope>()
     for (const row of page.rows) for (const [part, at, indexes] of parts) {
       const value = row.values[at]
-      const owner = scope(row, part)
-      const fact = Buffer.isBuffer(value) && looksSealed(value) ? known.get(keyIdText(value)) : undefined
-      const stand = !Buffer.isBuffer(value) ? null : owner === null ? 'no_subject' : standing(value, fact, owner)
-      found.push(fact)
+      const fact = found[stands.length]
+      const stand = !Buffer.isBuffer(value) ? null : row.subject === null ? 'no_subject' : standing(value, fact, row, part)
       stands.push(stand)
       const stale = stand === 'old' || stand === 'new' ? staleOf(row, part, indexes, indexKeys) : nothingStale
       stales.push(stale)
-      if (stand === 'key_unknown' && owner !== null) unknown.set(scopeText(owner), owner)
+      if (stand === 'key_unknown' && row.subject !== null) {
+        const owner = { tenant: row.tenant, subject: row.subject, keep: part.keep }
+        unknown.set(scopeText(owner), owner)
+      }
       if (fact === undefined || !Buffer.isBuffer(value) || (stand !== 'old' && stand !== 'new')) continue
-      if (stand === 'old') toSeal.set(fact, fact.scope)
-      if (stand === 'old' || stale.length > 0) toOpen.set(fact, value)
+      if (stand === 'old' && fact.sealing === undefined) toSeal.set(fact, fact.scope)
+      if ((stand === 'old' || stale.length > 0) && fact.opening === undefined) toOpen.set(fact, value)
     }
     const [opening, sealing, erased] = await Promise.all([openingKeys(keyring, toOpen), sealingKeys(keyring, toSeal), facts.erased([...unknown.values()])])
+    for (const fact of toOpen.keys()) fact.opening = opening.get(fact) ?? null
+    for (const fact of toSeal.keys()) fact.sealing = sealing.get(fact) ?? null
 
     function look(row: PageRow, first: number, verdict: Verdict, hold: (id: Buffer) => void): void {
       for (let n = 0; n < parts.length; n++) {
@@ -121,7 +127,7 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
           verdict.already = true
           continue
         }
-        const key = opening.get(fact)
+        const key = fact.opening ?? undefined
         const place = { tenant: row.tenant, table, column: part.column.id, row: row.id, subject: row.subject }
         const plaintext = key === undefined ? null : openWith(key, place, value)
         if (plaintext === null) {
@@ -131,7 +137,7 @@ export function renewal(settings: { readonly shape: Shape; readonly keyring: Key
         const change = (verdict.change ??= { id: row.id, idBytes: row.idBytes, olds: blank(read.length), news: blank(read.length) })
         change.olds[at] = value
         if (stand === 'old') {
-          const fresh = sealing.get(fact)
+          const fresh = fact.sealing ?? undefined
           if (fresh === undefined) {
             // Erased between two of our questions: there is nothing left to seal with, and nothing to keep.
             verdict.erased = true
