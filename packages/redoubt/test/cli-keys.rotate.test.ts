@@ -74,13 +74,25 @@ test('keys rotate and retire kek: the old version is refused while it is needed,
   assert.ok((await ring().keyFor(scope)).key.type === 'secret')
 })
 
-test('keys rotate and retire data: refused without a proof over every table', async () => {
+test('keys rotate data: given again it goes on with what is left and rotates nothing twice, unless asked by a moment; retire is refused without a proof', async () => {
   const { id } = await ring().keyFor(scope)
   await says('rotate data --before 2020-01-01T00:00:00Z', 0, /data: 0 keys have a new version/)
   await says(`rotate data --subject ${scope.subject}`, 0, /data: 1 keys have a new version; every process seals under it within 6 minutes/)
   assert.ok(!(await ring().keyFor(scope)).id.equals(id))
+  const { id: rotated } = await ring().keyFor(scope)
+  const another = { ...scope, subject: randomUUID() }
+  const { id: fresh } = await ring().keyFor(another)
+  await says('rotate data', 0, /data: 1 keys have a new version, 1 had one already;/)
+  assert.ok((await ring().keyFor(scope)).id.equals(rotated) && !(await ring().keyFor(another)).id.equals(fresh))
+  await says('rotate data', 1, /nothing is left to rotate\. 2 keys were rotated by .*Z, and their old versions are not retired[^]*rotate data --before \d{4}-/)
+  await says(`rotate data --subject ${scope.subject}`, 1, new RegExp(`1 keys were rotated[^]*rotate data --subject ${scope.subject} --before`))
+  assert.ok((await ring().keyFor(scope)).id.equals(rotated))
+  const moment = new Date().toISOString()
+  await says(`rotate data --before ${moment}`, 0, /data: 2 keys have a new version;/)
+  await says(`rotate data --before ${moment}`, 0, /data: 0 keys have a new version;/)
+  assert.ok(!(await ring().keyFor(scope)).id.equals(rotated))
   await says('retire data', 2, /--app <folder of the app> is missing/)
-  await says('status', 1, /^data +1 keys +decrypt_only/m)
+  await says('status', 1, /^data +4 keys +decrypt_only/m)
 })
 
 test('keys rotate and retire index, by number or by name: not while processes may still write it', async () => {
@@ -141,7 +153,7 @@ test('the local root moves to a new file, and each deed is in the audit record',
   await says('move', 0, /0 key-encryption keys moved to local, 3 were there/, { KMS: next, KMS_PREVIOUS: root })
   const entries = await database.admin<{ deed: string; n: number }>(`select action || ' ' || split_part(metadata->>'kind', ':', 1) as deed, count(*)::int4 as n from redoubt.audit_logs where actor_role = 'system.keys' group by 1`)
   assert.deepEqual(entries.map(({ deed, n }) => `${deed} ${n}`).sort(), [
-    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired index 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 1', 'key.rotated index 3', 'key.rotated kek 4', 'key.rotated token-sign 2',
+    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired index 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 3', 'key.rotated index 3', 'key.rotated kek 4', 'key.rotated token-sign 2',
   ])
 })
 

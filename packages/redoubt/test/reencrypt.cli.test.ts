@@ -41,7 +41,7 @@ test('without the rights a job refuses: it would see no row, and no error', asyn
   await withdrawReencryption({ url: database.url('migrator'), tables: shop.tables })
   const { code, out } = await redoubt(['run', '--app', app])
   assert.equal(code, 1)
-  assert.match(out, /jobs are not allowed on shop\.customers: run `redoubt reencrypt allow` first/)
+  assert.match(out, /jobs are not allowed on shop\.customers: run `redoubt reencrypt allow --app .+` first/)
   const allowed = await redoubt(['allow', '--app', app])
   assert.deepEqual([allowed.code, allowed.out.split('\n')[0]], [0, 'jobs are allowed on shop.customers'])
   assert.equal((await redoubt(['allow', '--app', app])).code, 0)

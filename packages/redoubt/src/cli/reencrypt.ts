@@ -90,7 +90,7 @@ async function onPools<T>(io: Io, work: (pool: Pool, keysPool: Pool) => Promise<
 async function withSettings<T>(io: Io, tables: Tables, options: Options, signal: AbortSignal, work: (settings: ReencryptSettings) => Promise<T>): Promise<T> {
   return onPools(io, async (pool, keysPool) => {
     const missing = await tablesWithoutRights(pool, tables)
-    if (missing.length > 0) throw new WorkRefused(`jobs are not allowed on ${missing.join(', ')}: run \`redoubt reencrypt allow\` first`)
+    if (missing.length > 0) throw new WorkRefused(`jobs are not allowed on ${missing.join(', ')}: run \`redoubt reencrypt allow --app ${options.app ?? '<folder>'}\` first`)
     const service = await openKeyService(required(io, 'KMS'), { ...keyServiceOptions(io.env), production: io.env['NODE_ENV'] === 'production' })
     const record = startKeyUsage({ pool: keysPool, emit: quiet })
     const keyring = openKeyring({ pool: keysPool, service, realm: tables.service, emit: quiet, usage: record, by: { actor: 'operator', purpose: 'reencrypt' } })
@@ -194,7 +194,7 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const tables = await tablesOf(io, values.app)
   if (what === 'allow' || what === 'withdraw') {
     const names = await onDatabase(io, 'DATABASE_OWNER_URL', (url) => (what === 'allow' ? allowReencryption : withdrawReencryption)({ url, tables }))
-    io.out(what === 'allow' ? `jobs are allowed on ${names.join(', ')}\nWhen all is proven: redoubt reencrypt withdraw\n` : `jobs are not allowed any more on ${names.join(', ')}\n`)
+    io.out(what === 'allow' ? `jobs are allowed on ${names.join(', ')}\nWhen all is proven: redoubt reencrypt withdraw --app ${values.app}\n` : `jobs are not allowed any more on ${names.join(', ')}\n`)
     return exits.ok
   }
   return job(io, tables, words[what as keyof typeof words], values)

@@ -25,8 +25,8 @@ export type RotationSettings = {
   readonly overlap?: number
 }
 
-/** Which data keys: all active ones, or those of a person, or those made before a moment. */
-export type DataKeysWanted = { readonly tenant?: string; readonly subject?: string; readonly before?: Date }
+/** Which data keys: all active ones, or those of a person, or those made before a moment, or those without an older version that was not retired. */
+export type DataKeysWanted = { readonly tenant?: string; readonly subject?: string; readonly before?: Date; readonly unrotated?: boolean }
 
 export type Rotation = {
   /**
@@ -37,11 +37,13 @@ export type Rotation = {
   keyEncryptionKey(purpose: KekPurpose, progress?: (rewrapped: number) => void): Promise<{ readonly key: string; readonly finished: boolean; readonly rewrapped: number }>
   /**
    * A new active version of each data key wanted; the old ones go on opening what they sealed. New values are sealed
-   * under the new ones: here at once, in other processes within the overlap. May be interrupted and repeated:
-   * `before` a fixed moment, each key is replaced once.
+   * under the new ones: here at once, in other processes within the overlap. May be interrupted and repeated: with
+   * `unrotated`, or with `before` a fixed moment, each key is replaced once.
    * @returns how many keys have a new version
    */
   dataKeys(wanted: DataKeysWanted, progress?: (rotated: number) => void): Promise<number>
+  /** How many of the data keys wanted were rotated before and not retired since, and the moment of the last of these. */
+  rotatedDataKeys(wanted: Pick<DataKeysWanted, 'tenant' | 'subject'>): Promise<{ readonly keys: number; readonly last: Date | null }>
   /** A new version of a column's blind-index key: looked up at once, written after the overlap. @throws Refusal conflict while an earlier one is not retired */
   indexKey(column: IndexedColumn): Promise<{ readonly version: number }>
   /**
@@ -60,7 +62,14 @@ const activeDataKeys = {
   text: `select d.key_id, d.tenant, d.subject, d.keep from keys.data_keys d
     where d.state = 'active' and d.created_at < $1 and ($2::text is null or d.tenant = $2) and ($3::uuid is null or d.subject = $3) and d.key_id > $4
       and not exists (select from keys.erased e where e.tenant = d.tenant and e.subject = d.subject and e.keep = d.keep)
+      and not ($6 and exists (select from keys.data_keys o where o.tenant = d.tenant and o.subject = d.subject and o.keep = d.keep and o.version < d.version))
     order by d.key_id limit $5`,
+}
+const rotatedDataKeys = {
+  name: 'redoubt_keys_rotate_rotated_data',
+  text: `select count(*)::int as keys, max(d.created_at) as last from keys.data_keys d
+    where d.state = 'active' and ($1::text is null or d.tenant = $1) and ($2::uuid is null or d.subject = $2)
+      and exists (select from keys.data_keys o where o.tenant = d.tenant and o.subject = d.subject and o.keep = d.keep and o.version < d.version)`,
 }
 const rotateDataKeys = { name: 'redoubt_keys_rotate_data', text: 'select keys.rotate_data_keys($1, $2, $3, $4) as made' }
 const indexVersions = { name: 'redoubt_keys_rotate_select_index', text: 'select i.version from keys.index_keys i where i.table_id = $1 and i.column_id = $2 order by i.version desc' }
@@ -146,20 +155,24 @@ export function openRotation(settings: RotationSettings): Rotation {
       const { key, rewrapped } = await rewrapUnder(purpose, progress)
       return { key: key.id.toString('hex'), finished, rewrapped }
     },
-    async dataKeys({ tenant, subject, before }, progress = () => undefined) {
+    async dataKeys({ tenant, subject, before, unrotated = false }, progress = () => undefined) {
       // Without a bound this would never end: each new key is an active one too.
       const [bound] = await pool.query<{ readonly moment: Date }>({ text: 'select least(now(), $1::timestamptz) as moment', values: [before ?? null] })
       if (bound === undefined) throw new Refusal('database_error')
       let after: Buffer = Buffer.alloc(0)
       let rotated = 0
       for (;;) {
-        const keys = await pool.query<ActiveKey>({ ...activeDataKeys, values: [bound.moment, tenant ?? null, subject ?? null, after, batchSize] })
+        const keys = await pool.query<ActiveKey>({ ...activeDataKeys, values: [bound.moment, tenant ?? null, subject ?? null, after, batchSize, unrotated] })
         const last = keys.at(-1)
         if (last === undefined) return rotated
         rotated += await rotateSome(keys)
         after = last.key_id
         progress(rotated)
       }
+    },
+    async rotatedDataKeys({ tenant, subject }) {
+      const [found] = await pool.query<{ readonly keys: number; readonly last: Date | null }>({ ...rotatedDataKeys, values: [tenant ?? null, subject ?? null] })
+      return found ?? { keys: 0, last: null }
     },
     async indexKey(column) {
       const versions = await pool.query<{ readonly version: number }>({ ...indexVersions, values: [column.table, column.column] })

@@ -56,7 +56,7 @@ function verifiesFor(purpose: Purpose): number | null {
 async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
   const { retired, closed, waiting } = await retirement.dataKeys(() => provenFrom(pool, sealedTables(tables)))
   io.out(`data: ${retired} keys are gone.\n`)
-  if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: run redoubt reencrypt over all tables, then retire again.\n`)
+  if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: redoubt reencrypt run --app <folder> over all tables, then retire again.\n`)
   if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
   return closed + waiting > 0 ? exits.failed : exits.ok
 }

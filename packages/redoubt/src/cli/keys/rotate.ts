@@ -11,10 +11,12 @@ import { whichHelp, whichOf, type Which } from './which.ts'
 export const usage = `redoubt keys rotate <which> [options]
 
 Makes the next version of a key while the service runs. Whatever the old version opened stays readable; retire ends it.
-An interrupted rotation is finished by the same command.
+An interrupted rotation is finished by the same command. What was rotated before and is not retired yet is not rotated
+again by data and index: it says so and ends with 1, and for data how to ask for it.
 
 ${whichHelp}
-  --before <time>     data: only keys made before this moment (ISO 8601); the same moment again goes on where it stopped
+  --before <time>     data: all keys made before this moment (ISO 8601), also those that have an older version not retired
+                      yet; the same moment again goes on where it stopped
   --subject <id>      data: only the keys of this person
   --tenant <name>     data: only the keys of this tenant
   --at-once           signing keys: sign with it now, though processes that do not know it yet refuse it for up to six
@@ -45,9 +47,18 @@ async function rotateKeks(io: Io, rotation: Rotation, which: Which & { readonly 
   }
 }
 
-async function rotateData(io: Io, rotation: Rotation, wanted: DataKeysWanted): Promise<void> {
-  const count = await rotation.dataKeys(wanted, (done) => io.err(`data: ${done} keys rotated\n`))
-  io.out(`data: ${count} keys have a new version; every process seals under it within ${minutes} minutes. Then bring old values over with redoubt reencrypt, and end the old keys with redoubt keys retire data.\n`)
+async function rotateData(io: Io, rotation: Rotation, wanted: DataKeysWanted): Promise<number> {
+  const unrotated = wanted.before === undefined
+  const before = unrotated ? await rotation.rotatedDataKeys(wanted) : { keys: 0, last: null }
+  const count = await rotation.dataKeys({ ...wanted, unrotated }, (done) => io.err(`data: ${done} keys rotated\n`))
+  if (count === 0 && before.last !== null) {
+    const scope = [wanted.subject === undefined ? '' : ` --subject ${wanted.subject}`, wanted.tenant === undefined ? '' : ` --tenant ${wanted.tenant}`].join('')
+    io.err(`data: nothing is left to rotate. ${before.keys} keys were rotated by ${before.last.toISOString()}, and their old versions are not retired: next is redoubt reencrypt run, then redoubt keys retire data, each with --app <folder>.\n`
+      + `Another version of each means to re-encrypt every value of theirs once more. If that is meant: redoubt keys rotate data${scope} --before ${new Date().toISOString()}\n`)
+    return exits.failed
+  }
+  io.out(`data: ${count} keys have a new version${before.keys > 0 ? `, ${before.keys} had one already` : ''}; every process seals under it within ${minutes} minutes. Then close the old keys with redoubt keys retire data, bring old values over with redoubt reencrypt run, and retire again, each with --app <folder>.\n`)
+  return exits.ok
 }
 
 async function rotateCaller(io: Io, atOnce: boolean): Promise<number> {
@@ -86,11 +97,11 @@ export async function rotate(args: readonly string[], io: Io): Promise<number> {
     const rotation = openRotation(opened)
     try {
       if (which.level === 'key-encryption') await rotateKeks(io, rotation, which)
-      if (which.level === 'data') await rotateData(io, rotation, { ...(moment === undefined ? {} : { before: moment }), ...(subject === undefined ? {} : { subject }), ...(tenant === undefined ? {} : { tenant }) })
+      if (which.level === 'data') return await rotateData(io, rotation, { ...(moment === undefined ? {} : { before: moment }), ...(subject === undefined ? {} : { subject }), ...(tenant === undefined ? {} : { tenant }) })
       if (which.level === 'index') {
         for (const column of which.columns) {
           const { version } = await rotation.indexKey(column)
-          io.out(`index:${column.table}.${column.column}: version ${version} is looked up from now on and written in ${minutes} minutes. Then recompute with redoubt reencrypt, and end the old version with redoubt keys retire index:${column.table}.${column.column}.\n`)
+          io.out(`index:${column.table}.${column.column}: version ${version} is looked up from now on and written in ${minutes} minutes. Recompute in ${2 * minutes} minutes with redoubt reencrypt run, then end the old version with redoubt keys retire index:${column.table}.${column.column}, each with --app <folder>.\n`)
         }
       }
       if (which.level === 'signing') {

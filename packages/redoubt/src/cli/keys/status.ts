@@ -23,9 +23,14 @@ function age(since: Date | null, now: number): string {
   return minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} days`
 }
 
-function due(rotateBy: Date | null, now: number): string {
-  if (rotateBy === null) return ''
-  return `${rotateBy.toISOString().slice(0, 10)}${rotateBy.getTime() < now ? ' OVERDUE' : ''}`
+/** Caller keys are replaced by the processes themselves, a little late where one is busy. */
+function isOverdue({ rotateBy, level }: KeyStatus, now: number): boolean {
+  return rotateBy !== null && rotateBy.getTime() + (level === 'caller' ? day : 0) < now
+}
+
+function due(row: KeyStatus, now: number): string {
+  if (row.rotateBy === null) return ''
+  return `${row.rotateBy.toISOString().slice(0, 10)}${isOverdue(row, now) ? ' OVERDUE' : ''}`
 }
 
 /** An ARN or a key URL is long: its end tells them apart. */
@@ -36,7 +41,7 @@ function shortened(text: string): string {
 function table(rows: readonly KeyStatus[], now: number): string {
   return aligned(
     ['KEY', 'VERSION', 'STATE', 'AGE', 'WRAPPED BY', 'DEPENDS ON IT', 'ROTATE BY'],
-    rows.map((row) => [row.name, row.version, row.state, age(row.since, now), shortened([row.provider, row.keyRef].filter((part) => part !== '').join(' ')), row.dependants, due(row.rotateBy, now)]),
+    rows.map((row) => [row.name, row.version, row.state, age(row.since, now), shortened([row.provider, row.keyRef].filter((part) => part !== '').join(' ')), row.dependants, due(row, now)]),
   )
 }
 
@@ -46,11 +51,10 @@ export async function status(args: readonly string[], io: Io): Promise<number> {
   return onKeys(io, async (pool) => {
     const now = Date.now()
     const rows = (await keyStatus(pool)).filter(({ state }) => values.all === true || state !== 'destroyed')
-    // Caller keys are replaced by the processes themselves, a little late where one is busy.
-    const overdue = rows.filter(({ rotateBy, level }) => rotateBy !== null && rotateBy.getTime() + (level === 'caller' ? day : 0) < now)
+    const overdue = rows.some((row) => isOverdue(row, now))
     if (values.json === true) io.out(`${JSON.stringify(rows, null, 2)}\n`)
     else if (rows.length === 0) io.out('There are no keys yet: the first use makes them.\n')
     else io.out(table(rows, now))
-    return overdue.length > 0 ? exits.failed : exits.ok
+    return overdue ? exits.failed : exits.ok
   })
 }
