@@ -1,4 +1,5 @@
 import { readAudit } from 'redoubt/audit/query'
+import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import { changeRole, endAccountSessions, listAccounts, restoreAccount, suspendAccount, type ListedAccount } from 'redoubt/tokens/administration'
@@ -42,12 +43,7 @@ export function adminRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/admin/users/find', tags, summary: 'The account of an address that its owner told; in the body, since addresses of requests end in logs',
       access: ['admin'], body: z.strictObject({ email }), answer: account, refuses: ['not_found'],
-      handle: async ({ caller, body }) => {
-        const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(body.email))
-        const [row] = await listAccounts(service, caller, { indexes, limit: 1 })
-        if (row === undefined) throw new Refusal('not_found')
-        return view(row)
-      },
+      handle: async ({ caller, body }) => view(await findAccount(app, caller, body.email)),
     }),
     route({
       method: 'POST', path: '/api/admin/users/{id}/suspend', tags, summary: 'Suspend an account: no sign-in and no refresh, its sessions end at once',
@@ -72,11 +68,7 @@ export function adminRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/admin/therapists/{id}/verify', tags, summary: 'Mark a therapist’s licence as verified, so that patients find and book them',
       access: ['admin'], params: idParams, answer: null, refuses: ['not_found'],
-      handle: ({ caller, params }) =>
-        transaction(app.db, caller, { action: 'therapist.verified', resource: { type: 'therapist', id: params.id } }, async (tx) => {
-          const [row] = await tx.query<{ readonly done: boolean }>({ text: 'select therapy.verify_licence($1) as done', values: [params.id] })
-          if (row?.done !== true) throw new Refusal('not_found')
-        }),
+      handle: ({ caller, params }) => verifyLicence(app, caller, params.id),
     }),
     route({
       method: 'GET', path: '/api/admin/audit', tags, summary: 'The record of who did what, newest first; `outcome=refused` gives what was tried and not allowed. Reading it is an entry too',
@@ -92,4 +84,20 @@ export function adminRoutes(app: App): readonly Route[] {
       },
     }),
   ]
+}
+
+/** The account of an address, as an administrator may see it. @throws Refusal not_found; forbidden for all but administrators */
+export async function findAccount(app: App, caller: Person, address: string): Promise<ListedAccount> {
+  const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
+  const [row] = await listAccounts({ gate: app.db, emit: app.emit }, caller, { indexes, limit: 1 })
+  if (row === undefined) throw new Refusal('not_found')
+  return row
+}
+
+/** Marks a therapist's licence as verified. @throws Refusal not_found, also where it is so already; forbidden */
+export function verifyLicence(app: App, caller: Person, id: string): Promise<void> {
+  return transaction(app.db, caller, { action: 'therapist.verified', resource: { type: 'therapist', id } }, async (tx) => {
+    const [row] = await tx.query<{ readonly done: boolean }>({ text: 'select therapy.verify_licence($1) as done', values: [id] })
+    if (row?.done !== true) throw new Refusal('not_found')
+  })
 }

@@ -59,7 +59,7 @@ import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
 import { recoveryRoutes } from './recovery.ts'
 import { hstsOf, modesOf } from './rollout.ts'
-import { pageRoutes, pagesOptions } from './pages/site.ts'
+import { adminPageRoutes, pageRoutes, pagesOptions } from './pages/site.ts'
 import { relationshipRoutes } from './relationships.ts'
 import { renewal, signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
@@ -121,7 +121,7 @@ export type Service = {
   /** Not listening yet. */
   readonly server: Server
   /** The door of those who administer and audit: issuer, audience, keys and lifetimes of its own. Not listening yet. */
-  readonly admin: { readonly app: App; readonly routes: readonly Route[]; readonly server: Server } | undefined
+  readonly admin: { readonly app: App; readonly routes: readonly Route[]; readonly pages: readonly Route[]; readonly server: Server } | undefined
   /** Ends pools and forgets keys; the server must have stopped. */
   close(): Promise<void>
 }
@@ -156,7 +156,7 @@ function routesOf(app: App): readonly Route[] {
 /** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
 function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens)]
+  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens), cspReports('/csp-report', app.emit)]
 }
 
 /** RFC 7517: how others verify our access tokens. */
@@ -227,7 +227,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     }
     await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
     const routes = routesOf(app)
-    const pages = pageRoutes(app, tables.service, ['patient', 'therapist'])
+    const pages = pageRoutes(app, tables.service)
     const health = openHealth({
       checks: [
         { name: 'database', timeout: 1_000, run: () => pool.query({ text: 'select 1', values: [] }) },
@@ -253,7 +253,8 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
         identity: { ...app.identity, tokens: adminTokens, realm: 'platform', lifetimes: lives.platform },
       }
       const behind = adminRoutesOf(adminApp)
-      admin = { app: adminApp, routes: behind, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: behind }) }
+      const adminPages = adminPageRoutes(adminApp, `${tables.service}-admin`)
+      admin = { app: adminApp, routes: behind, pages: adminPages, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: [...behind, ...adminPages], pages: pagesOptions('platform', controls.modes) }) }
     }
     return { app, pool, keyring, routes, pages, health, server, admin, close }
   } catch (error) {
@@ -290,7 +291,7 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
 }
 
 /** What differs between the doors of the service. */
-type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[]; readonly pages?: PagesOptions }
+type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[]; readonly pages: PagesOptions }
 
 /** The name people type; one with a port of its own is nothing they type, and no redirect could keep it. */
 function pageHostsOf(origin: string): readonly string[] {
@@ -312,7 +313,7 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(door.routes, {
-    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, ...(door.pages === undefined ? {} : { pages: door.pages }),
+    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   }))

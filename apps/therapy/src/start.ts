@@ -55,7 +55,7 @@ run('npm start', async () => {
     if (asked) return
     const adminPort = await freeAfter(port)
     // By name: browsers keep passkeys for localhost, and not for an address in numbers.
-    const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://localhost:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://127.0.0.1:${adminPort}` }
+    const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://localhost:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://localhost:${adminPort}` }
     const env: NodeJS.ProcessEnv = { ...doors, ...process.env, ...development.env }
     const accounts = await demo(env, development.populated)
     if (asked) return

@@ -80,6 +80,8 @@ export function signInPages(app: App, pending: PendingSignIn): readonly Route[] 
 /** One sentence for an unknown address and a wrong password: whoever asks learns nothing of who has an account. */
 function sayWrong({ code, retryAfter }: Refusal): string | undefined {
   if (code === 'sign_in_failed') return 'The e-mail address or the password is not right.'
+  // Only after the right password: an account of the administration that was not set up within its day.
+  if (code === 'forbidden') return 'The time to set this account up is over. Ask whoever made it to begin anew.'
   if (code === 'too_many_requests') return `There were too many tries. Please wait ${waitOf(retryAfter)} and try again.`
   return undefined
 }

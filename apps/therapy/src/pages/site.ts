@@ -4,6 +4,9 @@ import type { Route } from 'redoubt/http/route'
 import type { Realm } from 'redoubt/tokens/sessions'
 import type { App } from '../app.ts'
 import { accountPages } from './account.ts'
+import { accountsPages } from './administration/accounts.ts'
+import { enrolmentPages } from './administration/enrolment.ts'
+import { recordPages } from './administration/record.ts'
 import { assetRoutes, refusedPage } from './frame.ts'
 import { forgottenPages } from './forgotten.ts'
 import { newFactorPages } from './new-factor.ts'
@@ -14,10 +17,23 @@ import { securityPages } from './security.ts'
 import { sessionPages } from './sessions.ts'
 import { signInPages } from './sign-in.ts'
 
-/** Every page of Therapy and the files they are made of. @param service prefix of its cookies */
-export function pageRoutes(app: App, service: string, roles: readonly [string, ...string[]]): readonly Route[] {
+type Roles = readonly [string, ...string[]]
+
+/** What both doors have: signing in, one's devices, factors, password and address. @param settled roles that may move their address */
+function ownPages(app: App, service: string, roles: Roles, settled: Roles): readonly Route[] {
   const pending = pendingSignIn(service)
-  return [...signInPages(app, pending), ...registerPages(app, service), ...forgottenPages(app, service), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...securityPages(app, roles), ...newFactorPages(app, roles), ...accountPages(app, service, roles, roles), ...assetRoutes]
+  return [...signInPages(app, pending), ...secondFactorPages(app, pending), ...sessionPages(app, roles), ...securityPages(app, roles), ...newFactorPages(app, roles), ...accountPages(app, service, roles, settled), ...assetRoutes]
+}
+
+/** Every page for patients and therapists, and the files they are made of. @param service prefix of its cookies */
+export function pageRoutes(app: App, service: string): readonly Route[] {
+  const roles: Roles = ['patient', 'therapist']
+  return [...ownPages(app, service, roles, roles), ...registerPages(app, service), ...forgottenPages(app, service)]
+}
+
+/** Every page of the administration. @param app with the browser, tokens and identity of that door */
+export function adminPageRoutes(app: App, service: string): readonly Route[] {
+  return [...ownPages(app, service, ['admin', 'auditor', 'enrolment'], ['admin', 'auditor']), ...enrolmentPages(app), ...accountsPages(app), ...recordPages(app)]
 }
 
 /** How they are answered, by the modes of the controls. */

@@ -19,8 +19,6 @@ export type Visit = {
 }
 
 export type Chromium = {
-  /** The address under which the pages are reached. */
-  readonly origin: string
   /** A browser that nobody has used yet. */
   visit(size?: keyof typeof sizes): Promise<Visit>
   /** Somebody else's web server: at an address in numbers (cross-site), and on localhost (another port of the same site). */
@@ -29,21 +27,20 @@ export type Chromium = {
 
 /**
  * The machine's Chromium, until the end of the file.
- * @param origin what the service believes to be its public origin
- * @param address where it listens; the browser is told to go there for the origin
+ * @param places origins that the service believes to be its public ones, each with the address where it listens; the
+ *   browser is told to go there for the origin
  */
-export async function openChromium(origin: string, address: string): Promise<Chromium> {
+export async function openChromium(places: readonly (readonly [origin: string, address: string])[]): Promise<Chromium> {
   if (executablePath === undefined) throw new TypeError('openChromium: there is none; ask noChromium first')
   const browser = await chromium.launch({
     executablePath,
     args: [
       '--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage', '--no-proxy-server', '--short-reporting-delay',
-      `--host-resolver-rules=MAP ${new URL(origin).host} ${new URL(address).host}`,
+      `--host-resolver-rules=${places.map(([origin, address]) => `MAP ${new URL(origin).host} ${new URL(address).host}`).join(', ')}`,
     ],
   })
   after(() => browser.close())
   return {
-    origin,
     async visit(size = 'desk') {
       const context = await browser.newContext({ viewport: sizes[size], locale: 'en-GB' })
       const page = await context.newPage()

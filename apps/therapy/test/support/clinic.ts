@@ -18,13 +18,15 @@ export type Send = (method: string, path: string, body?: unknown, headers?: Reco
 export type Someone = { readonly id: string; readonly email: string; readonly password: string; readonly token: string; readonly send: Send }
 
 /** A process of the service. */
-export type Instance = { readonly service: Service; readonly address: string; send(token?: string): Send; /** At the door of the administration. */ admin(token?: string): Send; stop(): Promise<void> }
+export type Instance = { readonly service: Service; readonly address: string; readonly adminAddress: string; send(token?: string): Send; /** At the door of the administration. */ admin(token?: string): Send; stop(): Promise<void> }
 
 export type Clinic = {
   readonly database: TestDatabase
   readonly service: Service
   readonly events: Event[]
   readonly address: string
+  /** Of the door of the administration. */
+  readonly adminAddress: string
   /** Setting of the key service. */
   readonly kms: string
   /** Moves the service's clock; the database keeps its own. */
@@ -96,11 +98,11 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
       }
       await service.close()
     }
-    const instance: Instance = { service, address, send: sendTo(address), admin: sendTo(admin), stop: () => (stopping ??= stop()) }
+    const instance: Instance = { service, address, adminAddress: admin, send: sendTo(address), admin: sendTo(admin), stop: () => (stopping ??= stop()) }
     instances.push(instance)
     return instance
   }
-  const { service, address, send, admin } = await start()
+  const { service, address, adminAddress, send, admin } = await start()
   let closing: Promise<void> | undefined
   const closeAll = async (): Promise<void> => {
     for (const instance of instances) await instance.stop()
@@ -134,7 +136,7 @@ export async function openClinic(given: { readonly database?: TestDatabase; read
   const fresh = (): { email: string; password: string } => ({ email: `person${++people}@example.org`, password: randomBytes(12).toString('base64url') })
 
   return {
-    database, service, events, address, kms, send, mailed, admin,
+    database, service, events, address, adminAddress, kms, send, mailed, admin,
     another: start,
     close,
     travel: (to) => {

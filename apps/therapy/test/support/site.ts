@@ -8,11 +8,13 @@ import { openClinic, type Clinic, type Someone } from './clinic.ts'
 export type Site = {
   readonly clinic: Clinic
   readonly origin: string
+  /** Of the administration. */
+  readonly adminOrigin: string
   /** For the option `skip` of a test. */
   readonly skip: string | false
   visit(size?: 'telephone' | 'desk'): Promise<Visit>
-  /** Fills the sign-in page in and sends it. */
-  fillIn(at: Visit, someone: Pick<Someone, 'email' | 'password'>): Promise<void>
+  /** Fills the sign-in page in and sends it. @param door default the one of patients and therapists */
+  fillIn(at: Visit, someone: Pick<Someone, 'email' | 'password'>, door?: string): Promise<void>
   signedIn(someone: Someone, size?: 'telephone' | 'desk'): Promise<Visit>
   /** Another site's pages. */
   foreign(html: string): Promise<{ readonly crossSite: string; readonly sameSite: string }>
@@ -20,20 +22,19 @@ export type Site = {
   picture(at: Visit, name: string): Promise<void>
 }
 
-/** @param port of the origin that the browser sees, one per file */
-export async function openSite(port = 4310): Promise<Site> {
-  const origin = `http://localhost:${port}`
-  const clinic = await openClinic({ settings: { publicOrigin: origin } })
-  const chromium = noChromium === false ? await openChromium(origin, clinic.address) : undefined
+export async function openSite(): Promise<Site> {
+  const [origin, adminOrigin] = ['http://localhost:4310', 'http://localhost:4311']
+  const clinic = await openClinic({ settings: { publicOrigin: origin, adminOrigin } })
+  const chromium = noChromium === false ? await openChromium([[origin, clinic.address], [adminOrigin, clinic.adminAddress]]) : undefined
   const visit: Site['visit'] = (size) => chromium?.visit(size) ?? assert.fail()
-  const fillIn: Site['fillIn'] = async ({ page }, { email, password }) => {
-    await page.goto(`${origin}/sign-in`)
+  const fillIn: Site['fillIn'] = async ({ page }, { email, password }, door = origin) => {
+    await page.goto(`${door}/sign-in`)
     await page.getByLabel('E-mail address').fill(email)
     await page.getByLabel('Password').fill(password)
     await page.getByRole('button', { name: 'Sign in', exact: true }).click()
   }
   return {
-    clinic, origin, skip: noChromium, visit, fillIn,
+    clinic, origin, adminOrigin, skip: noChromium, visit, fillIn,
     async signedIn(someone, size) {
       const at = await visit(size)
       await fillIn(at, someone)
