@@ -1654,6 +1654,23 @@ end $function$;
 alter function guard.end_own_session() owner to {guard};
 grant execute on function guard.end_own_session() to {app};
 
+CREATE OR REPLACE FUNCTION guard.end_recovery_codes(p_version integer)
+ RETURNS TABLE(codes integer, people integer)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  with gone as (delete from redoubt.recovery_codes r where pg_catalog.get_byte(r.code_hash, 0) = p_version and r.last_used_at is null returning r.user_id)
+    select pg_catalog.count(*), pg_catalog.count(distinct g.user_id) into codes, people from gone g;
+  if codes > 0 then
+    perform guard.note_key('key.retired', 'recovery-codes', null, pg_catalog.jsonb_build_object('version', p_version, 'codes', codes, 'people', people));
+  end if;
+  return next;
+end $function$;
+alter function guard.end_recovery_codes(p_version integer) owner to {guard};
+grant execute on function guard.end_recovery_codes(p_version integer) to {keys};
+
 CREATE OR REPLACE FUNCTION guard.end_session(p_session uuid)
  RETURNS boolean
  LANGUAGE plpgsql

@@ -119,6 +119,25 @@ test('keys retire index: a key of passwords is kept while a hash is under it, on
   await database.admin('delete from redoubt.users')
 })
 
+test('keys retire index: the key of recovery codes waits for the codes that are left, or ends them', async () => {
+  const first = ring()
+  await first.indexKeys(14, 1)
+  await says('rotate index:14.1', 0, /version 2 is looked up/)
+  await says('retire index:14.1 --app apps/therapy --at-once', 1, /processes may still write version 1/)
+  await database.admin(`update keys.index_keys set use_from = use_from - interval '1 hour' where table_id = 14`)
+  await database.admin(`insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role) values ($1, 'realm', 'x', 'x', '2$argon2id$v=19$x', 'patient')`, [scope.subject])
+  await database.admin(`insert into redoubt.recovery_codes (id, user_id, tenant, code_hash, last_used_at)
+    select gen_random_uuid(), $1, 'realm', set_byte(sha256(n::text::bytea) || 'x', 0, case when n < 4 then 1 else 2 end), case when n = 3 then now() end from generate_series(1, 5) n`, [scope.subject])
+  await says('status', 1, /^index:14\.1 +1 +decrypt_only .* 2 hashes of its version/m)
+  await says('retire index:14.1 --app apps/therapy', 1, /2 recovery codes are under version 1: they end when they are used or replaced, or all now with --at-once/)
+  await says('retire index:1.2 --app apps/therapy --at-once', 2, /--at-once is for signing keys of tokens and for the index key of recovery codes/)
+  await says('retire index:14.1 --app apps/therapy --at-once', 0, /2 recovery codes of 1 people have ended\.\nindex:14\.1: version 1 is gone/)
+  const left = await database.admin<{ version: number }>('select get_byte(code_hash, 0) as version from redoubt.recovery_codes where last_used_at is null')
+  assert.deepEqual(left.map(({ version }) => version), [2, 2])
+  await database.admin('delete from redoubt.recovery_codes')
+  await database.admin('delete from redoubt.users')
+})
+
 test('keys rotate and retire signing keys: refused while tokens live; anchors keep their public half', async () => {
   await says('rotate backup-manifest', 2, /is no key: root, kek, data, index, caller or audit-anchor, token-sign/)
   await says('rotate token-sign', 0, /verifies from now on and signs in 6 minutes/)
@@ -153,14 +172,14 @@ test('the local root moves to a new file, and each deed is in the audit record',
   await says('move', 0, /0 key-encryption keys moved to local, 3 were there/, { KMS: next, KMS_PREVIOUS: root })
   const entries = await database.admin<{ deed: string; n: number }>(`select action || ' ' || split_part(metadata->>'kind', ':', 1) as deed, count(*)::int4 as n from redoubt.audit_logs where actor_role = 'system.keys' group by 1`)
   assert.deepEqual(entries.map(({ deed, n }) => `${deed} ${n}`).sort(), [
-    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired index 1', 'key.retired kek 4', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 3', 'key.rotated index 3', 'key.rotated kek 4', 'key.rotated token-sign 2',
+    'key.moved kek 3', 'key.retired audit-anchor 1', 'key.retired index 2', 'key.retired kek 4', 'key.retired recovery-codes 1', 'key.retired token-sign 2', 'key.rotated audit-anchor 1', 'key.rotated caller 2', 'key.rotated data 3', 'key.rotated index 4', 'key.rotated kek 4', 'key.rotated token-sign 2',
   ])
 })
 
 test('attack: the app, worker, auditor and migrator can neither rotate nor retire nor write such entries', async () => {
   for (const login of ['app', 'worker', 'auditor', 'ingest'] as const) {
     const other = openPool({ url: database.url(login), max: 1, emit: () => undefined })
-    for (const call of [`guard.note_key('key.rotated', 'data', null, '{}')`, 'guard.expire_caller_keys(0)', `keys.retire_kek('x')`, `keys.retire_data_keys(now(), 1)`, `keys.retire_index_key(1, 2, 1, 0, now())`]) {
+    for (const call of [`guard.note_key('key.rotated', 'data', null, '{}')`, 'guard.expire_caller_keys(0)', 'guard.end_recovery_codes(1)', `keys.retire_kek('x')`, `keys.retire_data_keys(now(), 1)`, `keys.retire_index_key(1, 2, 1, 0, now())`]) {
       await assert.rejects(other.query({ text: `select ${call}`, values: [] }), call)
     }
     await other.close()

@@ -39,7 +39,7 @@ const queries: readonly string[] = [
   `select 'index' as level, 'index:' || i.table_id || '.' || i.column_id as name, i.version,
      case when i.use_from > now() then 'pending' when i.version = max(i.version) filter (where i.use_from <= now()) over of_column then 'active' else 'decrypt_only' end as state,
      i.created_at as since, '' as provider, 'kek:index' as "keyRef",
-     case when i.use_from > now() then 'written from ' || to_char(i.use_from at time zone 'UTC', 'HH24:MI:SS') || ' UTC' else 'rows of its version' end as dependants,
+     case when i.use_from > now() then 'written from ' || to_char(i.use_from at time zone 'UTC', 'HH24:MI:SS') || ' UTC' else coalesce(guard.key_version_dependants(i.table_id, i.column_id, i.version) || ' hashes of its version', 'rows of its version') end as dependants,
      case when i.version = max(i.version) over of_column then ${rotateAfterDays.index} end as days
    from keys.index_keys i window of_column as (partition by i.table_id, i.column_id) order by i.table_id, i.column_id, i.version desc`,
   `select 'signing' as level, p.purpose as name, p.version, case when p.holds = 'public' then 'public half' when p.use_from > now() then 'pending'

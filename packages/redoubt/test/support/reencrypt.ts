@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Event } from '../../src/events.ts'
-import type { Keyring } from '../../src/keyring.ts'
+import type { DataKey, Keyring } from '../../src/keyring.ts'
 import { openRotation } from '../../src/keyring/rotate.ts'
 import { unrecorded } from '../../src/keyring/usage.ts'
 import { allowReencryption } from '../../src/migrate/rights.ts'
@@ -120,7 +120,9 @@ export async function openShop(database: TestDatabase, forms?: readonly LegacyFo
       const fresh = keys.keyring()
       const rows = await database.admin<{ id: string; person: string; email_enc: Buffer | null; email_bidx: Buffer | null; note_enc: Buffer | null; version: number }>('select id, person, email_enc, email_bidx, note_enc, version from shop.customers')
       const ids = rows.flatMap(({ email_enc, note_enc }) => [email_enc, note_enc]).filter((value) => value !== null && value.length > 17).map((value) => (value as Buffer).subarray(1, 17))
-      const found = await fresh.byId(ids)
+      const found = new Map<string, DataKey>()
+      // A hundred thousand at once would wait for a connection longer than anybody should.
+      for (let at = 0; at < ids.length; at += 4000) for (const [id, key] of await fresh.byId(ids.slice(at, at + 4000))) found.set(id, key)
       const indexKeys = await fresh.indexKeys(table.id, table.emailIndex)
       const open = (row: { readonly id: string; readonly person: string }, column: number, value: Buffer | null): string | null => {
         const key = value === null ? undefined : found.get(value.subarray(1, 17).toString('hex'))

@@ -4,6 +4,7 @@ import { deviceDays } from '../../limits/device.ts'
 import { openRetirement, type Retirement } from '../../keyring/retire.ts'
 import { accessTokenSeconds, allowedSkewSeconds } from '../../tokens.ts'
 import type { Column, Tables } from '../../tables.ts'
+import { kernelTables } from '../../tables/kernel.ts'
 import type { Pool } from '../../pg.ts'
 import { Refusal } from '../../errors.ts'
 import { provenFrom, sealedTables } from '../../reencrypt/proven.ts'
@@ -20,7 +21,8 @@ Takes the old versions of a key away, and refuses while something depends on the
 ${whichHelp}
   --app <folder>      data, index: the app whose tables.ts says where values may be
   --at-once           signing keys of tokens: do not wait until the last token has expired. For a key that is known to
-                      others; what it signed is refused within six minutes
+                      others; what it signed is refused within six minutes. The index key of recovery codes: end the
+                      codes that are left under the old version; their owners make new ones when they next sign in
   --service <name>    by default the login's name without _keys
 
 data and index need a proof that no row depends on the old key: redoubt reencrypt leaves it. For data it takes two calls
@@ -38,8 +40,15 @@ async function noHashLeft(pool: Pick<Pool, 'query'>, { table, column }: IndexedC
   const [row] = await pool.query<{ readonly left: bigint | null; readonly now: Date }>({ text: 'select guard.key_version_dependants($1, $2, $3) as left, now() as now', values: [table, column, version] })
   const left = row?.left ?? null
   if (row === undefined || left === null) throw new Refusal('conflict', { detail: `nobody knows what depends on index:${table}.${column}: it is kept` })
+  if (BigInt(left) > 0n && table === recoveryCodes.table) throw new Refusal('conflict', { detail: `${left} recovery codes are under version ${version}: they end when they are used or replaced, or all now with --at-once` })
   if (BigInt(left) > 0n) throw new Refusal('conflict', { detail: `${left} hashes are under version ${version}: they are made anew when their owners come, or end by themselves` })
   return row.now
+}
+
+const recoveryCodes: IndexedColumn = { table: kernelTables['redoubt.recovery_codes'].id, column: 1 }
+
+function isRecoveryCodes(which: Which): boolean {
+  return which.level === 'index' && which.columns.every(({ table, column }) => table === recoveryCodes.table && column === recoveryCodes.column)
 }
 
 function isBlindIndex(tables: Tables, { table, column }: IndexedColumn): boolean {
@@ -59,6 +68,11 @@ async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Ta
   if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: redoubt reencrypt run --app <folder> over all tables, then retire again.\n`)
   if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
   return closed + waiting > 0 ? exits.failed : exits.ok
+}
+
+async function endRecoveryCodes(io: Io, pool: Pool, version: number): Promise<void> {
+  const [ended] = await pool.query<{ readonly codes: number; readonly people: number }>({ text: 'select e.codes, e.people from guard.end_recovery_codes($1) e', values: [version] })
+  io.out(`${ended?.codes ?? 0} recovery codes of ${ended?.people ?? 0} people have ended.\n`)
 }
 
 async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: boolean, pool: Pool, tables: Tables | undefined): Promise<number> {
@@ -86,7 +100,11 @@ async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: b
       if (tables === undefined) throw new UsageProblem('--app <folder of the app> is missing: its tables.ts says where values may be')
       if (which.level === 'data') return retireData(io, retirement, pool, tables)
       for (const column of which.columns) {
-        const { version } = await retirement.indexKey(column, (old) => (isBlindIndex(tables, column) ? provenFrom(pool, [column.table]) : noHashLeft(pool, column, old)))
+        const { version } = await retirement.indexKey(column, async (old) => {
+          if (isBlindIndex(tables, column)) return provenFrom(pool, [column.table])
+          if (atOnce) await endRecoveryCodes(io, pool, old)
+          return noHashLeft(pool, column, old)
+        })
         io.out(`index:${column.table}.${column.column}: version ${version} is gone.\n`)
       }
       return exits.ok
@@ -107,7 +125,7 @@ export async function retire(args: readonly string[], io: Io): Promise<number> {
   const tables = values.app === undefined ? undefined : await tablesOf(io, values.app)
   return withKeys(io, values.service, async (opened) => {
     const which = await whichOf(opened.pool, word, tables)
-    if (values['at-once'] === true && which.level !== 'signing') throw new UsageProblem('--at-once is for signing keys of tokens')
+    if (values['at-once'] === true && which.level !== 'signing' && !isRecoveryCodes(which)) throw new UsageProblem('--at-once is for signing keys of tokens and for the index key of recovery codes')
     const retirement = openRetirement(opened)
     try {
       return await retireOne(io, retirement, which, values['at-once'] === true, opened.pool, tables)
