@@ -6,7 +6,7 @@ import { claimEmail } from 'redoubt/tokens/accounts'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
-import { realm, sql, type App } from './app.ts'
+import { tenant, sql, type App } from './app.ts'
 import { email } from './fields.ts'
 
 type Begun = { readonly id: string; readonly password: string }
@@ -30,7 +30,7 @@ export async function createAdministrator(app: App, visitor: Visitor, address: s
   try {
     await transaction(app.db, caller, { action: 'auth.administrator_created', resource: { type: 'user', id } }, async (tx) => {
       if (indexes.length > 1) await tx.query(claimEmail(indexes))
-      const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given, password_hash, role, realm: 'platform' })
+      const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant, email: given, password_hash, role, realm: 'platform' })
       await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
     })
   } catch (error) {
@@ -68,7 +68,7 @@ type Sought = { readonly email: string; readonly indexes: Awaited<ReturnType<App
 async function sought(app: App, visitor: Visitor, address: string): Promise<Sought> {
   const given = email.safeParse(address)
   if (!given.success) throw new Refusal('invalid_input', { detail: 'this is no e-mail address', fields: [{ field: 'email', rule: 'form' }] })
-  const caller = systemCaller('create-admin', realm, visitor)
+  const caller = systemCaller('create-admin', tenant, visitor)
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.data))
   const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_unenrolled($1) as id', values: [indexes] })
   return { email: given.data, indexes, caller, unenrolled: known?.id ?? null }

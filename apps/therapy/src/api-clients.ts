@@ -5,7 +5,7 @@ import { route, type Route } from 'redoubt/http/route'
 import { createClient, isNetwork, listClients, overlapSeconds, revokeClient, rotateClient, type ClientRow } from 'redoubt/tokens/clients'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { realm, type App } from './app.ts'
+import { tenant, type App } from './app.ts'
 import { idParams, line, rowId, utc, utcOf } from './fields.ts'
 
 /** What an API client can be allowed here. Care data has no scope: no program has a care relationship. */
@@ -24,7 +24,7 @@ const made = z.object({ client_id: rowId, client_secret: z.string() })
 
 /** Signing in as an API client. */
 export function clientTokenRoutes(app: App): readonly Route[] {
-  return [clientTokenRoute({ gate: app.db, tokens: app.tokens, keyring: app.identity.keyring, tenant: realm, emit: app.emit })]
+  return [clientTokenRoute({ gate: app.db, tokens: app.identity.tokens, keyring: app.identity.keyring, tenant, emit: app.emit })]
 }
 
 /** Making, rotating and revoking API clients, for administrators. */
@@ -70,7 +70,7 @@ export type ClientCommand =
 
 /** @returns id and secret; the secret is empty where a client was revoked. @throws Refusal not_found */
 export async function runClientCommand(app: App, visitor: Visitor, command: ClientCommand): Promise<{ readonly id: string; readonly secret: string }> {
-  const caller = systemCaller('api-clients', realm, visitor)
+  const caller = systemCaller('api-clients', tenant, visitor)
   if (command.do === 'create') return transaction(app.db, caller, 'client.created', (tx) => createClient(tx, app.identity.keyring, command))
   if (command.do === 'rotate') return transaction(app.db, caller, 'client.rotated', (tx) => rotateClient(tx, app.identity.keyring, command.id))
   await transaction(app.db, caller, 'client.revoked', (tx) => revokeClient(tx, command.id))

@@ -7,7 +7,6 @@ import type { Browser } from 'redoubt/http/browser'
 import { once, type Repeatable } from 'redoubt/idempotency'
 import type { Tx } from 'redoubt/pg'
 import { queryBuilder } from 'redoubt/pg/query-builder'
-import type { Tokens } from 'redoubt/tokens'
 import type { Codes } from 'redoubt/tokens/codes'
 import type { SecondFactors } from 'redoubt/tokens/factors'
 import type { Passwords } from 'redoubt/tokens/password'
@@ -22,9 +21,8 @@ export type App = {
   readonly db: Gate<typeof actions>
   readonly columns: Columns<Therapy>
   readonly passwords: Passwords
-  readonly tokens: Tokens
   readonly codes: Codes
-  /** Sign-in and sessions of patients and therapists. */
+  /** Sign-in and sessions of one realm: of patients and therapists, or of those who administer and audit. */
   readonly identity: Identity
   /** The same sessions in browsers. */
   readonly browser: Browser
@@ -37,8 +35,8 @@ export type App = {
   readonly now: () => Date
 }
 
-/** The one realm of this service; every account and every caller is of it. */
-export const realm = 'therapy'
+/** The one tenant of this service; every account and every caller is of it, at both doors. */
+export const tenant = 'therapy'
 
 /** Builds queries over tables.ts; it can compile and cannot execute. */
 export const sql = queryBuilder<Therapy>()
@@ -47,7 +45,7 @@ export const sql = queryBuilder<Therapy>()
  * The one row that was asked for. Absent and not visible are the same here: row security gave no row.
  * @throws Refusal not_found
  */
-export function found<R>(rows: readonly R[]): R {
+export function visible<R>(rows: readonly R[]): R {
   const row = rows[0]
   if (row === undefined) throw new Refusal('not_found')
   return row

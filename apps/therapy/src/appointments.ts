@@ -3,7 +3,7 @@ import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import type { Tx } from 'redoubt/pg'
 import { z } from 'zod'
-import { changed, found, sql } from './app.ts'
+import { changed, visible, sql } from './app.ts'
 import { rowId, utc, utcOf } from './fields.ts'
 import { localTime } from './zones.ts'
 
@@ -58,7 +58,7 @@ export function viewAppointment(row: Row): Appointment {
 }
 
 async function rowOf(tx: Tx, id: string): Promise<Row> {
-  return found(await tx.run(selectAppointments().where('appointment.id', '=', id)))
+  return visible(await tx.run(selectAppointments().where('appointment.id', '=', id)))
 }
 
 /** @throws Refusal not_found */
@@ -86,7 +86,7 @@ function lockCalendar(therapist: string) {
  * @throws Refusal slot_taken when it overlaps another that was not cancelled; forbidden before verification
  */
 export async function offerSlot(tx: Tx, therapist: string, slot: NewSlot, now: Date): Promise<Appointment> {
-  const profile = found(await tx.run(lockCalendar(therapist)))
+  const profile = visible(await tx.run(lockCalendar(therapist)))
   if (profile.verification !== 'verified') throw new Refusal('forbidden', { detail: 'slots can be offered once the profile is verified' })
   const id = newId()
   tx.about('appointment', id)

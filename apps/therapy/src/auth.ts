@@ -7,7 +7,7 @@ import type { Tx } from 'redoubt/pg'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { realm, sql, type App } from './app.ts'
+import { tenant, sql, type App } from './app.ts'
 import { birthDate, email, personName, phone, reference } from './fields.ts'
 import { verifyMinutes } from './mail-texts.ts'
 import { accepted, newPassword as password } from './recovery.ts'
@@ -56,13 +56,13 @@ export async function register(app: App, visitor: Visitor, given: Registration, 
   const id = newId()
   const names = given.role === 'patient' ? [given.first_name, given.last_name] : [given.display_name]
   const password_hash = await app.passwords.hash(id, given.password, { personal: [given.email, ...names] })
-  const caller = systemCaller('register', realm, visitor)
+  const caller = systemCaller('register', tenant, visitor)
   const { handle, digits } = await transaction(app.db, caller, { action: 'auth.registered', resource: { type: 'user', id } }, async (tx) => {
     // Kept as written, found by its canonical form.
     const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
     const [index] = indexes
     if (index === undefined) throw new Refusal('key_refused')
-    const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant: realm, email: given.email, password_hash, role: given.role, status: 'pending' })
+    const user = await app.columns.seal(tx, 'redoubt.users', { id, tenant, email: given.email, password_hash, role: given.role, status: 'pending' })
     await tx.run(sql.insertInto('redoubt.users').values({ ...user, email_bidx: index }))
     await (given.role === 'patient' ? insertPatient(app, tx, id, given, now) : insertTherapist(app, tx, id, given, now))
     const code = await app.codes.issue(tx, { user: id, purpose: 'email_verify', digits: 8, minutes: verifyMinutes })

@@ -5,7 +5,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, make, sql, type App } from './app.ts'
+import { visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -61,7 +61,7 @@ async function listConsents(tx: Tx, query: PageQuery): Promise<{ readonly items:
 
 /** @throws Refusal not_found */
 async function readConsent(tx: Tx, id: string): Promise<Consent> {
-  return view(found(await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id))))
+  return view(visible(await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id))))
 }
 
 /** @throws Refusal invalid_input for words nobody was shown; already_exists while one of this kind stands */
@@ -72,7 +72,7 @@ export async function giveConsent(tx: Tx, patient: string, given: z.output<typeo
   const id = newId()
   tx.about('consent', id)
   const proof = createHash('sha256').update(framed([id, patient, given.kind, given.text_version, text, now.toISOString()])).digest()
-  return view(found(
+  return view(visible(
     await tx.run(
       sql.insertInto('therapy.consents')
         .values({ id, patient_id: patient, kind: given.kind, text_version: given.text_version, given_at: now, proof_hash: proof })
@@ -83,7 +83,7 @@ export async function giveConsent(tx: Tx, patient: string, given: z.output<typeo
 
 /** @throws Refusal not_found; conflict when it was withdrawn before */
 async function withdrawConsent(tx: Tx, id: string, now: Date): Promise<Consent> {
-  found(await tx.run(sql.selectFrom('therapy.consents').select('id').where('id', '=', id)))
+  visible(await tx.run(sql.selectFrom('therapy.consents').select('id').where('id', '=', id)))
   const [row] = await tx.run(sql.updateTable('therapy.consents').set({ withdrawn_at: now }).where('id', '=', id).where('withdrawn_at', 'is', null).returning(shown))
   if (row === undefined) throw new Refusal('conflict', { detail: 'this consent was withdrawn already' })
   return view(row)

@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, make, sql, type App } from './app.ts'
+import { visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -83,19 +83,19 @@ async function listMessages(app: App, tx: Tx, actor: string, conversation: strin
         .orderBy('id', 'desc').limit(limitOf(query)),
     ),
   ])
-  found(relationships)
+  visible(relationships)
   const opened = await app.columns.open(tx, 'therapy.messages', rows)
   return pageFrom(opened, query, (row) => [row.id], view)
 }
 
 /** @throws Refusal not_found */
 async function readMessage(app: App, tx: Tx, id: string): Promise<Message> {
-  return view(found(await app.columns.open(tx, 'therapy.messages', await tx.run(sql.selectFrom('therapy.messages').select(shown).where('id', '=', id)))))
+  return view(visible(await app.columns.open(tx, 'therapy.messages', await tx.run(sql.selectFrom('therapy.messages').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal not_found; conflict when the relationship has ended */
 export async function sendMessage(app: App, tx: Tx, sender: string, conversation: string, text: string, now: Date): Promise<Message> {
-  const pair = found(await tx.run(conversationsOf(sender).select(['patient_id', 'therapist_id', 'state']).where('id', '=', conversation)))
+  const pair = visible(await tx.run(conversationsOf(sender).select(['patient_id', 'therapist_id', 'state']).where('id', '=', conversation)))
   if (pair.state !== 'active') throw new Refusal('conflict', { detail: 'this relationship has ended' })
   const { patient_id, therapist_id } = pair
   const id = newId()
@@ -110,6 +110,6 @@ export async function sendMessage(app: App, tx: Tx, sender: string, conversation
 
 /** @throws Refusal not_found for a message that the caller did not receive */
 export async function markRead(tx: Tx, recipient: string, id: string, now: Date): Promise<void> {
-  found(await tx.run(sql.selectFrom('therapy.messages').select('id').where('id', '=', id).where('recipient_id', '=', recipient)))
+  visible(await tx.run(sql.selectFrom('therapy.messages').select('id').where('id', '=', id).where('recipient_id', '=', recipient)))
   await tx.run(sql.updateTable('therapy.messages').set({ read_at: now }).where('id', '=', id).where('read_at', 'is', null))
 }

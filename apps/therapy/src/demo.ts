@@ -81,7 +81,7 @@ async function signedIn(app: App, visitor: Visitor, account: Pick<DemoAccount, '
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(account.email))
   const checked = await checkPassword(app.identity, visitor, { indexes, password: account.password })
   const { token } = await openSession(app.identity, visitor, checked, { agent: undefined })
-  const { actor, role, tenant, session } = app.tokens.verify(token)
+  const { actor, role, tenant, session } = app.identity.tokens.verify(token)
   return { kind: 'user', actor, role, tenant, session, ...visitor }
 }
 

@@ -2,7 +2,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { visible, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -31,7 +31,7 @@ export function disclosureRoutes(app: App): readonly Route[] {
 /** What the caller may see of the trail is decided by its policies; this only asks for what concerns the patient. */
 async function listDisclosures(tx: Tx, patient: string, query: PageQuery): Promise<{ readonly items: readonly z.output<typeof entryAnswer>[]; readonly next: string | null }> {
   const before = cursorOf(query, z.tuple([rowId]))?.[0]
-  found(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', patient)))
+  visible(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', patient)))
   const rows = await tx.run(
     sql.selectFrom('redoubt.audit_logs as entry')
       .leftJoin('therapy.therapist_profiles as profile', 'profile.user_id', 'entry.actor_id')

@@ -1,17 +1,16 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
-import { mayOpen, type Browser } from 'redoubt/http/browser'
+import { mayOpen } from 'redoubt/http/browser'
 import { route, type Route } from 'redoubt/http/route'
 import { listFactors } from 'redoubt/tokens/factors'
 import { confirmTotp, enrolPasskey, enrolTotp, factorPurposes, passkeyOptions, removeFactor, replaceRecoveryCodes } from 'redoubt/tokens/factors/enrol'
 import { cancelReset, requestReset, resetPurpose } from 'redoubt/tokens/factors/reset'
 import { passkeySignInOptions } from 'redoubt/tokens/factors/sign-in'
-import type { Identity } from 'redoubt/tokens/sessions'
 import { stepUp, stepUpOptions } from 'redoubt/tokens/step-up'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { visible, sql, type App } from './app.ts'
 import { idParams, line, rowId, utc, utcOf } from './fields.ts'
 import { creationOptions, creationResponse, proof, requestOptions, requestResponse, stepUpProof, totpCode } from './passkey-fields.ts'
 import { opened, openedAnswer, sessionMode } from './sign-in.ts'
@@ -35,7 +34,7 @@ export function stepUpOf(headers: IncomingHttpHeaders): string | undefined {
 export async function accountName(app: App, caller: Person): Promise<string> {
   return transaction(app.db, caller, 'account.viewed', async (tx) => {
     const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', caller.actor))
-    return found(await app.columns.open(tx, 'redoubt.users', rows)).email
+    return visible(await app.columns.open(tx, 'redoubt.users', rows)).email
   })
 }
 
@@ -46,7 +45,7 @@ function given<T>(options: T | undefined): T {
 }
 
 /** Second factors and step-up of one realm; parameters as of signInRoutes. */
-export function factorRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]], browser: Browser = app.browser): readonly Route[] {
+export function factorRoutes(app: App, roles: readonly [string, ...string[]]): readonly Route[] {
   const { factors } = app
   return [
     route({
@@ -54,8 +53,8 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       summary: 'Complete a sign-in that asked for a second factor: five minutes and five tries, from the browser and network it began in',
       access: 'public', body: z.strictObject({ pending: z.string().max(64), proof, session: sessionMode }), answer: opened, refuses: ['code_refused', 'factor_refused', 'too_many_requests', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
-        if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        return openedAnswer(browser, identity, body.session, await factorStep(app, identity, { headers, visitor }, body))
+        if (body.session === 'cookie') mayOpen(app.browser, { headers, visitor })
+        return openedAnswer(app, body.session, await factorStep(app, { headers, visitor }, body))
       },
     }),
     route({
@@ -67,8 +66,8 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       method: 'POST', path: '/api/auth/passkey', tags: ['auth'], summary: 'Sign in by passkey alone', access: 'public',
       body: z.strictObject({ response: requestResponse, session: sessionMode }), answer: opened, refuses: ['factor_refused', 'forbidden', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
-        if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        return openedAnswer(browser, identity, body.session, await passkeyStep(app, identity, { headers, visitor }, body.response))
+        if (body.session === 'cookie') mayOpen(app.browser, { headers, visitor })
+        return openedAnswer(app, body.session, await passkeyStep(app, { headers, visitor }, body.response))
       },
     }),
     route({
@@ -82,7 +81,7 @@ export function factorRoutes(app: App, identity: Identity, roles: readonly [stri
       access: roles, body: z.strictObject({ ...purpose, proof: stepUpProof }), status: 201, answer: z.object({ step_up: z.string(), expires_at: utc }),
       refuses: ['factor_refused', 'sign_in_failed', 'too_many_requests', 'busy'],
       handle: async ({ caller, body }) => {
-        const { handle, expiresAt } = await stepUp(factors, identity, caller, body)
+        const { handle, expiresAt } = await stepUp(factors, app.identity, caller, body)
         return { step_up: handle, expires_at: utcOf(expiresAt) }
       },
     }),

@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, make, sql, type App } from './app.ts'
+import { visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -59,18 +59,18 @@ async function listNotes(app: App, tx: Tx, appointment: string, query: PageQuery
       .$if(after !== undefined, (q) => q.where('id', '>', after ?? ''))
       .orderBy('id').limit(limitOf(query)),
   )
-  if (rows.length === 0) found(await tx.run(sql.selectFrom('therapy.appointments').select('id').where('id', '=', appointment)))
+  if (rows.length === 0) visible(await tx.run(sql.selectFrom('therapy.appointments').select('id').where('id', '=', appointment)))
   return pageFrom(await app.columns.open(tx, 'therapy.appointment_notes', rows), query, (row) => [row.id], view)
 }
 
 /** @throws Refusal not_found */
 async function readNote(app: App, tx: Tx, id: string): Promise<Note> {
-  return view(found(await app.columns.open(tx, 'therapy.appointment_notes', await tx.run(sql.selectFrom('therapy.appointment_notes').select(shown).where('id', '=', id)))))
+  return view(visible(await app.columns.open(tx, 'therapy.appointment_notes', await tx.run(sql.selectFrom('therapy.appointment_notes').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal not_found for an appointment of others; forbidden for a therapist whose care of the patient has ended */
 export async function writeNote(app: App, tx: Tx, author: string, appointment: string, text: string, now: Date): Promise<Note> {
-  const about = found(await tx.run(sql.selectFrom('therapy.appointments').select(['patient_id', 'therapist_id']).where('id', '=', appointment)))
+  const about = visible(await tx.run(sql.selectFrom('therapy.appointments').select(['patient_id', 'therapist_id']).where('id', '=', appointment)))
   const { patient_id, therapist_id } = about
   if (patient_id === null || (author !== patient_id && author !== therapist_id)) throw new Refusal('not_found')
   const [patient] = await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', patient_id))
@@ -85,8 +85,8 @@ export async function writeNote(app: App, tx: Tx, author: string, appointment: s
 
 /** @throws Refusal not_found for a note the caller did not write; conflict when it was released already */
 export async function releaseNote(app: App, tx: Tx, therapist: string, id: string, now: Date): Promise<Note> {
-  found(await tx.run(sql.selectFrom('therapy.appointment_notes').select('id').where('id', '=', id).where('author_id', '=', therapist)))
+  visible(await tx.run(sql.selectFrom('therapy.appointment_notes').select('id').where('id', '=', id).where('author_id', '=', therapist)))
   const rows = await tx.run(sql.updateTable('therapy.appointment_notes').set({ released_at: now }).where('id', '=', id).where('released_at', 'is', null).returning(shown))
   if (rows.length === 0) throw new Refusal('conflict', { detail: 'this note was released already' })
-  return view(found(await app.columns.open(tx, 'therapy.appointment_notes', rows)))
+  return view(visible(await app.columns.open(tx, 'therapy.appointment_notes', rows)))
 }

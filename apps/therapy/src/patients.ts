@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { keyUserOf, transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, sql, type App } from './app.ts'
+import { changed, visible, sql, type App } from './app.ts'
 import { birthDate, idParams, line, personName, phone, reference, rowId, version } from './fields.ts'
 import { cursorOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -51,7 +51,7 @@ export function patientRoutes(app: App): readonly Route[] {
       access: ['patient', 'therapist'], params: idParams, answer: patientAnswer,
       handle: async ({ caller, params: { id } }) => {
         const row = await transaction.found(app.db, caller, { action: 'patient.viewed', resource: { type: 'patient', id }, subjects: [id] }, patientById(id))
-        return found(await app.columns.open(declared([id], keyUserOf(app.db, caller, 'patient.viewed')), 'therapy.patients', [row]))
+        return visible(await app.columns.open(declared([id], keyUserOf(app.db, caller, 'patient.viewed')), 'therapy.patients', [row]))
       },
     }),
     route({
@@ -70,13 +70,13 @@ const patientById = (id: string) =>
 
 /** @throws Refusal not_found when there is none in the caller's sight */
 export async function readPatient(app: App, tx: Tx, id: string): Promise<z.output<typeof patientAnswer>> {
-  return found(await app.columns.open(tx, 'therapy.patients', await tx.run(patientById(id))))
+  return visible(await app.columns.open(tx, 'therapy.patients', await tx.run(patientById(id))))
 }
 
 /** @throws Refusal not_found, version_conflict */
 export async function replacePatient(app: App, tx: Tx, id: string, given: z.output<typeof patientBody>): Promise<z.output<typeof patientAnswer>> {
   const { version: read, ...fields } = given
-  found(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', id)))
+  visible(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', id)))
   const { id: _, ...row } = await app.columns.seal(tx, 'therapy.patients', { id, ...fields })
   changed(
     await tx.run(

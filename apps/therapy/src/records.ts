@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, make, sql, type App } from './app.ts'
+import { changed, visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf, version, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -101,18 +101,18 @@ async function listRecords(app: App, tx: Tx, patient: string, query: PageQuery):
         .orderBy('record.id', 'desc').limit(limitOf(query)),
     ),
   ])
-  found(patients)
+  visible(patients)
   return pageFrom(await app.columns.open(tx, 'therapy.medical_records', rows), query, (row) => [row.id], view)
 }
 
 /** @throws Refusal not_found */
 async function readRecord(app: App, tx: Tx, id: string): Promise<MedicalRecord> {
-  return view(found(await app.columns.open(tx, 'therapy.medical_records', await tx.run(selectRecords().where('record.id', '=', id)))))
+  return view(visible(await app.columns.open(tx, 'therapy.medical_records', await tx.run(selectRecords().where('record.id', '=', id)))))
 }
 
 /** @throws Refusal not_found for a patient who is not in the therapist's care */
 export async function addRecord(app: App, tx: Tx, therapist: string, patient: string, given: Content, now: Date): Promise<MedicalRecord> {
-  found(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', patient)))
+  visible(await tx.run(sql.selectFrom('therapy.patients').select('id').where('id', '=', patient)))
   return insertRecord(app, tx, { therapist_id: therapist, patient_id: patient, supersedes_id: null }, given, now)
 }
 
@@ -127,7 +127,7 @@ function lockRecord(id: string) {
 /** @throws Refusal not_found, version_conflict; conflict when it was released or superseded already */
 export async function releaseRecord(app: App, tx: Tx, therapist: string, id: string, version: number, now: Date): Promise<MedicalRecord> {
   await tx.run(lockRecord(id))
-  const row = found(await tx.run(selectRecords().where('record.id', '=', id).where('record.therapist_id', '=', therapist)))
+  const row = visible(await tx.run(selectRecords().where('record.id', '=', id).where('record.therapist_id', '=', therapist)))
   if (row.released_at !== null) throw new Refusal('conflict', { detail: 'this entry was released already' })
   if (row.superseded_by !== null) throw new Refusal('conflict', { detail: 'this entry was corrected: release the correction' })
   changed(
@@ -142,7 +142,7 @@ export async function releaseRecord(app: App, tx: Tx, therapist: string, id: str
 /** @throws Refusal not_found; forbidden for another therapist's entry; version_conflict when it was corrected or released since it was read */
 export async function correctRecord(app: App, tx: Tx, therapist: string, id: string, given: Content & { readonly version: number }, now: Date): Promise<MedicalRecord> {
   await tx.run(lockRecord(id))
-  const row = found(await tx.run(selectRecords().where('record.id', '=', id)))
+  const row = visible(await tx.run(selectRecords().where('record.id', '=', id)))
   if (row.therapist_id !== therapist) throw new Refusal('forbidden', { detail: 'only its author corrects an entry' })
   if (row.superseded_by !== null || row.version !== given.version) throw new Refusal('version_conflict')
   return insertRecord(app, tx, { therapist_id: therapist, patient_id: row.patient_id, supersedes_id: id }, given, now)

@@ -10,7 +10,7 @@ import { passwordLength, refuseWeak } from 'redoubt/tokens/password'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { realm, type App } from './app.ts'
+import { tenant, type App } from './app.ts'
 import { email } from './fields.ts'
 import type { AtDoor } from './sign-in-steps.ts'
 
@@ -75,7 +75,7 @@ export function showAddress(app: App, visitor: Visitor, given: Code): Promise<st
 
 /** Has the code of a registration mailed once more, three times at most; in even time, whether or not there is one. */
 export function askForMailAgain(app: App, visitor: Visitor, request: string): Promise<void> {
-  return evenly(answerAfter, async () => mailAgain(app.db, systemCaller('register', realm, visitor), [await app.codes.hashOf('email_verify', request)]))
+  return evenly(answerAfter, async () => mailAgain(app.db, systemCaller('register', tenant, visitor), [await app.codes.hashOf('email_verify', request)]))
 }
 
 /**
@@ -103,7 +103,7 @@ export function setForgotten(app: App, visitor: Visitor, given: Code, password: 
  * @throws Refusal code_refused; already_exists when the address became another account's meanwhile
  */
 export async function confirmRegistration(app: App, visitor: Visitor, given: Code): Promise<string> {
-  const caller = systemCaller('register', realm, visitor)
+  const caller = systemCaller('register', tenant, visitor)
   const code = await app.codes.show(caller, { purpose: 'email_verify', ...given })
   await transaction(app.db, caller, { action: 'auth.email_verified', resource: { type: 'user', id: code.user } }, async (tx) => {
     const [account] = await app.columns.open(tx, 'redoubt.users', [await codeAccount(tx, code.id)])
@@ -122,7 +122,7 @@ export async function confirmRegistration(app: App, visitor: Visitor, given: Cod
 async function forgetPassword(app: App, visitor: Visitor, indexes: readonly BlindIndex[]): Promise<string> {
   const request = newHandle()
   const handleHash = await app.codes.hashOf('reset', request)
-  await transaction(app.db, systemCaller('forgot', realm, visitor), 'auth.reset_asked', (tx) => putMail(app.columns, tx, { id: newId(), topic: 'reset', address: indexes, handleHash }))
+  await transaction(app.db, systemCaller('forgot', tenant, visitor), 'auth.reset_asked', (tx) => putMail(app.columns, tx, { id: newId(), topic: 'reset', address: indexes, handleHash }))
   app.emit({ type: 'auth.reset_asked', requestId: visitor.requestId })
   return request
 }
@@ -130,7 +130,7 @@ async function forgetPassword(app: App, visitor: Visitor, indexes: readonly Blin
 /** @throws Refusal invalid_input before the code is spent, except for rule personal; code_refused; busy */
 async function recoverPassword(app: App, visitor: Visitor, given: Code, password: string): Promise<void> {
   refuseWeak(password)
-  const caller = systemCaller('reset', realm, visitor)
+  const caller = systemCaller('reset', tenant, visitor)
   const code = await app.codes.show(caller, { purpose: 'reset', ...given })
   const resource = { type: 'user', id: code.user }
   // Hashed between two transactions, so that hashing holds no connection.
@@ -148,12 +148,12 @@ async function recoverPassword(app: App, visitor: Visitor, given: Code, password
 
 /** @throws Refusal code_refused; already_exists when the former address has become another account's */
 export async function restoreEmail(app: App, visitor: Visitor, token: string): Promise<void> {
-  const caller = systemCaller('email-undo', realm, visitor)
+  const caller = systemCaller('email-undo', tenant, visitor)
   const code = await app.codes.show(caller, { purpose: 'email_undo', handle: token })
   await transaction(app.db, caller, { action: 'auth.email_restored', resource: { type: 'user', id: code.user } }, async (tx) => {
     const [account] = await app.columns.open(tx, 'redoubt.users', [await codeAccount(tx, code.id)])
     const former = account?.former_email ?? ''
-    const { email_enc } = await app.columns.seal(tx, 'redoubt.users', { id: code.user, tenant: realm, email: former })
+    const { email_enc } = await app.columns.seal(tx, 'redoubt.users', { id: code.user, tenant, email: former })
     await undoEmail(tx, code.id, { email_enc, indexes: await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(former)) })
     await putMail(app.columns, tx, { id: newId(), topic: 'email_restored', user: code.user })
   })

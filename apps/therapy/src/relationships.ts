@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, make, sql, type App } from './app.ts'
+import { changed, visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 import { mostPatients } from './patients.ts'
@@ -79,7 +79,7 @@ async function listRelationships(tx: Tx, query: PageQuery & { readonly state?: s
 
 /** @throws Refusal not_found */
 async function readRelationship(tx: Tx, id: string): Promise<Relationship> {
-  return view(found(await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id))))
+  return view(visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id))))
 }
 
 /**
@@ -87,10 +87,10 @@ async function readRelationship(tx: Tx, id: string): Promise<Relationship> {
  * @throws Refusal not_found for a therapist who is not listed; already_exists while one is open between the two
  */
 export async function requestCare(tx: Tx, patient: string, asked: z.output<typeof requestBody>, now: Date): Promise<Relationship> {
-  found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', asked.therapist_id).where('verification', '=', 'verified')))
+  visible(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', asked.therapist_id).where('verification', '=', 'verified')))
   const id = newId()
   tx.about('relationship', id)
-  return view(found(
+  return view(visible(
     await tx.run(
       sql.insertInto('therapy.care_relationships')
         .values({ id, therapist_id: asked.therapist_id, patient_id: patient, state: 'requested', basis: asked.basis, created_at: now })
@@ -101,10 +101,10 @@ export async function requestCare(tx: Tx, patient: string, asked: z.output<typeo
 
 /** @throws Refusal not_found, version_conflict; conflict when it was answered already or the list is full */
 export async function acceptCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
-  const row = found(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id']).where('id', '=', id)))
+  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id']).where('id', '=', id)))
   if (row.state !== 'requested') throw new Refusal('conflict', { detail: 'this request was answered already' })
   // One acceptance of a therapist after the other: two that count at the same time would both find room for one more.
-  found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', row.therapist_id).forNoKeyUpdate()))
+  visible(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', row.therapist_id).forNoKeyUpdate()))
   const active = await tx.run(sql.selectFrom('therapy.care_relationships').select('id').where('therapist_id', '=', row.therapist_id).where('state', '=', 'active').limit(mostPatients))
   if (active.length >= mostPatients) throw new Refusal('conflict', { detail: `a therapist has at most ${mostPatients} patients in active care` })
   return step(tx, id, version, { state: 'active', started_at: now })
@@ -112,7 +112,7 @@ export async function acceptCare(tx: Tx, id: string, version: number, now: Date)
 
 /** @throws Refusal not_found, version_conflict; conflict when it has ended already */
 export async function endCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
-  const row = found(await tx.run(sql.selectFrom('therapy.care_relationships').select('state').where('id', '=', id)))
+  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select('state').where('id', '=', id)))
   if (row.state === 'ended') throw new Refusal('conflict', { detail: 'this relationship has ended already' })
   return step(tx, id, version, { state: 'ended', ended_at: now })
 }

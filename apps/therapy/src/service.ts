@@ -46,7 +46,7 @@ import { accountRoutes } from './account.ts'
 import { actions } from './actions.ts'
 import { adminRoutes } from './admin.ts'
 import { apiClientRoutes, clientTokenRoutes } from './api-clients.ts'
-import { realm, type App } from './app.ts'
+import { tenant, type App } from './app.ts'
 import { appointmentRoutes } from './appointment-routes.ts'
 import { registrationRoutes } from './auth.ts'
 import { consentRoutes } from './consents.ts'
@@ -147,8 +147,8 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
 /** Every route of the service's API: the one list that is served, documented and tested. */
 function routesOf(app: App): readonly Route[] {
   return [
-    ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, app.identity, ['patient', 'therapist']), ...signInRoutes(app, app.identity, ['patient', 'therapist']), ...factorRoutes(app, app.identity, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
-    ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.tokens),
+    ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, ['patient', 'therapist']), ...signInRoutes(app, ['patient', 'therapist']), ...factorRoutes(app, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
+    ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.identity.tokens),
     ...clientTokenRoutes(app), cspReports('/csp-report', app.emit),
   ]
 }
@@ -156,7 +156,7 @@ function routesOf(app: App): readonly Route[] {
 /** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
 function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, app.identity, roles), ...factorRoutes(app, app.identity, roles), ...accountRoutes(app, app.identity, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.tokens), cspReports('/csp-report', app.emit)]
+  return [...signInRoutes(app, roles), ...factorRoutes(app, roles), ...accountRoutes(app, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.identity.tokens), cspReports('/csp-report', app.emit)]
 }
 
 /** RFC 7517: how others verify our access tokens. */
@@ -216,16 +216,16 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
     const tokens = await openRealm('token-sign', settings.publicOrigin, tables.service)
     const csrf = csrfAt(settings.publicOrigin)
     const app: App = {
-      db, columns, passwords, tokens, codes, emit, now,
+      db, columns, passwords, codes, emit, now,
       attempts: attemptsAt(tables.service),
-      browser: { cookies: sessionCookies(tables.service), csrf, tokens },
+      browser: { cookies: sessionCookies(tables.service), csrf },
       factors: {
         gate: db, columns, codes, keyring, passkeys: passkeysOf(settings.publicOrigin, keyring), issuer: 'Therapy', resetHours: settings.factorResetHours ?? 24, emit, now: () => now().getTime(),
         notify: (tx, topic, user, at) => putMail(columns, tx, { id: newId(), topic, user, ...(at === undefined ? {} : { payload: { at: at.toISOString() } }) }),
       },
-      identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant: realm, lifetimes: lives.tenant, emit },
+      identity: { gate: db, passwords, tokens, keyring, realm: 'tenant', tenant, lifetimes: lives.tenant, emit },
     }
-    await recordModes(db, realm, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
+    await recordModes(db, tenant, { requestId: newId(), address: null }, controls.modes, production ? {} : { https: 'off' })
     const routes = routesOf(app)
     const pages = pageRoutes(app, tables.service)
     const health = openHealth({
@@ -247,7 +247,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       // The same service for those who administer and audit: other tokens and cookies, shorter sessions, other routes.
       const adminTokens = await openRealm('token-sign-admin', adminOrigin, `${tables.service}-admin`)
       const adminApp: App = {
-        ...app, tokens: adminTokens, browser: { cookies: sessionCookies(`${tables.service}-admin`), csrf: csrfAt(adminOrigin), tokens: adminTokens },
+        ...app, browser: { cookies: sessionCookies(`${tables.service}-admin`), csrf: csrfAt(adminOrigin) },
         attempts: attemptsAt(`${tables.service}-admin`),
         factors: { ...app.factors, passkeys: passkeysOf(adminOrigin, keyring), issuer: 'Therapy administration' },
         identity: { ...app.identity, tokens: adminTokens, realm: 'platform', lifetimes: lives.platform },
@@ -313,7 +313,7 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
   })
   for (const step of steps) outside.use(step)
   outside.use(mount(door.routes, {
-    authenticate: limits.counting(anyOf(bearer(app.tokens), cookie(app.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
+    authenticate: limits.counting(anyOf(bearer(app.identity.tokens), cookie(app.identity.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   }))

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Renew } from 'redoubt/http/authenticate'
-import { mayOpen, refreshCookie, type Browser } from 'redoubt/http/browser'
+import { mayOpen, refreshCookie } from 'redoubt/http/browser'
 import { reply, route, type Reply, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { checkSession, endSession, listSessions, signOutEverywhere } from 'redoubt/tokens/own-sessions'
@@ -9,7 +9,7 @@ import { refreshSession } from 'redoubt/tokens/refresh'
 import { signOut, type Identity, type SignedIn } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { found, sql, type App } from './app.ts'
+import { visible, sql, type App } from './app.ts'
 import { email, idParams, rowId, utc, utcOf } from './fields.ts'
 import { requestOptions } from './passkey-fields.ts'
 import { passwordStep } from './sign-in-steps.ts'
@@ -29,13 +29,13 @@ function signedInAnswer({ token, expiresIn, refresh, actor, role }: SignedIn): z
 }
 
 /** In cookie mode the tokens go into the cookies alone, where no script reads them. */
-function browserAnswer({ cookies }: Browser, identity: Identity, { token, refresh, actor, role }: SignedIn, more: readonly string[] = []): Reply<z.input<typeof inBrowser>> {
+function browserAnswer({ browser: { cookies }, identity }: App, { token, refresh, actor, role }: SignedIn, more: readonly string[] = []): Reply<z.input<typeof inBrowser>> {
   return reply({ status: 'signed_in' as const, user_id: actor, role }, { cookies: [...cookies.set({ access: token, refresh }, identity.lifetimes.idle), ...more] })
 }
 
 /** What a sign-in that succeeded answers, in the mode it was asked in. */
-export function openedAnswer(browser: Browser, identity: Identity, mode: z.output<typeof sessionMode>, done: SignedIn, cookies: readonly string[] = []): Reply<z.input<typeof signedIn>> | Reply<z.input<typeof inBrowser>> {
-  return mode === 'cookie' ? browserAnswer(browser, identity, done, cookies) : reply(signedInAnswer(done), { cookies })
+export function openedAnswer(app: App, mode: z.output<typeof sessionMode>, done: SignedIn, cookies: readonly string[] = []): Reply<z.input<typeof signedIn>> | Reply<z.input<typeof inBrowser>> {
+  return mode === 'cookie' ? browserAnswer(app, done, cookies) : reply(signedInAnswer(done), { cookies })
 }
 
 /** For pages: a browser that runs no script of ours gets its next pair while it asks for a page. */
@@ -47,12 +47,11 @@ export function renewal(identity: Identity): Renew {
 }
 
 /**
- * Sign-in and sessions of one realm: the same routes at both doors.
- * @param identity whose accounts, keys and lifetimes
+ * Sign-in and sessions of the app's realm: the same routes at both doors.
  * @param roles the roles of that realm, with what an account without second factor gets where it needs one
- * @param browser cookies and CSRF of that realm
  */
-export function signInRoutes(app: App, identity: Identity, roles: readonly [string, ...string[]], browser: Browser = app.browser): readonly Route[] {
+export function signInRoutes(app: App, roles: readonly [string, ...string[]]): readonly Route[] {
+  const { identity, browser } = app
   /** Ends the session in the browser too, where it came by cookie. */
   const signedOut = (headers: IncomingHttpHeaders): Reply<null> | null =>
     browser.cookies.read(headers).refresh === undefined ? null : reply(null, { cookies: browser.cookies.clear(), headers: { 'Clear-Site-Data': '"cache", "storage"' } })
@@ -64,8 +63,8 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       refuses: ['sign_in_failed', 'busy', 'csrf_refused', 'too_many_requests'],
       handle: async ({ visitor, body, headers }) => {
         if (body.session === 'cookie') mayOpen(browser, { headers, visitor })
-        const { cookies, done, pending } = await passwordStep(app, identity, { headers, visitor }, body)
-        if (pending === undefined) return openedAnswer(browser, identity, body.session, done, cookies)
+        const { cookies, done, pending } = await passwordStep(app, { headers, visitor }, body)
+        if (pending === undefined) return openedAnswer(app, body.session, done, cookies)
         return reply({ status: 'factor_required' as const, ...pending, passkey: pending.passkey ?? null }, { cookies })
       },
     }),
@@ -76,9 +75,9 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
       answer: z.union([signedIn, inBrowser]),
       refuses: ['caller_refused', 'csrf_refused'],
       handle: async ({ visitor, body, headers }) => {
-        const token = body.refresh_token ?? (await refreshCookie(browser, { headers, visitor }))
+        const token = body.refresh_token ?? (await refreshCookie(browser, identity.tokens, { headers, visitor }))
         const next = await refreshSession(identity, visitor, { token, attempt: body.attempt, agent: headers['user-agent'] })
-        return body.refresh_token === undefined ? browserAnswer(browser, identity, next) : signedInAnswer(next)
+        return body.refresh_token === undefined ? browserAnswer(app, next) : signedInAnswer(next)
       },
     }),
     route({
@@ -128,6 +127,6 @@ export function signInRoutes(app: App, identity: Identity, roles: readonly [stri
 
 async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {
   const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc', 'role', 'created_at']).where('id', '=', id))
-  const row = found(await app.columns.open(tx, 'redoubt.users', rows))
+  const row = visible(await app.columns.open(tx, 'redoubt.users', rows))
   return { ...row, created_at: utcOf(row.created_at) }
 }

@@ -3,7 +3,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, found, sql, type App } from './app.ts'
+import { changed, visible, sql, type App } from './app.ts'
 import { currency, idParams, line, prose, rowId, timeZone, version } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -75,7 +75,7 @@ async function listTherapists(tx: Tx, query: PageQuery): Promise<{ readonly item
 
 /** @throws Refusal not_found for a therapist who is not verified, except for themselves */
 async function readTherapist(tx: Tx, id: string): Promise<Profile> {
-  return view(found(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id))))
+  return view(visible(await tx.run(sql.selectFrom('therapy.therapist_profiles').select(shown).where('user_id', '=', id))))
 }
 
 /** @throws Refusal not_found, version_conflict; conflict for another name once this one was verified (the database refuses it too) */

@@ -6,7 +6,7 @@ import type { Tx } from 'redoubt/pg'
 import { createClient, insideNetworks, isNetwork, rotateClient } from 'redoubt/tokens/clients'
 import { transaction } from 'redoubt/transaction'
 import { clientCommandOf, runClientCommand } from '../src/api-clients.ts'
-import { realm } from '../src/app.ts'
+import { tenant } from '../src/app.ts'
 import { openClinic, type Answer } from './support/clinic.ts'
 
 const clinic = await openClinic()
@@ -87,7 +87,7 @@ test('two secrets are valid during rotation, never three; without overlap only t
   const third = await runClientCommand(app, visitor, { do: 'rotate', id: first.id })
   assert.equal((await ask(grant, { authorization: basic(first) })).status, 401)
   await tokenOf(second)
-  const fourth = await transaction(app.db, systemCaller('api-clients', realm, visitor), 'client.rotated', (tx) => rotateClient(tx, app.identity.keyring, first.id, 0))
+  const fourth = await transaction(app.db, systemCaller('api-clients', tenant, visitor), 'client.rotated', (tx) => rotateClient(tx, app.identity.keyring, first.id, 0))
   assert.equal((await ask(grant, { authorization: basic(third) })).status, 401)
   await tokenOf(fourth)
 })
@@ -109,9 +109,9 @@ test('attack: stolen credentials, or a stolen token, from outside the client’s
   const inside = await make(['127.0.0.1', '10.1.2.3/8'])
   const token = await tokenOf(inside)
   assert.equal((await clinic.send(token)('GET', '/api/therapists')).status, 200)
-  const { networks } = app.tokens.verify(token).client ?? { networks: [] }
+  const { networks } = app.identity.tokens.verify(token).client ?? { networks: [] }
   assert.deepEqual([insideNetworks(networks, '127.0.0.1'), insideNetworks(networks, '10.9.9.9'), insideNetworks(networks, '11.0.0.1'), insideNetworks(networks, null), insideNetworks(networks, '::1'), insideNetworks([], null)], [true, true, false, false, false, true])
-  const stolen = app.tokens.issue({ actor: inside.id, session: app.tokens.verify(token).session, role: 'api_client', tenant: realm, client: { scopes: ['therapists:read'], networks: ['203.0.113.0/24'] } })
+  const stolen = app.identity.tokens.issue({ actor: inside.id, session: app.identity.tokens.verify(token).session, role: 'api_client', tenant, client: { scopes: ['therapists:read'], networks: ['203.0.113.0/24'] } })
   assert.equal((await clinic.send(stolen.token)('GET', '/api/therapists')).status, 401)
   assert.deepEqual(['2001:db8::7', '2001:db9::7', '::1', '::2', '10.0.0.1'].map((address) => insideNetworks(['2001:db8::/32', '::1'], address)), [true, false, true, false, false])
   assert.ok(['10.0.0.0/8', '203.0.113.7', '2001:db8::/32', '::1'].every(isNetwork))
@@ -126,11 +126,11 @@ test('a client without scopes, or with words and networks that are none, is a mi
 })
 
 test('attack: a person’s token with a scope, or a client’s without', () => {
-  const person = { actor: patient.id, session: patient.id, tenant: realm }
+  const person = { actor: patient.id, session: patient.id, tenant }
   const client = { scopes: ['therapists:read'], networks: [] }
-  assert.throws(() => app.tokens.issue({ ...person, role: 'patient', client }), /unauthenticated/)
-  assert.throws(() => app.tokens.issue({ ...person, role: 'api_client' }), /unauthenticated/)
-  assert.throws(() => app.tokens.issue({ ...person, role: 'api_client', client: { scopes: [], networks: [] } }), /unauthenticated/)
+  assert.throws(() => app.identity.tokens.issue({ ...person, role: 'patient', client }), /unauthenticated/)
+  assert.throws(() => app.identity.tokens.issue({ ...person, role: 'api_client' }), /unauthenticated/)
+  assert.throws(() => app.identity.tokens.issue({ ...person, role: 'api_client', client: { scopes: [], networks: [] } }), /unauthenticated/)
 })
 
 test('administrators make, list, rotate and revoke clients; nobody else does, and no answer has a secret twice', async () => {
@@ -158,12 +158,12 @@ test('administrators make, list, rotate and revoke clients; nobody else does, an
 
 test('attack: SQL of an ordinary caller reads no secret, revokes no client and opens no session of one', async () => {
   const client = await make()
-  const caller = { kind: 'user', actor: patient.id, role: 'patient', tenant: realm, session: app.tokens.verify(patient.token).session, requestId: 'sql', address: null } as const
+  const caller = { kind: 'user', actor: patient.id, role: 'patient', tenant, session: app.identity.tokens.verify(patient.token).session, requestId: 'sql', address: null } as const
   const run = (text: string): Promise<readonly unknown[]> => transaction(app.db, caller, 'account.viewed', (tx) => tx.query({ text, values: [] }))
   assert.deepEqual(await run('select id from redoubt.api_clients'), [])
   for (const text of [
     'select secret_hash from redoubt.api_clients', `select guard.revoke_api_client('${client.id}')`, `select guard.rotate_api_client('${client.id}', '\\x00', '\\x00', 60)`, `update redoubt.api_clients set revoked_at = now()`,
-    `select guard.open_client_session('${client.id}', '\\x00', null, null, '${client.id}', 600)`, `insert into redoubt.api_clients (id, tenant, name, secret_hash, scopes) values ('${patient.id}', '${realm}', 'x', '\\x${'00'.repeat(32)}', '{a}')`,
+    `select guard.open_client_session('${client.id}', '\\x00', null, null, '${client.id}', 600)`, `insert into redoubt.api_clients (id, tenant, name, secret_hash, scopes) values ('${patient.id}', '${tenant}', 'x', '\\x${'00'.repeat(32)}', '{a}')`,
   ]) await assert.rejects(run(text), text)
   await tokenOf(client)
 })

@@ -13,7 +13,7 @@ for (const patient of patients) await clinic.care(patient, therapist)
 const [ada, ben] = patients as [Someone, Someone]
 
 const person = (who: Someone): Person => {
-  const { actor, role, tenant, session } = clinic.service.app.tokens.verify(who.token)
+  const { actor, role, tenant, session } = clinic.service.app.identity.tokens.verify(who.token)
   return { kind: 'user', actor, role, tenant, session, requestId: 'test', address: null }
 }
 

@@ -80,7 +80,7 @@ test('a verified therapist cannot take a colleague’s name, by request or by SQ
   const { version } = (await impostor.send('GET', `/api/therapists/${impostor.id}`)).body as unknown as { readonly version: number }
   const renamed = await impostor.send('PATCH', '/api/therapists/me', { display_name: theirs, bio: 'x', version })
   assert.deepEqual([renamed.status, renamed.body['code']], [409, 'conflict'])
-  const { actor, role, tenant, session } = clinic.service.app.tokens.verify(impostor.token)
+  const { actor, role, tenant, session } = clinic.service.app.identity.tokens.verify(impostor.token)
   const person: Person = { kind: 'user', actor, role, tenant, session, requestId: 'attack', address: null }
   await assert.rejects(transaction(clinic.service.app.db, person, 'therapist.updated', (tx) =>
     tx.query({ text: 'update therapy.therapist_profiles set display_name = $1', values: [theirs] })), { code: 'conflict' })

@@ -128,7 +128,7 @@ test('refused requests carry the marked data too', async () => {
     refusals.push(answer)
   }
   // And what a fault deep inside would do with it.
-  const { actor, role, tenant, session } = clinic.service.app.tokens.verify(stranger.token)
+  const { actor, role, tenant, session } = clinic.service.app.identity.tokens.verify(stranger.token)
   const caller = { kind: 'user', actor, role, tenant, session, requestId: 'fault', address: null } as const
   const fault = transaction(clinic.service.app.db, caller, 'patient.viewed', (tx) => tx.query({ text: 'select first_name_enc::text::int from therapy.patients where id = $1 and $2::text is not null', values: [actor, canary.message] }))
   await assert.rejects(fault, { code: 'database_error' })
@@ -154,7 +154,7 @@ test('no table as text, no audit entry, no statistics and no EXPLAIN hold it', a
     const rows = await database.admin<{ line: string }>(`select t::text as line from ${name} t`)
     assert.deepEqual(finds(Buffer.from(rows.map(({ line }) => line).join('\n')), [...marks, ...secrets]), [], name)
   }
-  const [email] = await clinic.service.app.columns.lookup('redoubt.users', 'email_bidx', canary.email, clinic.service.app.tokens.verify(secrets[0] ?? '').tenant)
+  const [email] = await clinic.service.app.columns.lookup('redoubt.users', 'email_bidx', canary.email, clinic.service.app.identity.tokens.verify(secrets[0] ?? '').tenant)
   assert.ok(email !== undefined)
   for (const text of [
     `select * from redoubt.users where email_bidx = '\\x${email.toString('hex')}'`, 'select * from therapy.patients', 'select * from therapy.messages m join therapy.care_relationships r on r.id = m.care_relationship_id',

@@ -120,8 +120,8 @@ test('attack: nothing that a sign-in brings along decides over the session it ge
     assert.equal((await send('POST', '/api/auth/second-factor', { pending, proof: { kind: 'totp', code: codeOf(secret) }, ...more }, firefox)).status, 422)
   }
   const done = await complete(pending, { kind: 'recovery', code: recovery[0] })
-  const { session } = clinic.service.app.tokens.verify(String(done.body['access_token']))
-  assert.notEqual(session, clinic.service.app.tokens.verify(ada.token).session)
+  const { session } = clinic.service.app.identity.tokens.verify(String(done.body['access_token']))
+  assert.notEqual(session, clinic.service.app.identity.tokens.verify(ada.token).session)
   assert.ok(!String(pending).includes(session) && !done.text.includes(String(pending)))
 })
 

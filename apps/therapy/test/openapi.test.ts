@@ -19,7 +19,7 @@ const consent = String((await ada.send('POST', '/api/consents', { kind: 'video',
 // Another patient in the care of another therapist: signed in, and a stranger to all of the above.
 const otherTherapist = await clinic.therapist()
 const otherPatient = await clinic.patient()
-const session = clinic.service.app.tokens.verify(ada.token).session
+const session = clinic.service.app.identity.tokens.verify(ada.token).session
 await clinic.care(otherPatient, otherTherapist)
 const { factor } = await protect(ada)
 

@@ -26,7 +26,7 @@ await ada.send('POST', `/api/relationships/${ended}/end`, { version: 2 })
 const newId = '0190a8f0-0000-7000-8000-0000000000aa'
 
 function person(who: Someone): Person {
-  const { actor, role, tenant, session } = clinic.service.app.tokens.verify(who.token)
+  const { actor, role, tenant, session } = clinic.service.app.identity.tokens.verify(who.token)
   return { kind: 'user', actor, role, tenant, session, requestId: 'attack', address: null }
 }
 

@@ -19,7 +19,7 @@ await clinic.care(ada, therapist)
 type Deed = { readonly who: Someone; readonly action: 'record.released' | 'record.corrected' | 'relationship.accepted' | 'relationship.ended'; readonly work: (tx: Tx) => Promise<unknown> }
 
 function begin({ who, action, work }: Deed): Promise<unknown> {
-  const { actor, role, tenant, session } = app.tokens.verify(who.token)
+  const { actor, role, tenant, session } = app.identity.tokens.verify(who.token)
   const person: Person = { kind: 'user', actor, role, tenant, session, requestId: 'race', address: null }
   return transaction(app.db, person, action, work)
 }

@@ -263,7 +263,7 @@ test('two workers send each message once; one that was killed is finished by ano
 
 test('attack: the app’s role, and SQL injected into a person’s transaction, can neither read mail nor send it to others', async () => {
   const [ada, ben] = [await member(), await member()]
-  const { actor, role, tenant, session } = service.app.tokens.verify(ada.token)
+  const { actor, role, tenant, session } = service.app.identity.tokens.verify(ada.token)
   const caller = { kind: 'user', actor, role, tenant, session, requestId: 'injected', address: null } as const
   const put = 'select guard.put_mail(gen_random_uuid(), $1, $2, null, null, null)'
   for (const [text, values] of [

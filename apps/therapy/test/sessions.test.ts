@@ -104,7 +104,7 @@ test('attack: session fixation: a sign-in never takes up what the client brought
   const [ada, mallory] = [await clinic.patient(), await clinic.patient()]
   const planted = await login(mallory)
   const { body } = await clinic.send(planted.token)('POST', '/api/auth/login', { email: ada.email, password: ada.password }, { ...firefox, cookie: `session=${planted.refresh}; refresh_token=${planted.refresh}` })
-  const session = (token: unknown): string => clinic.service.app.tokens.verify(String(token)).session
+  const session = (token: unknown): string => clinic.service.app.identity.tokens.verify(String(token)).session
   assert.notEqual(session(body['access_token']), session(planted.token))
   assert.notEqual(body['refresh_token'], planted.refresh)
   assert.equal((await planted.send('GET', '/api/auth/me')).body['id'], mallory.id)

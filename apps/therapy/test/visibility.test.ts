@@ -25,7 +25,7 @@ async function staff(role: 'admin' | 'auditor'): Promise<Send> {
   const [actor, session] = [randomUUID(), randomUUID()]
   await clinic.database.admin(`insert into redoubt.users (id, tenant, email_enc, email_bidx, password_hash, role, realm) values ($1, 'therapy', '\\x00', $2, 'x', $3, 'platform')`, [actor, Buffer.from(actor), role])
   await clinic.database.admin(`insert into redoubt.sessions (id, user_id, tenant, absolute_expires_at) values ($1, $2, 'therapy', now() + interval '1 day')`, [session, actor])
-  return clinic.send(clinic.service.app.tokens.issue({ actor, session, role, tenant: 'therapy' }).token)
+  return clinic.send(clinic.service.app.identity.tokens.issue({ actor, session, role, tenant: 'therapy' }).token)
 }
 
 const former = await clinic.therapist()

@@ -53,7 +53,7 @@ export type Columns<D extends Tables> = {
   open<N extends TableName<D>, R extends object>(witness: Witness, table: N, rows: readonly R[]): Promise<readonly OpenedRow<R>[]>
   /**
    * Every blind index a value may stand under, for `= any(…)`; the first is the one to write.
-   * @param tenant whose rows are searched; by default the service's one realm
+   * @param tenant whose rows are searched; by default the service's one tenant
    */
   lookup<N extends TableName<D>>(table: N, column: keyof ColumnsOf<D, N> & `${string}_bidx`, value: string, tenant?: string): Promise<readonly BlindIndex[]>
 }

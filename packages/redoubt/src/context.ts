@@ -11,7 +11,7 @@ export type Person = Visitor & {
   readonly kind: 'user'
   readonly actor: string
   readonly role: string
-  /** The isolation scope: a company id, or the realm where a service has one tenant. */
+  /** The isolation scope: a company id, or the service's own name where it has one tenant. */
   readonly tenant: string
   /** Session id; the gate refuses it once the session is revoked. */
   readonly session: string

@@ -113,7 +113,7 @@ export type Table = {
   readonly rowId: string
   /** Column that names the data subject whose keys seal the row; null where nothing is about a person. */
   readonly subject: string | null
-  /** Column with the tenant, or null where the service has one realm. */
+  /** Column with the tenant, or null where the service has one tenant. */
   readonly tenant: string | null
   /** Retention class of the row: a key of `retention`. */
   readonly keep: string
@@ -123,7 +123,7 @@ export type Table = {
 export type Retention = { readonly days: number; readonly basis: string }
 
 export type Tables = {
-  /** Name of the service: the realm in every AAD, and the prefix of its database roles. */
+  /** Name of the service: bound into every AAD, and the prefix of its database roles. */
   readonly service: string
   readonly retention: Readonly<Record<string, Retention>>
   /** Keys are `schema.table`, as queries write them. */

@@ -31,7 +31,6 @@ type Shown = { readonly wrong?: string; readonly slips?: Slips; readonly email?:
  * @param settled roles that may move their address
  */
 export function accountPages(app: App, service: string, roles: readonly [string, ...string[]], settled: readonly [string, ...string[]]): readonly Route[] {
-  const { identity } = app
   const waiting = stepCookie(service, 'address')
   const stepUp = (by: Asking, action: string, given: string | undefined) => () => proven(app, by.caller, { action, resource: by.caller.actor }, true, given ?? '')
 
@@ -42,7 +41,7 @@ export function accountPages(app: App, service: string, roles: readonly [string,
       handle: async ({ caller, csrf, headers, form }) => {
         const by = { caller, csrf }
         try {
-          await replacePassword(app, identity, { caller, headers, stepUp: stepUp(by, accountPurposes.password, form.proof) }, form.old_password, form.password)
+          await replacePassword(app, { caller, headers, stepUp: stepUp(by, accountPurposes.password, form.proof) }, form.old_password, form.password)
           return redirect('/account/security?note=password')
         } catch (error) {
           const weak = passwordSlip(error)
@@ -59,7 +58,7 @@ export function accountPages(app: App, service: string, roles: readonly [string,
         const { data: address } = emailField.safeParse(form.email)
         if (address === undefined) return show(await emailPage(app, by, { wrong: lookBelow, email: form.email, slips: { email: 'Enter an e-mail address, such as name@example.org.' } }), { status: 422 })
         try {
-          const request = await askEmailChange(app, identity, { caller, headers, stepUp: stepUp(by, accountPurposes.email, form.proof) }, form.password, address)
+          const request = await askEmailChange(app, { caller, headers, stepUp: stepUp(by, accountPurposes.email, form.proof) }, form.password, address)
           return redirect('/account/email/confirm', { cookies: [waiting.set(JSON.stringify({ request, email: address }), 3_600)] })
         } catch (error) {
           return corrected(error, (wrong) => emailPage(app, by, { wrong, email: form.email }))

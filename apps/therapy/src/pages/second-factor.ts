@@ -29,7 +29,7 @@ export function secondFactorPages(app: App, pending: PendingSignIn): readonly Ro
     if (waiting === undefined) return again()
     if (proof === undefined) return show(await shown(waiting, form), { status: 422 })
     try {
-      return openedPage(app, await factorStep(app, app.identity, asked, { pending: waiting.pending, proof }), [pending.clear()])
+      return openedPage(app, await factorStep(app, asked, { pending: waiting.pending, proof }), [pending.clear()])
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
       if (error.code === 'code_refused') return again()

@@ -34,7 +34,6 @@ export function openedPage({ browser, identity }: App, { token, refresh, role }:
 
 /** Signing in by password or by passkey. The pages are public: that a form is ours is told by where the browser says it comes from. */
 export function signInPages(app: App, pending: PendingSignIn): readonly Route[] {
-  const { identity } = app
   const signIn = async ({ headers, visitor }: AtDoor, shown: Shown = {}): Promise<Html> => {
     const options = app.factors.passkeys === undefined ? undefined : await passkeySignInOptions(app.factors, visitor, { agent: headers['user-agent'] })
     return signInPage(app, shown, options)
@@ -51,7 +50,7 @@ export function signInPages(app: App, pending: PendingSignIn): readonly Route[] 
         const address = emailField.safeParse(email)
         if (!address.success || password === '') return show(await signIn(asked, { email, wrong: 'Enter your e-mail address, such as name@example.org, and your password.' }), { status: 422 })
         try {
-          const { cookies, done, pending: more } = await passwordStep(app, identity, asked, { email: address.data, password })
+          const { cookies, done, pending: more } = await passwordStep(app, asked, { email: address.data, password })
           if (more === undefined) return openedPage(app, done, cookies)
           return redirect('/sign-in/second-factor', { cookies: [...cookies, pending.cookie(more, pendingMinutes * 60)] })
         } catch (error) {
@@ -67,7 +66,7 @@ export function signInPages(app: App, pending: PendingSignIn): readonly Route[] 
         const response = passkeyResponse(asked.form.response)
         try {
           if (response === undefined) throw new Refusal('factor_refused')
-          return openedPage(app, await passkeyStep(app, identity, asked, response), [])
+          return openedPage(app, await passkeyStep(app, asked, response), [])
         } catch (error) {
           if (!(error instanceof Refusal) || error.code !== 'factor_refused') throw error
           return show(await signIn(asked, { wrong: 'This passkey was not accepted. Try once more, or sign in with your password.' }), { status: 422 })

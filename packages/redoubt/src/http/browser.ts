@@ -6,7 +6,7 @@ import type { SessionCookies } from './cookies.ts'
 import type { Csrf } from './csrf.ts'
 
 /** How the sessions of one realm live in browsers. */
-export type Browser = { readonly cookies: SessionCookies; readonly csrf: Csrf; readonly tokens: Tokens }
+export type Browser = { readonly cookies: SessionCookies; readonly csrf: Csrf }
 
 /** What a handler has of a request beside what its route declares. */
 type Asked = { readonly headers: IncomingHttpHeaders; readonly visitor: Visitor }
@@ -22,10 +22,10 @@ export function mayOpen(browser: Browser, { headers, visitor }: Asked): void {
 /**
  * The refresh token of a browser that asks for the next pair itself. Its route is public, since the access token may be
  * over, so CSRF is asked here: the token belongs to the session that the access cookie names, expired or not.
+ * @param tokens of the same realm
  * @throws Refusal caller_refused where there is no refresh cookie; csrf_refused
  */
-export async function refreshCookie(browser: Browser, { headers, visitor }: Asked): Promise<string> {
-  const { cookies, csrf, tokens } = browser
+export async function refreshCookie({ cookies, csrf }: Browser, tokens: Tokens, { headers, visitor }: Asked): Promise<string> {
   const { access, refresh } = cookies.read(headers)
   if (refresh === undefined || refresh === '') throw new Refusal('caller_refused')
   csrf.fromOurPage(headers, visitor.requestId)

@@ -3,7 +3,7 @@ import { page } from 'redoubt/http/page'
 import type { Route } from 'redoubt/http/route'
 import { transaction } from 'redoubt/transaction'
 import type { Person } from 'redoubt/context'
-import { found, sql, type App } from '../../app.ts'
+import { visible, sql, type App } from '../../app.ts'
 import { frame, token } from '../frame.ts'
 import { isGuarded } from '../security.ts'
 
@@ -35,6 +35,6 @@ ${own && guarded && html`<form method="post" action="/account/sign-out">${token(
 /** As guard.open_session decides it. */
 async function hasOwnPassword(app: App, caller: Person): Promise<boolean> {
   const rows = await transaction(app.db, caller, 'account.viewed', (tx) => tx.run(sql.selectFrom('redoubt.users').select(['created_at', 'password_changed_at']).where('id', '=', caller.actor)))
-  const { created_at: created, password_changed_at: changed } = found(rows)
+  const { created_at: created, password_changed_at: changed } = visible(rows)
   return changed > created
 }

@@ -36,7 +36,7 @@ export function startClients(instances: readonly Instance[], people: readonly So
       const instance = next()
       try {
         if (performance.now() - issued > 2_000) {
-          token = instance.service.app.tokens.issue({ actor: sub, session: sid, role, tenant }).token
+          token = instance.service.app.identity.tokens.issue({ actor: sub, session: sid, role, tenant }).token
           issued = performance.now()
           figures.tokens++
           continue
