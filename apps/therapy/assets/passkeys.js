@@ -2,6 +2,8 @@
 'use strict'
 
 const supported = typeof PublicKeyCredential === 'function' && typeof PublicKeyCredential.parseRequestOptionsFromJSON === 'function'
+// The server takes an answer to a question for five minutes.
+const goodFor = 4 * 60_000
 
 // Under another name than that of the passkeys, such as an address in numbers, the browser would refuse.
 function ours({ rpId, rp }) {
@@ -9,37 +11,72 @@ function ours({ rpId, rp }) {
   return location.hostname === name || location.hostname.endsWith(`.${name}`)
 }
 
-async function answer(form, options) {
-  const credential = form.dataset.passkey === 'create'
-    ? await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(options) })
-    : await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(options) })
-  return JSON.stringify(credential.toJSON())
+// What the page asked with, or anew what `data-fresh` gives, once that is too old.
+function questionOf(form) {
+  let options = JSON.parse(form.dataset.options)
+  let asked = Date.now()
+  return async () => {
+    if (form.dataset.fresh === undefined || Date.now() - asked < goodFor) return options
+    const response = await fetch(form.dataset.fresh, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' })
+    if (!response.ok) return options
+    options = await response.json()
+    asked = Date.now()
+    return options
+  }
+}
+
+function answerTo(form, options, more) {
+  return form.dataset.passkey === 'create'
+    ? navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(options) })
+    : navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(options), ...more })
 }
 
 for (const form of supported ? document.querySelectorAll('form[data-passkey]') : []) {
   const field = form.elements.namedItem('response')
   const status = form.querySelector('[role=status]')
   const button = form.querySelector('button')
-  const options = JSON.parse(form.dataset.options)
-  if (!ours(options)) continue
+  if (!ours(JSON.parse(form.dataset.options))) continue
+  const question = questionOf(form)
+  // The offer among what the browser fills the address in with; it waits until one is chosen there.
+  let offering = new AbortController()
+
+  async function send(more) {
+    field.value = JSON.stringify((await answerTo(form, await question(), more)).toJSON())
+    form.submit()
+  }
+
+  async function offer() {
+    offering.abort()
+    offering = new AbortController()
+    const { signal } = offering
+    // Whatever becomes of it, the password and the button are there.
+    if (form.dataset.fresh === undefined || !(await PublicKeyCredential.isConditionalMediationAvailable?.())) return
+    await send({ mediation: 'conditional', signal }).catch(() => undefined)
+  }
+
   form.hidden = false
   form.addEventListener('submit', async (event) => {
     event.preventDefault()
     button.disabled = true
     status.textContent = 'Your browser asks for the passkey …'
+    // A browser asks one question at a time.
+    offering.abort()
     try {
-      field.value = await answer(form, options)
-      form.submit()
+      await send()
     } catch {
       // Declined, timed out, or none on this device: browsers do not say which, and neither could we do anything else.
       status.textContent = 'No passkey was used. Try again, or choose another way.'
       button.disabled = false
+      void offer()
     }
   })
-  // Back from the next page, the browser shows this one as it was left.
+  // Also back from the next page, where the browser shows this one as it was left.
   window.addEventListener('pageshow', () => {
     field.value = ''
     status.textContent = ''
     button.disabled = false
+    void offer()
   })
+  setInterval(() => button.disabled || document.hidden || offer(), goodFor)
+  document.addEventListener('visibilitychange', () => button.disabled || document.hidden || offer())
 }

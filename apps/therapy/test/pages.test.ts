@@ -201,6 +201,8 @@ test('a passkey is made on the page, and signs in by itself, and as the second s
   const ada = await clinic.patient()
   const at = await visit()
   const { page } = at
+  // This authenticator would take the offer in the address field at once; here the buttons are pressed.
+  await page.addInitScript('PublicKeyCredential.isConditionalMediationAvailable = () => Promise.resolve(false)')
   const device = await at.context.newCDPSession(page)
   await device.send('WebAuthn.enable')
   await device.send('WebAuthn.addVirtualAuthenticator', {

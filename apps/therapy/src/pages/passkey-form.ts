@@ -12,6 +12,8 @@ export type PasskeyForm = {
   readonly label: string
   /** A word between this and the other way. */
   readonly divider?: string
+  /** Where a new question is asked for, once that of the page is too old; and the browser offers passkeys where the address is filled in. */
+  readonly fresh?: `/${string}`
   /** Further fields, such as the CSRF token. */
   readonly fields?: Html
 }
@@ -20,8 +22,8 @@ export type PasskeyForm = {
  * Only a script can ask for a passkey: without one the form stays hidden, and the other ways are there. What the browser
  * answers goes into the field `response` and is posted like any other form.
  */
-export function passkeyForm({ action, options, label, divider, fields }: PasskeyForm): Html {
-  return html`<form method="post" action="${action}" class="passkey" data-passkey="${'user' in options ? 'create' : 'get'}" data-options="${JSON.stringify(options)}" hidden>
+export function passkeyForm({ action, options, label, divider, fresh, fields }: PasskeyForm): Html {
+  return html`<form method="post" action="${action}" class="passkey" data-passkey="${'user' in options ? 'create' : 'get'}" data-options="${JSON.stringify(options)}"${fresh !== undefined && html` data-fresh="${fresh}"`} hidden>
 ${divider !== undefined && html`<p class="divider"><span>${divider}</span></p>`}
 ${fields}<input type="hidden" name="response" value="">
 <button class="second">${label}</button>

@@ -97,7 +97,7 @@ function signInPage({ identity }: App, { email, wrong, told }: Shown, options: A
 <input id="password" name="password" type="password" autocomplete="current-password" maxlength="${passwordLength.most}" required${marked}${email !== undefined && html` autofocus`}>
 <button>Sign in</button>
 </form>
-${options !== undefined && passkeyForm({ action: '/sign-in/passkey', options, label: 'Sign in with a passkey', divider: 'or' })}
+${options !== undefined && passkeyForm({ action: '/sign-in/passkey', options, label: 'Sign in with a passkey', divider: 'or', fresh: '/api/auth/passkey/options' })}
 </section>
 ${identity.realm === 'tenant' && html`<p class="beside"><a href="/forgotten">Forgotten password</a></p><p class="beside">New here? <a href="/register">Create an account</a></p>`}`,
   })

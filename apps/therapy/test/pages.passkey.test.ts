@@ -1,0 +1,67 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { CDPSession } from 'playwright-core'
+import type { Visit } from './support/chromium.ts'
+import { clean, openSite } from './support/site.ts'
+
+const site = await openSite()
+const { clinic, origin, skip } = site
+
+/** A device with a passkey of somebody new, at the sign-in page. */
+async function withPasskey(): Promise<Visit & { readonly device: CDPSession; readonly authenticator: string; readonly password: string; readonly email: string }> {
+  const ada = await clinic.patient()
+  const at = await site.visit()
+  const { page } = at
+  const device = await at.context.newCDPSession(page)
+  await device.send('WebAuthn.enable')
+  const { authenticatorId: authenticator } = await device.send('WebAuthn.addVirtualAuthenticator', {
+    options: { protocol: 'ctap2', transport: 'internal', hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
+  })
+  await site.fillIn(at, ada)
+  await page.goto(`${origin}/account/security`)
+  await page.locator('summary', { hasText: 'Set up a passkey' }).click()
+  const card = page.locator('.card', { hasText: 'Set up a passkey' })
+  await card.getByLabel('Your password').fill(ada.password)
+  await card.getByRole('button', { name: 'Continue' }).click()
+  await page.getByRole('button', { name: 'Make the passkey' }).click()
+  await page.getByRole('link', { name: 'I have kept them' }).click()
+  return { ...at, device, authenticator, password: ada.password, email: ada.email }
+}
+
+test('the browser offers the passkey where the address is filled in: whoever takes it is signed in, without a password or a button', { skip }, async () => {
+  const at = await withPasskey()
+  // This authenticator takes every offer at once.
+  const sent = at.page.waitForRequest(`${origin}/sign-in/passkey`)
+  await at.page.getByRole('button', { name: 'Sign out', exact: true }).click()
+  await sent
+  await at.page.waitForURL(`${origin}/account/sessions`)
+  clean(at)
+})
+
+test('without such offers the button asks for the passkey, with a new question where the page has been open for long', { skip }, async () => {
+  const at = await withPasskey()
+  const { page } = at
+  await page.addInitScript('PublicKeyCredential.isConditionalMediationAvailable = () => Promise.resolve(false)')
+  await page.getByRole('button', { name: 'Sign out', exact: true }).click()
+  await page.clock.install()
+  await page.goto(`${origin}/sign-in`)
+  assert.equal(await page.getByLabel('E-mail address').getAttribute('autocomplete'), 'username webauthn')
+  await page.clock.fastForward('06:00')
+  const asked = page.waitForRequest(`${origin}/api/auth/passkey/options`)
+  await page.getByRole('button', { name: 'Sign in with a passkey' }).click()
+  await asked
+  await page.waitForURL(`${origin}/account/sessions`)
+  clean(at)
+})
+
+test('an offer that waits does not stop the button, the password, or the way back', { skip }, async () => {
+  const at = await withPasskey()
+  const { page } = at
+  await at.device.send('WebAuthn.setUserVerified', { authenticatorId: at.authenticator, isUserVerified: false })
+  await page.getByRole('button', { name: 'Sign out', exact: true }).click()
+  await page.getByRole('button', { name: 'Sign in with a passkey' }).click()
+  await page.getByText('No passkey was used').waitFor()
+  await site.fillIn(at, at)
+  await page.waitForURL(`${origin}/sign-in/second-factor`)
+  clean(at)
+})
