@@ -25,8 +25,11 @@ const most = 2000
 const pageBytes = 2 * 1024 * 1024
 const askLagEvery = 1000
 
+// The migrator's login does not inherit what it is a member of (it may become owner): it takes this role for one question.
+const asMonitor = { name: 'redoubt_reencrypt_monitor', text: `select set_config('role', 'pg_monitor', true)`, values: [] }
 const lag = {
   name: 'redoubt_reencrypt_lag',
+  values: [],
   // The lag stands empty once a replica has caught up; for a role that may not look, the state does too.
   text: `select coalesce(max(extract(epoch from r.replay_lag)), 0)::float8 as seconds, count(*) filter (where r.state is null) > 0 as hidden from pg_catalog.pg_stat_replication r`,
 }
@@ -36,7 +39,7 @@ const lag = {
  * longer than the latency allows.
  * @throws TypeError when a setting is not usable
  */
-export function openThrottle(pool: Pick<Pool, 'query'>, settings: ThrottleSettings, wait: (ms: number) => Promise<unknown> = pause): Throttle {
+export function openThrottle(pool: Pick<Pool, 'connect'>, settings: ThrottleSettings, wait: (ms: number) => Promise<unknown> = pause): Throttle {
   const { rowsPerSecond, lagSeconds, latencyMs = 500 } = settings
   for (const [name, value] of Object.entries({ rowsPerSecond, latencyMs, lagSeconds })) {
     if (value !== undefined && !(Number.isFinite(value) && value > 0)) throw new TypeError(`reencrypt: ${name} must be a positive number`)
@@ -45,13 +48,22 @@ export function openThrottle(pool: Pick<Pool, 'query'>, settings: ThrottleSettin
   let rowBytes = 0
   let askedAt = -Infinity
 
+  /** Seconds that the slowest replica lags behind. */
+  async function slowest(): Promise<number> {
+    const connection = await pool.connect()
+    const { answers, failure } = await connection.send([asMonitor, lag])
+    connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
+    const row = answers[1]?.rows[0] as { readonly seconds: number; readonly hidden: boolean } | undefined
+    if (failure?.sqlState === '42501' || row?.hidden === true) throw new Refusal('forbidden', { detail: 'the lag of replicas is hidden from this login: grant pg_monitor to it, or leave the limit out' })
+    if (failure !== undefined) throw failure.refusal
+    return row?.seconds ?? 0
+  }
+
   async function waitForReplicas(): Promise<void> {
     if (lagSeconds === undefined || performance.now() - askedAt < askLagEvery) return
     for (;;) {
       askedAt = performance.now()
-      const [row] = await pool.query<{ readonly seconds: number; readonly hidden: boolean }>({ ...lag, values: [] })
-      if (row?.hidden === true) throw new Refusal('forbidden', { detail: 'the lag of replicas is hidden from this login: grant pg_monitor to it, or leave the limit out' })
-      if ((row?.seconds ?? 0) <= lagSeconds) return
+      if ((await slowest()) <= lagSeconds) return
       await wait(askLagEvery)
     }
   }
