@@ -7,9 +7,13 @@ import { note, origin, type Headers } from './perimeter/request.ts'
 import { rounds } from './rounds.ts'
 
 /**
- * POST of a note by signed-in people with session cookies and CSRF tokens, each server in a process of its own: our whole
- * perimeter against the bare framework, the founding documents' stack, and the same stack set well. All answer from
- * setImmediate. Beside requests a second: the server's processor time per request, and what the controls add to bare.
+ * POST of a note by signed-in people, by session cookie with CSRF token and by bearer, each server in a process of its
+ * own: our whole perimeter against the bare framework, the founding documents' stack, and the same stack set well. All
+ * answer from setImmediate: inside the end of the body every one of them is slower, and a handler that asks a database
+ * never answers there. The bare framework is Express as its documentation begins, express.json and res.json; it is sent
+ * the very requests that ours is sent, since bytes of a cookie cost who parses them, whether or not they are looked at.
+ * Beside requests a second stands the server's processor time per request, which a busy machine stretches less, and what
+ * the controls add to bare: on a machine with few cores the client takes its part of the second, the processor time not.
  */
 type Server = { readonly child: ChildProcess; readonly port: number; readonly people: readonly Headers[] }
 
@@ -25,9 +29,10 @@ const common = { 'content-type': 'application/json', origin, 'sec-fetch-site': '
 
 /** Who does not do the job is not compared: nobody signed in, no CSRF token, an unknown field. */
 async function refuses(kind: string, { port, people }: Server): Promise<void> {
-  const { cookie = '', 'x-csrf-token': token = '' } = people[0] ?? {}
+  const all = people[0] ?? {}
+  const { cookie = '', 'x-csrf-token': token = '' } = all
   for (const [what, headers, body] of [
-    ['nobody', { 'x-csrf-token': token }, note], ['no token', { cookie }, note], ['an unknown field', { cookie, 'x-csrf-token': token }, { ...note, admin: true }],
+    ['nobody', { 'x-csrf-token': token }, note], ['no token', { cookie }, note], ['an unknown field', all, { ...note, admin: true }],
   ] as const) {
     const { status } = await fetch(`http://127.0.0.1:${port}/api/notes`, { method: 'POST', headers: { ...common, ...headers }, body: JSON.stringify(body) })
     if (status < 400) throw new Error(`bench: ${kind} lets ${what} pass`)
@@ -42,39 +47,44 @@ async function spent({ child }: Server): Promise<number> {
 }
 
 /** Every answer must be a 201: a refusal is answered faster. */
-async function load(server: Server, seconds: number): Promise<{ readonly speed: number; readonly cpu: number }> {
+async function load(server: Server, people: readonly Headers[], seconds: number): Promise<{ readonly speed: number; readonly cpu: number }> {
   const before = await spent(server)
   const result = await autocannon({
     url: `http://127.0.0.1:${server.port}/api/notes`, connections: 16, duration: seconds,
-    requests: server.people.map((own) => ({ method: 'POST' as const, headers: { ...common, ...own }, body: JSON.stringify(note) })),
+    requests: people.map((own) => ({ method: 'POST' as const, headers: { ...common, ...own }, body: JSON.stringify(note) })),
   })
   const after = await spent(server)
   if (result.non2xx > 0 || result.errors > 0 || result['2xx'] === 0) throw new Error(`bench: ${result.non2xx} refusals and ${result.errors} errors`)
   return { speed: result['2xx'] / result.duration, cpu: (after - before) / result['2xx'] }
 }
 
+/** Ours, asked by programs instead of browsers. */
+const bearers = 'ours-bearer'
 const middle = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 
-/** @param kinds bare first, ours second, then the rivals; the last is the one whose added processor time ours is compared with */
+/** @param kinds bare first, ours second, then ours for bearers where it is measured, then the rivals; the last is the one whose added processor time ours is compared with */
 async function compare(title: string, kinds: readonly [string, string, ...string[]], redis: string | undefined, seconds: number): Promise<void> {
   const servers: (readonly [string, Server])[] = []
   try {
     for (const kind of kinds) servers.push([kind, await start(kind, redis)])
     for (const [kind, server] of servers.slice(1)) await refuses(kind, server)
+    const sent = servers[1]?.[1].people ?? []
     const cpu = new Map<string, number[]>(kinds.map((kind) => [kind, []]))
     const variant = async (kind: string, server: Server): Promise<number> => {
-      const measured = await load(server, seconds)
+      const measured = await load(server, kind === kinds[0] ? sent : server.people, seconds)
       cpu.get(kind)?.push(measured.cpu)
       return measured.speed
     }
-    const [bare, own, ...rivals] = kinds
+    const [bare, own, ...others] = kinds
+    const rivals = others.filter((kind) => kind !== bearers)
     await rounds({
       title, rounds: 7,
       variants: Object.fromEntries(servers.map(([kind, server]) => [kind, () => variant(kind, server)])),
-      ratios: [bare, ...rivals].map((other) => [own, other] as const),
+      ratios: [...[bare, ...rivals].map((other) => [own, other] as const), ...(kinds.includes(bearers) ? [[bearers, bare] as const] : [])],
     })
     // The first round of each does not count here either.
     const each = (kind: string): number => middle((cpu.get(kind) ?? []).slice(1))
+    for (const kind of kinds.slice(1)) process.stdout.write(`processor time, ${bare} / ${kind}: ${(each(bare) / each(kind)).toFixed(2)}\n`)
     for (const kind of kinds) process.stdout.write(`${kind}: ${each(kind).toFixed(1)} µs of processor time a request, ${(each(kind) - each(bare)).toFixed(1)} more than ${bare}\n`)
     for (const rival of rivals) process.stdout.write(`added by ${own} / added by ${rival}: ${((each(own) - each(bare)) / (each(rival) - each(bare))).toFixed(2)}\n`)
   } finally {
@@ -84,7 +94,7 @@ async function compare(title: string, kinds: readonly [string, string, ...string
 
 /** @param seconds of each load */
 export async function run(seconds = 2): Promise<void> {
-  await compare('Express, limits in memory, 16 connections', ['bare', 'ours', 'seed', 'well-set'], undefined, seconds)
+  await compare('Express, limits in memory, 16 connections', ['bare', 'ours', bearers, 'seed', 'well-set'], undefined, seconds)
   if (redisAbsent === false) {
     const redis = await startRedis()
     try {

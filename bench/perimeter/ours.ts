@@ -17,7 +17,7 @@ import { origin, people, quota, soon, type Headers } from './request.ts'
 const emit = (): void => undefined
 
 /** The whole perimeter with one route behind it: sessions by cookie with CSRF, and bearers, limits by caller and address. */
-export async function ours(redisUrl: string | undefined): Promise<{ readonly step: Step; readonly headers: readonly Headers[] }> {
+export async function ours(redisUrl: string | undefined, via: 'cookie' | 'bearer'): Promise<{ readonly step: Step; readonly headers: readonly Headers[] }> {
   const tokens = openTokens({ issuer: origin, audience: 'bench', keys: [{ kid: 'k1', ...generateKeyPairSync('ed25519') }] })
   const cookies = sessionCookies('bench')
   const secret = createSecretKey(randomBytes(32))
@@ -41,7 +41,8 @@ export async function ours(redisUrl: string | undefined): Promise<{ readonly ste
   ])
   const headers = await Promise.all(Array.from({ length: people }, async () => {
     const person = { actor: randomUUID(), session: randomUUID(), role: 'patient', tenant: 'clinic' }
-    return { cookie: `${cookies.names.access}=${tokens.issue(person).token}`, 'x-csrf-token': await csrf.token(person.session) }
+    const { token } = tokens.issue(person)
+    return via === 'bearer' ? { authorization: `Bearer ${token}` } : { cookie: `${cookies.names.access}=${token}`, 'x-csrf-token': await csrf.token(person.session) }
   }))
   return { step, headers }
 }

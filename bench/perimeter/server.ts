@@ -25,7 +25,7 @@ async function made(): Promise<{ readonly listener: RequestListener; readonly he
   if (kind === 'well-set') return { listener: await usual('key', redis), keyed: 'key' }
   if (kind === 'nest-bare') return { listener: await bareNest() }
   if (kind === 'nest-usual') return { listener: await usualNest(redis), keyed: 'key' }
-  const { step, headers } = await ours(redis)
+  const { step, headers } = await ours(redis, kind === 'ours-bearer' ? 'bearer' : 'cookie')
   return { listener: kind === 'nest-ours' ? await nestWith(step) : express().use(step as express.RequestHandler), headers }
 }
 

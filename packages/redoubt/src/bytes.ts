@@ -3,7 +3,8 @@ import { randomFillSync } from 'node:crypto'
 const hex = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-const pool = Buffer.allocUnsafe(160)
+/** 128 ids' worth: a call for random bytes costs as much as ten ids. */
+const pool = Buffer.allocUnsafe(1_280)
 let used = pool.length
 
 /**

@@ -6,6 +6,7 @@ import type { ControlMode } from './controls.ts'
 import type { Controls } from './http/controls.ts'
 import { cors } from './http/cors.ts'
 import { closing, fieldLines, mostFieldLines } from './http/field-lines.ts'
+import { collectHead, doesKeepHead, keepsHead, settleHead } from './http/head.ts'
 import { securityHeaders } from './http/headers.ts'
 import type { Hsts } from './http/headers.ts'
 import { https } from './http/https.ts'
@@ -46,15 +47,15 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
   const { emit, hsts, permissions } = options
   if (typeof emit !== 'function') throw new TypeError('perimeter: emit must be a function')
   if (hsts !== undefined && options.https === 'off') throw new TypeError("perimeter: hsts does nothing useful while https is 'off'")
-  return Object.freeze([
+  const own = [
     requestId(openProxies(options.trustedProxies), emit),
     securityHeaders({ ...(hsts === undefined ? undefined : { hsts }), ...(permissions === undefined ? undefined : { permissions }) }),
     fieldLines(emit),
     https(options.https, emit, options.pageHosts),
     cors(options.origins, options.credentials ?? false, emit, options.controls),
     bodyLimit(options.maxBody ?? defaultBodyLimit, emit),
-    ...(options.limit === undefined ? [] : [options.limit]),
-  ])
+  ].map((step) => keepsHead(step))
+  return Object.freeze(options.limit === undefined ? own : [...own, options.limit])
 }
 
 /**
@@ -64,16 +65,23 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
  */
 export function sequence(steps: readonly Step[]): Step {
   if (steps.length === 0 || steps.some((step) => typeof step !== 'function')) throw new TypeError('sequence: steps must be functions')
+  const collected = steps.every(doesKeepHead)
   return (req, res, next) => {
+    if (collected) collectHead(res)
+    const leave: typeof next = (error) => {
+      settleHead(res)
+      if (error === undefined) next()
+      else next(error)
+    }
     const run = (at: number): void => {
       const step = steps[at]
-      if (step === undefined) return next()
+      if (step === undefined) return leave()
       let gone = false
       const go = (error?: unknown): void => {
         if (gone) return
         gone = true
         if (error === undefined) run(at + 1)
-        else next(error)
+        else leave(error)
       }
       try {
         step(req, res, go)

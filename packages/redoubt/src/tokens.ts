@@ -1,7 +1,7 @@
 import { randomBytes, sign, verify } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { Refusal } from './errors.ts'
-import { tokenCache } from './tokens/cache.ts'
+import { twoGenerations } from './tokens/cache.ts'
 import { algorithm, headerOf, readClaims } from './tokens/claims.ts'
 import type { Claims } from './tokens/claims.ts'
 
@@ -67,7 +67,7 @@ export function openTokens(options: {
     if (typeof value !== 'string' || value === '') throw new TypeError(`openTokens: ${name} is missing`)
   }
   let ring = ringOf(keys)
-  let cache = tokenCache()
+  let cache = twoGenerations<Claims>()
 
   const verifyUnknown = (token: string): Claims => {
     const first = token.indexOf('.')
@@ -116,7 +116,7 @@ export function openTokens(options: {
     use(next) {
       ring = ringOf(next)
       // What was verified before may have been signed by a key that is gone.
-      cache = tokenCache()
+      cache = twoGenerations<Claims>()
     },
     jwks: () => ({ keys: ring.published }),
   })

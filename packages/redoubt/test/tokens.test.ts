@@ -4,7 +4,8 @@ import { test } from 'node:test'
 import { createLocalJWKSet, jwtVerify } from 'jose'
 import { Refusal } from '../src/errors.ts'
 import { openTokens } from '../src/tokens.ts'
-import { tokenCache } from '../src/tokens/cache.ts'
+import type { Claims } from '../src/tokens/claims.ts'
+import { twoGenerations } from '../src/tokens/cache.ts'
 
 const pair = generateKeyPairSync('ed25519')
 const issuer = 'https://auth.example.test'
@@ -174,7 +175,7 @@ test('claims that verify would refuse are not issued', () => {
 })
 
 test('the memory of verified tokens is bounded and keeps those in use', () => {
-  const cache = tokenCache(3)
+  const cache = twoGenerations<Claims>(3)
   const claims = { ...person, client: undefined, tokenId: '', notBefore: 0, expiresAt: 0 }
   for (let i = 0; i < 100; i++) {
     cache.set(`t${i}`, claims)

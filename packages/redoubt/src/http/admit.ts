@@ -3,6 +3,7 @@ import type { ApiClient, Person } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Authenticate, Known } from './authenticate.ts'
+import { setField } from './head.ts'
 import type { Route } from './route.ts'
 import type { Visit } from './visit.ts'
 
@@ -21,7 +22,7 @@ function letIn(known: Known, route: Route, res: ServerResponse, visit: Visit, em
   visit.actor = actor
   if (known.renewed !== undefined) {
     visit.renewed = known.renewed
-    res.setHeader('Set-Cookie', known.renewed)
+    setField(res, 'Set-Cookie', known.renewed)
   }
   if (mayCall(route, known.caller)) return known
   emit({ type: 'security.unauthorized_access', requestId: visit.visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })

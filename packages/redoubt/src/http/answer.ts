@@ -5,12 +5,13 @@ import { disposition, safeType } from './download.ts'
 import type { Download } from './download.ts'
 import { assetHeaders, downloadHeaders, setHeaders } from './headers.ts'
 import type { Fields } from './headers.ts'
+import { setField, settleHead } from './head.ts'
 import { htmlText } from './html.ts'
 import { isPageAnswer } from './page.ts'
 import { fieldProblems } from './parse.ts'
 import { isReply } from './route.ts'
 import type { Route } from './route.ts'
-import { sendEmpty, sendJson } from './send.ts'
+import { sendBytes, sendEmpty, sendJson } from './send.ts'
 
 /**
  * Writes what a handler made, by the kind of its route.
@@ -47,8 +48,10 @@ function answerJson(route: Route, res: ServerResponse, made: unknown): void {
     text = JSON.stringify(shaped.data)
   }
   if (given !== undefined) {
-    for (const [name, header] of Object.entries(given.headers)) res.setHeader(name, header)
-    if (given.cookies.length > 0) res.setHeader('Set-Cookie', given.cookies)
+    // A handler spells the names of fields as it likes.
+    settleHead(res)
+    for (const [name, header] of Object.entries(given.headers)) setField(res, name, header)
+    if (given.cookies.length > 0) setField(res, 'Set-Cookie', given.cookies)
   }
   if (text === undefined) sendEmpty(res, status)
   else sendJson(res, status, text)
@@ -57,28 +60,23 @@ function answerJson(route: Route, res: ServerResponse, made: unknown): void {
 /** Also for the page that tells of a refusal. */
 export function answerPage(res: ServerResponse, made: unknown, fields: Fields, status = 200): void {
   const given = isPageAnswer(made) ? made : undefined
+  settleHead(res)
   const text = given === undefined || given.page !== undefined ? htmlText(given?.page ?? made) : undefined
   setHeaders(res, fields)
   // The last of two with one name holds in a browser (RFC 6265 §5.3): what the handler sets stands behind what was renewed.
   for (const line of given?.cookies ?? []) res.appendHeader('Set-Cookie', line)
-  if (given?.location !== undefined) res.setHeader('Location', given.location)
+  if (given?.location !== undefined) setField(res, 'Location', given.location)
   if (text === undefined) return sendEmpty(res, 303)
   sendBytes(res, given?.status ?? status, Buffer.from(text, 'utf8'), 'text/html; charset=utf-8')
 }
 
 async function answerDownload(res: ServerResponse, file: Download): Promise<void> {
   const { name, type, content } = file
+  settleHead(res)
   setHeaders(res, downloadHeaders)
-  res.setHeader('Content-Disposition', disposition(name))
+  setField(res, 'Content-Disposition', disposition(name))
   if (Buffer.isBuffer(content)) return sendBytes(res, 200, content, safeType(type))
   res.statusCode = 200
-  res.setHeader('Content-Type', safeType(type))
+  setField(res, 'Content-Type', safeType(type))
   await pipeline(content, res)
-}
-
-function sendBytes(res: ServerResponse, status: number, bytes: Buffer, type: string): void {
-  res.statusCode = status
-  res.setHeader('Content-Type', type)
-  res.setHeader('Content-Length', bytes.length)
-  res.end(bytes)
 }

@@ -71,7 +71,7 @@ export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): 
       return again(refresh, req, visitor, renew)
     }
   }
-  return Object.assign(read, { ways: ['cookie'] as const, cookie: cookies.names.access, present: (req: IncomingMessage) => Object.keys(cookies.read(req.headers)).length > 0 })
+  return Object.assign(read, { ways: ['cookie'] as const, cookie: cookies.names.access, present: (req: IncomingMessage) => isSent(cookies.read(req.headers)) })
 }
 
 /**
@@ -92,6 +92,10 @@ export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[
     ...(named === undefined ? undefined : { cookie: named }),
     present: (req: IncomingMessage) => authenticates.some(({ present }) => present?.(req)),
   })
+}
+
+function isSent({ access, refresh }: { readonly access?: string; readonly refresh?: string }): boolean {
+  return access !== undefined || refresh !== undefined
 }
 
 /** @throws Refusal unauthenticated, also for an API client's token from outside its networks */

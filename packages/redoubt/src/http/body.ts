@@ -45,6 +45,10 @@ export function checkContentType(req: IncomingMessage, types: readonly string[] 
   if (!fits) throw new Refusal('unsupported_media_type')
 }
 
+function isWhole(req: IncomingMessage): boolean {
+  return !req.destroyed && (req.complete || (req.readableLength > 0 && req.readableLength === Number(req.headers['content-length'])))
+}
+
 /**
  * Reads the body under a limit of size and of time.
  * @param limit bytes
@@ -60,6 +64,15 @@ export function readBody(req: IncomingMessage, limit: number, timeout: number): 
     }
     if (Number(req.headers['content-length'] ?? 0) > limit) {
       reject(new Refusal('body_too_large'))
+      return
+    }
+    // Most bodies came with the head, and need neither a timer nor somebody who listens.
+    if (isWhole(req)) {
+      const all = (req.read() ?? Buffer.alloc(0)) as Buffer
+      // To its end, which the parser may have yet to tell.
+      req.resume()
+      if (all.length > limit) reject(new Refusal('body_too_large'))
+      else resolve(all)
       return
     }
     const chunks: Buffer[] = []

@@ -1,11 +1,16 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import { parseCookie, stringifySetCookie } from 'cookie'
+import { stringifySetCookie } from 'cookie'
 import { Refusal } from '../errors.ts'
 import { whole } from './options.ts'
 
 /** Characters of the longest Cookie line that is read. */
 const longestLine = 8_192
 const safeValue = /^[A-Za-z0-9_.~-]{1,4096}$/
+
+/** Our cookies as they came; they carry nothing that would have to be decoded. */
+type Sent = { readonly access?: string; readonly refresh?: string }
+type OurName = { readonly of: 'access' | 'refresh'; readonly exact: string; readonly small: string }
+const ourName = (of: OurName['of'], exact: string): OurName => ({ of, exact, small: exact.toLowerCase() })
 
 /** The two cookies of a browser's session. */
 export type SessionCookies = {
@@ -25,7 +30,7 @@ export type SessionCookies = {
    * @throws Refusal malformed_request when one of our names comes twice, in whatever case: one of them was tossed in
    *   from elsewhere, and which of them counts differs from server to server
    */
-  read(headers: IncomingHttpHeaders): { readonly access?: string; readonly refresh?: string }
+  read(headers: IncomingHttpHeaders): Sent
 }
 
 /**
@@ -38,7 +43,9 @@ export type SessionCookies = {
 export function sessionCookies(service: string): SessionCookies {
   if (!/^[a-z][a-z0-9-]{0,31}$/.test(service)) throw new TypeError('sessionCookies: service must be small letters, digits and dashes')
   const names = Object.freeze({ access: `__Host-${service}-access`, refresh: `__Host-${service}-refresh` })
-  const ours = new Map(Object.values(names).map((name) => [name.toLowerCase(), name]))
+  const ours = [ourName('access', names.access), ourName('refresh', names.refresh)] as const
+  /** The last line and what was in it: whether a cookie is there and which is asked one after the other. */
+  let last: { readonly text: string; readonly found: Sent } = { text: '', found: {} }
   const line = (name: string, value: string, maxAge: number): string =>
     stringifySetCookie({ name, value, maxAge, path: '/', httpOnly: true, secure: true, sameSite: 'lax' })
   return Object.freeze<SessionCookies>({
@@ -52,12 +59,10 @@ export function sessionCookies(service: string): SessionCookies {
     read(headers) {
       const text = headers.cookie
       if (text === undefined || text === '') return {}
+      if (text === last.text) return last.found
       if (text.length > longestLine) throw malformed('max')
-      refuseTwice(text, ours)
-      const found = parseCookie(text)
-      const access = found[names.access]
-      const refresh = found[names.refresh]
-      return { ...(access === undefined ? undefined : { access }), ...(refresh === undefined ? undefined : { refresh }) }
+      last = { text, found: pick(text, ours) }
+      return last.found
     },
   })
 }
@@ -67,13 +72,23 @@ function malformed(rule: string): Refusal {
 }
 
 /** Browsers compare the prefix without case; a name in another case is somebody's try at a second cookie of ours. */
-function refuseTwice(text: string, ours: ReadonlyMap<string, string>): void {
-  const seen = new Set<string>()
-  for (const pair of text.split(';')) {
-    const name = pair.slice(0, pair.includes('=') ? pair.indexOf('=') : undefined).trim()
-    const exact = ours.get(name.toLowerCase())
-    if (exact === undefined) continue
-    if (name !== exact || seen.has(exact)) throw malformed(name === exact ? 'duplicate' : 'form')
-    seen.add(exact)
+function pick(text: string, ours: readonly [OurName, OurName]): Sent {
+  const found: { access?: string; refresh?: string } = {}
+  for (let from = 0; from < text.length; ) {
+    const semicolon = text.indexOf(';', from)
+    const end = semicolon < 0 ? text.length : semicolon
+    const equals = text.indexOf('=', from)
+    const middle = equals < 0 || equals > end ? end : equals
+    const given = text.slice(from, middle)
+    from = end + 1
+    const name = given.trim()
+    for (const { of, exact, small } of ours) {
+      if (name.length !== small.length || name.toLowerCase() !== small) continue
+      // trim() also takes away what is no space between cookies, and then it is another name.
+      if (name !== exact || !/^[\t\x20-\x7e]*$/.test(given)) throw malformed('form')
+      if (found[of] !== undefined) throw malformed('duplicate')
+      found[of] = text.slice(middle + 1, end).trim()
+    }
   }
+  return found
 }

@@ -2,6 +2,7 @@ import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { openControls } from './controls.ts'
 import type { Controls } from './controls.ts'
+import { setField } from './head.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'
 import { visitOf } from './visit.ts'
@@ -31,7 +32,7 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
   if (credentials && origins.length === 0) throw new TypeError('credentials does nothing while origins is empty')
   const allowed = new Set(origins)
   return (req, res, next) => {
-    res.setHeader('Vary', 'Origin')
+    setField(res, 'Vary', 'Origin')
     const origin = req.headers.origin
     if (origin === undefined) return next()
     if (!allowed.has(origin)) {
@@ -39,16 +40,16 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
       if (!controls.refuses('origin', visitOf(req)?.visitor.requestId ?? '', 'unlisted')) return next()
       return answerProblem(req, res, new Refusal('origin_refused'), emit)
     }
-    res.setHeader('Access-Control-Allow-Origin', origin)
-    if (credentials) res.setHeader('Access-Control-Allow-Credentials', 'true')
+    setField(res, 'Access-Control-Allow-Origin', origin)
+    if (credentials) setField(res, 'Access-Control-Allow-Credentials', 'true')
     if (req.method === 'OPTIONS' && req.headers['access-control-request-method'] !== undefined) {
-      res.setHeader('Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers')
-      res.setHeader('Access-Control-Allow-Methods', methods)
-      res.setHeader('Access-Control-Allow-Headers', requestHeaders)
-      res.setHeader('Access-Control-Max-Age', preflightSeconds)
+      setField(res, 'Vary', 'Origin, Access-Control-Request-Method, Access-Control-Request-Headers')
+      setField(res, 'Access-Control-Allow-Methods', methods)
+      setField(res, 'Access-Control-Allow-Headers', requestHeaders)
+      setField(res, 'Access-Control-Max-Age', preflightSeconds)
       return sendEmpty(res, 204)
     }
-    res.setHeader('Access-Control-Expose-Headers', exposed)
+    setField(res, 'Access-Control-Expose-Headers', exposed)
     next()
   }
 }

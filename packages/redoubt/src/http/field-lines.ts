@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import { setField } from './head.ts'
 import { answerProblem } from './problem.ts'
 import type { Step } from './visit.ts'
 
@@ -11,7 +12,7 @@ export const mostFieldLines = 100
 export const closing = new WeakSet<object>()
 
 /** By length, so that most names are told apart without being lowered. */
-const once = new Map(['host', 'authorization', 'content-type'].map((name) => [name.length, name]))
+const once: (string | undefined)[] = Array.from({ length: 16 }, (_, length) => ['host', 'authorization', 'content-type'].find((name) => name.length === length))
 
 /**
  * Refuses a second Host (RFC 9112 §3.2), Authorization or Content-Type line (RFC 9110 §5.3), even an equal one: node:http
@@ -23,7 +24,7 @@ export function fieldLines(emit: Emit): Step {
   const refuseAs = (req: IncomingMessage, res: ServerResponse, field: string, rule: string): void =>
     answerProblem(req, res, new Refusal('malformed_request', { fields: [{ field, rule }] }), emit)
   const refuseLast: typeof refuseAs = (req, res, field, rule) => {
-    res.setHeader('Connection', 'close')
+    setField(res, 'Connection', 'close')
     closing.add(req.socket)
     refuseAs(req, res, field, rule)
   }
@@ -38,7 +39,7 @@ export function fieldLines(emit: Emit): Step {
     let seen = 0
     for (let i = 0; i < raw.length; i += 2) {
       const given = raw[i] ?? ''
-      const name = once.get(given.length)
+      const name = once[given.length]
       if (name === undefined || given.toLowerCase() !== name) continue
       const bit = 1 << given.length
       if ((seen & bit) !== 0) return refuseAs(req, res, name, 'duplicate')

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { ControlMode } from '../controls.ts'
+import { leaveUnnamed, removeField, setField } from './head.ts'
 import { onlyKnown, whole } from './options.ts'
 import { visitOf } from './visit.ts'
 import type { Step } from './visit.ts'
@@ -49,16 +50,16 @@ export function securityHeaders(options: { readonly hsts?: Hsts; readonly permis
   const strict = options.hsts === undefined ? undefined : hstsValue(options.hsts)
   const permissions = permissionsOf('securityHeaders', options.permissions)
   return (req, res, next) => {
-    res.removeHeader('X-Powered-By')
-    res.setHeader('Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'; base-uri 'none'")
-    res.setHeader('X-Content-Type-Options', 'nosniff')
-    res.setHeader('X-Frame-Options', 'DENY')
-    res.setHeader('Referrer-Policy', 'no-referrer')
-    res.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
-    res.setHeader('Cross-Origin-Resource-Policy', 'same-origin')
-    res.setHeader('Permissions-Policy', permissions)
-    res.setHeader('Cache-Control', 'no-store')
-    if (strict !== undefined && visitOf(req)?.secure === true) res.setHeader('Strict-Transport-Security', strict)
+    leaveUnnamed(req, res)
+    setField(res, 'Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'; base-uri 'none'")
+    setField(res, 'X-Content-Type-Options', 'nosniff')
+    setField(res, 'X-Frame-Options', 'DENY')
+    setField(res, 'Referrer-Policy', 'no-referrer')
+    setField(res, 'Cross-Origin-Opener-Policy', 'same-origin')
+    setField(res, 'Cross-Origin-Resource-Policy', 'same-origin')
+    setField(res, 'Permissions-Policy', permissions)
+    setField(res, 'Cache-Control', 'no-store')
+    if (strict !== undefined && visitOf(req)?.secure === true) setField(res, 'Strict-Transport-Security', strict)
     next()
   }
 }
@@ -118,6 +119,6 @@ export const assetHeaders: Fields = [
 
 /** Puts the headers of a kind of answer in place of what the perimeter set for all. */
 export function setHeaders(res: ServerResponse, fields: Fields): void {
-  res.removeHeader('Content-Security-Policy')
-  for (const [name, value] of fields) res.setHeader(name, value)
+  removeField(res, 'Content-Security-Policy')
+  for (const [name, value] of fields) setField(res, name, value)
 }

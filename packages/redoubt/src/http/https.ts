@@ -1,6 +1,7 @@
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { ControlMode } from '../controls.ts'
+import { setField } from './head.ts'
 import { isOwnPath } from './html.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'
@@ -29,7 +30,7 @@ export function https(mode: ControlMode, emit: Emit, pageHosts: readonly string[
     const host = req.headers.host?.toLowerCase().replace(/:80$/, '') ?? ''
     const target = req.url ?? ''
     if ((req.method === 'GET' || req.method === 'HEAD') && hosts.has(host) && isOwnPath(target) && !target.startsWith('/api/') && req.headers.authorization === undefined) {
-      res.setHeader('Location', `https://${host}${target}`)
+      setField(res, 'Location', `https://${host}${target}`)
       return sendEmpty(res, 308)
     }
     answerProblem(req, res, new Refusal('https_required'), emit)

@@ -46,6 +46,8 @@ export function readInput(route: Route, req: IncomingMessage, limits: Limits): P
 
 async function readDeclared(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> {
   checkContentType(req, route.raw === undefined ? undefined : typesOf(route.raw))
+  // What arrived with the head is parsed before anything that is put off: then most bodies are there.
+  await Promise.resolve()
   const bytes = await readBody(req, limitOf(route, limits.limit), limits.timeout)
   return route.body === undefined ? bytes : parse(route.body, parseJson(bytes), 'invalid_input')
 }

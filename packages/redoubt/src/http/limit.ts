@@ -6,6 +6,7 @@ import type { Decision, Demand, Limit, Limits } from '../limits.ts'
 import { memoryCounters } from '../limits/memory.ts'
 import { edgeTable, networksOf, standardNumbers, type LimitNumbers, type NetworkLimit, type Networks } from '../limits/standard.ts'
 import type { Authenticate } from './authenticate.ts'
+import { keepsHead, setField } from './head.ts'
 import type { Check } from './mount.ts'
 import { onlyKnown } from './options.ts'
 import { answerProblem } from './problem.ts'
@@ -55,8 +56,8 @@ export function edgeLimits(options: {
     if (limit === undefined || standing === undefined) return
     const seconds = Math.ceil((decision.allowed ? standing.reset : standing.wait) / 1000)
     if (res !== undefined) {
-      res.setHeader('RateLimit-Policy', policyOf(limit))
-      res.setHeader('RateLimit', `"${limit.name}";r=${decision.allowed ? Math.max(limit.quota - standing.used, 0) : 0};t=${seconds}`)
+      setField(res, 'RateLimit-Policy', policyOf(limit))
+      setField(res, 'RateLimit', `"${limit.name}";r=${decision.allowed ? Math.max(limit.quota - standing.used, 0) : 0};t=${seconds}`)
     }
     if (decision.allowed) return
     const active = mode() === 'report' ? 'report' : 'enforce'
@@ -75,7 +76,7 @@ export function edgeLimits(options: {
   }
 
   return Object.freeze<EdgeLimits>({
-    step(req, res, next) {
+    step: keepsHead<Step>((req, res, next) => {
       const path = req.url ?? ''
       if (mode() === 'off' || exempt.has(path)) return next()
       const visitor = visitorOf(req)
@@ -88,8 +89,8 @@ export function edgeLimits(options: {
         return answerProblem(req, res, error, emit)
       }
       next()
-    },
-    check(req, res, { visitor, caller, route }) {
+    }),
+    check: keepsHead<Check>((req, res, { visitor, caller, route }) => {
       if (mode() === 'off' || route.weight === 0) return undefined
       if (caller === null) return take(visitor, res, anonymous(visitor, req, route.weight))
       const { narrow, wide } = networks(visitor.address)
@@ -98,7 +99,7 @@ export function edgeLimits(options: {
       const demands: Demand[] = [{ limit: table.caller, key, cost: route.weight }, { limit: table.address.narrow, key: narrow, cost: 1 }]
       if (wide !== undefined) demands.push({ limit: table.address.wide, key: wide, cost: 1 })
       return take(visitor, res, demands)
-    },
+    }),
     counting(authenticate) {
       const refused = async (req: IncomingMessage, visitor: Visitor, error: unknown): Promise<never> => {
         if (mode() !== 'off' && error instanceof Refusal && (error.code === 'unauthenticated' || error.code === 'caller_refused')) await take(visitor, undefined, anonymous(visitor, req, 1))

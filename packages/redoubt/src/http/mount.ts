@@ -7,6 +7,7 @@ import type { Authenticate, Known } from './authenticate.ts'
 import { defaultBodyLimit } from './body.ts'
 import { checkSource, checkToken } from './cross-site.ts'
 import type { Csrf } from './csrf.ts'
+import { doesKeepHead, keepsHead, removeField, settleHead } from './head.ts'
 import { readForm, readIdempotencyKey, readInput, readParams, readQuery } from './input.ts'
 import { openApi } from './openapi.ts'
 import type { ApiInfo } from './openapi.ts'
@@ -88,6 +89,7 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     checkSource(csrf, route, session, req, visitor)
     if (route.raw !== undefined) closeToPages(res)
     for (const check of checks) {
+      if (!doesKeepHead(check)) settleHead(res)
       const checking = check(req, res, { visitor, caller, via: known?.via, route })
       if (checking instanceof Promise) await checking
     }
@@ -112,14 +114,14 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     if (sending !== undefined) await sending
   }
 
-  return (req, res) => {
+  return keepsHead<Step>((req, res) => {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
     run(req, res, visit).catch((error: unknown) => {
       if (visit.kind === 'page' && pages !== undefined) pages.refuse(req, res, error)
       else answerProblem(req, res, error, emit)
     })
-  }
+  })
 }
 
 function documentOf(routes: readonly Route[], { openapi, authenticate }: MountOptions): Document | undefined {
@@ -141,7 +143,7 @@ function pagesOf(routes: readonly Route[], options: MountOptions): Pages | undef
 
 /** From server to server: no page of another origin has any business with it, whatever the list of origins says. */
 function closeToPages(res: ServerResponse): void {
-  for (const name of ['Access-Control-Allow-Origin', 'Access-Control-Allow-Credentials', 'Access-Control-Expose-Headers']) res.removeHeader(name)
+  for (const name of ['Access-Control-Allow-Origin', 'Access-Control-Allow-Credentials', 'Access-Control-Expose-Headers']) removeField(res, name)
 }
 
 /** Under app.use('/api', …) Express cuts the prefix off url; routes are declared by the full path. */

@@ -3,6 +3,7 @@ import { newId } from '../bytes.ts'
 import { Refusal, refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'
 import type { Emit } from '../events.ts'
+import { removeField, setField, writeStatus } from './head.ts'
 import { sendJson } from './send.ts'
 import { visitOf } from './visit.ts'
 
@@ -50,11 +51,11 @@ export function noteProblem(req: IncomingMessage, res: ServerResponse, error: un
     res.destroy()
     return undefined
   }
-  for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) res.removeHeader(name)
-  if (visit !== undefined && visit.renewed.length > 0) res.setHeader('Set-Cookie', visit.renewed)
-  res.removeHeader('X-Powered-By')
-  res.setHeader('Cache-Control', 'no-store')
-  if (refusal.retryAfter !== undefined) res.setHeader('Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))
+  for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) removeField(res, name)
+  if (visit !== undefined && visit.renewed.length > 0) setField(res, 'Set-Cookie', visit.renewed)
+  removeField(res, 'X-Powered-By')
+  setField(res, 'Cache-Control', 'no-store')
+  if (refusal.retryAfter !== undefined) setField(res, 'Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))
   return { refusal, requestId }
 }
 
@@ -65,8 +66,8 @@ export function answerProblem(req: IncomingMessage, res: ServerResponse, error: 
   const { refusal, requestId } = noted
   if (refusal.status === 401) {
     // RFC 6750 §3: the error attribute only where a token was presented.
-    if (refusal.code === 'invalid_client') res.setHeader('WWW-Authenticate', 'Basic realm="token"')
-    else res.setHeader('WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
+    if (refusal.code === 'invalid_client') setField(res, 'WWW-Authenticate', 'Basic realm="token"')
+    else setField(res, 'WWW-Authenticate', req.headers.authorization === undefined ? 'Bearer' : 'Bearer error="invalid_token"')
   }
   const text = problemText(refusal, requestId)
   if (refusal.status === 413 || refusal.status === 408) return sendAndClose(req, res, refusal.status, text)
@@ -108,10 +109,10 @@ export function problems(options: { readonly emit: Emit }): (
  * answer, discard what still comes for a moment, then close (nginx calls it lingering_close).
  */
 function sendAndClose(req: IncomingMessage, res: ServerResponse, status: number, text: string): void {
-  res.statusCode = status
-  res.setHeader('Content-Type', 'application/problem+json')
-  res.setHeader('Content-Length', Buffer.byteLength(text))
-  res.setHeader('Connection', 'close')
+  setField(res, 'Content-Type', 'application/problem+json')
+  setField(res, 'Content-Length', Buffer.byteLength(text))
+  setField(res, 'Connection', 'close')
+  writeStatus(res, status)
   if (req.readableEnded || req.destroyed) {
     res.end(text)
     return

@@ -1,5 +1,6 @@
 import { newId } from '../bytes.ts'
 import type { Emit } from '../events.ts'
+import { setField } from './head.ts'
 import type { Proxies } from './proxies.ts'
 import { setVisit } from './visit.ts'
 import type { Step, Visit } from './visit.ts'
@@ -27,8 +28,8 @@ export function requestId(proxies: Proxies, emit: Emit): Step {
       renewed: [],
     }
     setVisit(req, visit)
-    res.setHeader('X-Request-Id', id)
-    res.once('close', () => {
+    setField(res, 'X-Request-Id', id)
+    res.on('close', () => {
       const { route, code, actor } = visit
       emit({
         type: 'http.answered',

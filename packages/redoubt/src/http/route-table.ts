@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Refusal } from '../errors.ts'
+import { setField } from './head.ts'
 import { pathTree } from './path.ts'
 import type { Route } from './route.ts'
 
@@ -48,7 +49,7 @@ export function routeTable(routes: readonly Route[], roles: readonly string[], d
       const route = leaf.byMethod.get(method)
       if (route !== undefined) return { route, values }
       if (method === 'GET' && leaf.document !== undefined) return { document: leaf.document }
-      res.setHeader('Allow', leaf.allow)
+      setField(res, 'Allow', leaf.allow)
       throw new Refusal('method_not_allowed')
     },
   }

@@ -142,3 +142,19 @@ test('report lets the request pass and tells of it; off needs its ugly flag', as
   const off = await browserEdge('node', sampleRoutes(), { modes: { csrf: 'off', 'fetch-metadata': 'off' } })
   assert.equal((await ask(off, 'POST', '/api/things', { ...body, headers: { cookie: signedIn(), ...jsonType } })).status, 201)
 })
+
+test('attack: a token that held is shown for another session, or after its key is gone', async () => {
+  const [older, newer] = [createSecretKey(randomBytes(32)), createSecretKey(randomBytes(32))]
+  let secrets = [older]
+  const csrf = openCsrf({ secrets: () => Promise.resolve(secrets), origins: [own], controls: openControls({}, { emit: () => undefined }) })
+  const token = await csrf.token(session)
+  const refused = (error: unknown): boolean => error instanceof Refusal && error.code === 'csrf_refused'
+  for (let turn = 0; turn < 2; turn++) {
+    await csrf.check(session, token, 'request')
+    await assert.rejects(csrf.check(thing, token, 'request'), refused)
+  }
+  secrets = [newer, older]
+  await csrf.check(session, token, 'request')
+  secrets = [newer]
+  await assert.rejects(csrf.check(session, token, 'request'), refused)
+})
