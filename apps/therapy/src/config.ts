@@ -63,7 +63,7 @@ export const settings = defineSettings({
       about: 'Origin under which browsers reach the service',
       owner: platform,
       required: 'production',
-      fallback: 'http://127.0.0.1:4310',
+      fallback: 'http://localhost:4310',
     }),
     ADMIN_ORIGIN: plain(origin(), {
       about: 'Origin of the administration, a host or port of its own; not set: this process serves none',

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Person, Visitor } from 'redoubt/context'
-import { canonicalEmail, checkPassword, openSession } from 'redoubt/tokens/sessions'
+import { canonicalEmail, checkPassword, openSession, signOut } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
 import type { App } from './app.ts'
@@ -42,7 +42,8 @@ const day = 24 * 3_600_000
 
 /**
  * Plays the story through the very functions that the routes call, each step in a transaction of the person who does
- * it: signed caller, policies, sealing and audit entries are the real ones. Only the clock is a story's clock.
+ * it: signed caller, policies, sealing and audit entries are the real ones. Only the clock is a story's clock. At the end
+ * everybody signs out, so that nobody finds a device among their sessions that they never had.
  */
 export async function playDemo(app: App, accounts: readonly DemoAccount[], now: Date): Promise<void> {
   const visitor: Visitor = { requestId: 'demo', address: null }
@@ -56,8 +57,11 @@ export async function playDemo(app: App, accounts: readonly DemoAccount[], now: 
     const { request, code } = await register(app, visitor, registration, now)
     await confirmRegistration(app, visitor, { handle: request, digits: code })
     if (registration.role === 'therapist') await verifyTherapist(app, visitor, registration.email)
-    return signedIn(app, visitor, accountOf(name))
+    const person = await signedIn(app, visitor, accountOf(name))
+    people.push(person)
+    return person
   }
+  const people: Person[] = []
   const cast: Partial<Record<TherapistStory['key'], Person>> = {}
   for (const story of therapists) {
     const { email, password: secret } = accountOf(story.name)
@@ -75,6 +79,7 @@ export async function playDemo(app: App, accounts: readonly DemoAccount[], now: 
     beats.push(...(await beatsOf(app, story, person, cast as Cast, now)))
   }
   for (const { happens } of beats.toSorted((a, b) => a.at.getTime() - b.at.getTime())) await happens()
+  for (const person of people) await signOut(app.identity, person)
 }
 
 async function signedIn(app: App, visitor: Visitor, account: Pick<DemoAccount, 'email' | 'password'>): Promise<Person> {

@@ -8,6 +8,7 @@ import { rolesSql } from 'redoubt/cli/roles'
 import { Refusal } from 'redoubt/errors'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
+import type { Settings } from './config.ts'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
@@ -63,7 +64,7 @@ run('npm start', async () => {
     children.push(spawn('server.ts', env, log.fd), spawn('worker.ts', env, log.fd))
     await Promise.all(children.map(ready))
     await log.close()
-    if (!asked) guide(port, env['ADMIN_ORIGIN'] ?? '', accounts, settingsFrom(env).MAIL)
+    if (!asked) guide(settingsFrom(env), accounts)
   }
 
   await makeHome(home)
@@ -214,15 +215,16 @@ async function stopAll(children: readonly ChildProcess[], development: Developme
 }
 
 /** What a newcomer needs next: where it is, who they can be, and three things to try. */
-function guide(port: number, admin: string, accounts: readonly DemoAccount[], mail: string | undefined): void {
-  const address = `http://127.0.0.1:${port}`
-  say(`\nTherapy answers on ${address}   (routes: ${address}/openapi.json, log: ${logPath})`)
-  say(`In a browser: http://localhost:${port}/`)
-  say(`The administration answers on ${admin}   (an account for it: npm run therapy -- create-admin <e-mail>)`)
-  say(`Mail lands in ${mail?.startsWith('file:') === true ? join(repository, mail.slice('file:'.length)) : 'the mail server of MAIL'}\n`)
+function guide(settings: Settings, accounts: readonly DemoAccount[]): void {
+  const { PUBLIC_ORIGIN: address, ADMIN_ORIGIN: admin = '', MAIL: mail } = settings
+  say(`\nTherapy          ${address}/   (in a browser, or its API: ${address}/openapi.json)`)
+  say(`Administration   ${admin}/   (its API: ${admin}/openapi.json; an account: npm run therapy -- create-admin <e-mail>)`)
+  say(`Mail             ${mail?.startsWith('file:') === true ? join(repository, mail.slice('file:'.length)) : 'the mail server of MAIL'}`)
+  say(`Log              ${logPath}`)
+  if (new URL(address).hostname === 'localhost') say('By this name: under 127.0.0.1 browsers have no passkeys, and forms are refused as another origin\'s.')
   const [first] = accounts
   if (first === undefined) return
-  say('Sign in as:')
+  say('\nSign in as:')
   for (const { name, role, email, password } of accounts) say(`  ${role.padEnd(10)} ${name.padEnd(20)} ${email.padEnd(32)} ${password}`)
   const login = JSON.stringify({ email: first.email, password: first.password })
   say(`\nTry:

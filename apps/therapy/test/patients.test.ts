@@ -73,8 +73,11 @@ test('who read my data: the patient sees each reading of a sealed value, with th
   await therapist.send('GET', `/api/patients/${cleo.id}`)
   const trail = await cleo.send('GET', `/api/patients/${cleo.id}/audit`)
   assert.equal(trail.status, 200)
-  const entries = trail.body['items'] as unknown as readonly { action: string; actor: { id: string; name: string | null }; outcome: string }[]
+  const entries = trail.body['items'] as unknown as readonly { action: string; actor: { id: string; type: string; name: string | null; you: boolean }; outcome: string }[]
   assert.ok(entries.some(({ action, actor }) => action === 'patient.viewed' && actor.id === therapist.id && actor.name?.startsWith('Dr. Nr') === true))
+  assert.deepEqual(new Set(entries.filter(({ actor }) => actor.id === cleo.id).map(({ actor }) => actor.you)), new Set([true]))
+  assert.ok(entries.every(({ actor }) => actor.you === (actor.id === cleo.id)))
+  assert.ok(entries.filter(({ actor }) => actor.type === 'system').every(({ actor }) => /^Therapy \([a-z ]+\)$/.test(actor.name ?? '')))
   assert.ok(!JSON.stringify(entries).includes('127.0.0.1'), 'the reader’s address is the reader’s data')
   const own = await therapist.send('GET', `/api/patients/${cleo.id}/audit`)
   const seen = own.body['items'] as unknown as readonly { actor: { id: string } }[]

@@ -47,6 +47,10 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
     assert.ok(token)
     patients = await (await fetch(`http://127.0.0.1:${port}/api/patients`, { headers: { authorization: `Bearer ${token}` } })).text()
     assert.match(patients, /Aylin/)
+    const sessions = (await (await fetch(`http://localhost:${port}/api/auth/sessions`, { headers: { authorization: `Bearer ${token}` } })).json()) as { readonly items: readonly { readonly current: boolean }[] }
+    assert.deepEqual(sessions.items.map(({ current }) => current), [true], 'nobody has a device that they never used')
+    assert.match(running.output(), new RegExp(`^Therapy +http://localhost:${port}/ [^]*^Administration +http://localhost:\\d+/ `, 'm'))
+    assert.doesNotMatch(running.output(), /http:\/\/127/, 'one name everywhere: browsers have no passkeys for an address in numbers')
     assert.equal(((await stat(join(home, 'demo.json'))).mode & 0o077), 0, 'passwords are for the owner alone')
 
     const second = start()

@@ -17,7 +17,7 @@ async function tourScript(port: number, home: string): Promise<string> {
   const blocks = [...tour.matchAll(/^```sh\n([\s\S]*?)^```$/gm)].map((block) => block[1] ?? '')
   assert.ok(blocks.length >= 6, 'the tour has its blocks')
   assert.ok(!tour.includes('```\n```'), 'no block is empty')
-  return blocks.join('\n').replaceAll('http://127.0.0.1:4310', `http://127.0.0.1:${port}`).replaceAll('./.redoubt/', `${home}/`).replaceAll('.redoubt/', `${home}/`)
+  return blocks.join('\n').replaceAll('http://localhost:4310', `http://localhost:${port}`).replaceAll('./.redoubt/', `${home}/`).replaceAll('.redoubt/', `${home}/`)
 }
 
 test('the guided tour of the README does what it says', async () => {
@@ -54,6 +54,8 @@ test('the guided tour of the README does what it says', async () => {
   assert.equal(starts[0], starts[1], 'booked once')
   assert.ok(told.includes('Walk by the river twice a week.'), 'released, he reads it')
   assert.match(stdout, /Dr\. Helene Brandt {2}\S+ {2}done/, 'he sees who read')
+  assert.match(stdout, /^\S+Z {2}you {2}\S+ {2}done$/m, 'and what he read himself')
+  assert.deepEqual(told.slice(told.indexOf('factor_required')).slice(0, 2), ['factor_required', 'patient'], 'a password alone opens nothing once there is a factor')
   assert.ok(told.includes('Nothing is wrong.'), stdout)
   assert.deepEqual(told.slice(-2), ['public profile: readable', 'message and record: not readable'])
 })
