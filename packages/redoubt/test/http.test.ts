@@ -112,7 +112,7 @@ test('a request the HTTP parser refuses gets the same kind of answer', async () 
   }
 })
 
-test('CORS: only the exact origin, not its suffix, prefix, port, scheme, case, null or a wildcard', async () => {
+test('attack: CORS: only the exact origin, not its suffix, prefix, port, scheme, case, null or a wildcard', async () => {
   const allowed = 'https://app.example.test'
   const at = await edge('node', { origins: [allowed, 'http://localhost:5173'], credentials: true })
   for (const origin of [
@@ -146,7 +146,7 @@ test('CORS: only the exact origin, not its suffix, prefix, port, scheme, case, n
   assert.equal(none.headers.vary, 'Origin')
 })
 
-test('a cross-site simple POST from an unlisted origin has no effect', async () => {
+test('attack: a cross-site simple POST from an unlisted origin has no effect', async () => {
   const at = await edge('node')
   const received = await ask(at, 'POST', '/api/echo', { ...json({ name: 'x' }), headers: { origin: 'https://evil.test', 'content-type': 'application/json' } })
   assert.equal(received.status, 403)
@@ -160,7 +160,7 @@ test('CORS options that are unsafe or do nothing are refused when built', () => 
   assert.throws(() => cors([], true, emit), /credentials/)
 })
 
-test('X-Forwarded-For, X-Forwarded-Proto and X-Request-Id from an untrusted hop are ignored', async () => {
+test('attack: X-Forwarded-For, X-Forwarded-Proto and X-Request-Id from an untrusted hop are ignored', async () => {
   const at = await edge('node')
   const received = await ask(at, 'GET', '/api/where', { headers: { 'x-forwarded-for': '6.6.6.6', 'x-forwarded-proto': 'https', 'x-request-id': 'chosen-by-client' } })
   const { address, request } = JSON.parse(received.text) as { address: string; request: string }

@@ -9,7 +9,7 @@ import type { Received } from '../support/edge.ts'
 const ruleOf = (received: Received): string | undefined => problemOf(received).errors?.[0]?.rule
 
 for (const kind of kinds) {
-  test(`${kind}: prototype pollution by __proto__, constructor, prototype, in any depth and spelling`, async () => {
+  test(`attack: ${kind}: prototype pollution by __proto__, constructor, prototype, in any depth and spelling`, async () => {
     const at = await edge(kind)
     for (const body of [
       '{"name":"x","__proto__":{"admin":true}}', '{"name":"x","constructor":{"prototype":{"admin":true}}}', '{"name":{"prototype":1}}',
@@ -25,7 +25,7 @@ for (const kind of kinds) {
     assert.equal(({} as Record<string, unknown>)['admin'], undefined)
   })
 
-  test(`${kind}: a body of 10 MB, declared or chunked, is refused without being kept`, async () => {
+  test(`attack: ${kind}: a body of 10 MB, declared or chunked, is refused without being kept`, async () => {
     const at = await edge(kind)
     const declared = await ask(at, 'POST', '/api/echo', json(JSON.stringify({ name: 'x'.repeat(10_000_000) })))
     assert.equal(declared.status, 413)
@@ -35,7 +35,7 @@ for (const kind of kinds) {
     assert.match(chunked, /^HTTP\/1\.1 413 /)
   })
 
-  test(`${kind}: a body that lies about being small is cut at the limit of its route`, async () => {
+  test(`attack: ${kind}: a body that lies about being small is cut at the limit of its route`, async () => {
     const at = await edge(kind)
     const within = await ask(at, 'POST', '/api/echo', json({ name: 'x'.repeat(102_400 - 11) }))
     assert.equal(within.status, 200)
@@ -45,7 +45,7 @@ for (const kind of kinds) {
     assert.equal(hook.text, '{"bytes":250000}')
   })
 
-  test(`${kind}: JSON of 10,000 levels is refused before it is built`, async () => {
+  test(`attack: ${kind}: JSON of 10,000 levels is refused before it is built`, async () => {
     const at = await edge(kind)
     for (const body of ['['.repeat(10_000) + ']'.repeat(10_000), '{"a":'.repeat(10_000) + '1' + '}'.repeat(10_000), '['.repeat(50_000)]) {
       const received = await ask(at, 'POST', '/api/echo', json(body))
@@ -54,7 +54,7 @@ for (const kind of kinds) {
     }
   })
 
-  test(`${kind}: two Authorization, Host or Content-Type lines are refused: a proxy might believe the one that is not believed here`, async () => {
+  test(`attack: ${kind}: two Authorization, Host or Content-Type lines are refused: a proxy might believe the one that is not believed here`, async () => {
     const at = await edge(kind)
     const body = '{"name":"x"}'
     const send = (...lines: readonly string[]): Promise<string> =>
@@ -78,7 +78,7 @@ for (const kind of kinds) {
     assert.match(await send(host, type, ...padded(300), 'Host: b'), /^HTTP\/1\.1 400 /)
   })
 
-  test(`${kind}: a slow body is given up after its time`, async () => {
+  test(`attack: ${kind}: a slow body is given up after its time`, async () => {
     const at = await edge(kind, {}, { mount: { bodyTimeout: 100 } })
     const text = await wire(at, 'POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"na')
     assert.match(text, /^HTTP\/1\.1 408 /)
@@ -98,7 +98,7 @@ for (const kind of kinds) {
     assert.deepEqual(at.events.filter((event) => event.type === 'http.failed'), [])
   })
 
-  test(`${kind}: response splitting through a header value is not possible`, async () => {
+  test(`attack: ${kind}: response splitting through a header value is not possible`, async () => {
     const at = await edge(kind)
     for (const to of ['/x%0d%0aSet-Cookie:%20a=b', '/x%0aX:%20y', '/x%00']) {
       const received = await ask(at, 'GET', `/api/jump?to=${to}`)
@@ -108,7 +108,7 @@ for (const kind of kinds) {
     }
   })
 
-  test(`${kind}: encoded, doubled and dotted paths do not slip past the routes`, async () => {
+  test(`attack: ${kind}: encoded, doubled and dotted paths do not slip past the routes`, async () => {
     const at = await edge(kind)
     const status = async (path: string): Promise<number> => (await ask(at, 'GET', path)).status
     for (const path of ['//api/where', '/api//where', '/api/./where', '/api/../api/where', '/x/..', '/api/wh\\ere', 'http://evil.test/api/where', '/api/where#x', '/api/wh<ere', '/api/where"']) {
@@ -124,7 +124,7 @@ for (const kind of kinds) {
     assert.match(await wire(at, 'GET /api/where\xe9 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'), /^HTTP\/1\.1 400 /)
   })
 
-  test(`${kind}: a route is not reached by another method, and not by OPTIONS or TRACE`, async () => {
+  test(`attack: ${kind}: a route is not reached by another method, and not by OPTIONS or TRACE`, async () => {
     const at = await edge(kind)
     for (const method of ['PUT', 'PATCH', 'OPTIONS', 'TRACE', 'PROPFIND']) {
       const received = await ask(at, method, `/api/things/${thing}`, withToken('therapist'))
@@ -135,7 +135,7 @@ for (const kind of kinds) {
     assert.equal(override.status, 200)
   })
 
-  test(`${kind}: a body where none is expected, of another type or coding, is refused`, async () => {
+  test(`attack: ${kind}: a body where none is expected, of another type or coding, is refused`, async () => {
     const at = await edge(kind)
     assert.equal((await ask(at, 'GET', '/api/where', json({}))).status, 400)
     assert.equal((await ask(at, 'DELETE', `/api/things/${thing}`, { headers: { ...withToken('therapist').headers, 'content-type': 'application/json' }, body: '{}' })).status, 400)
@@ -151,7 +151,7 @@ for (const kind of kinds) {
   })
 }
 
-test('JSON that two parsers read differently is refused', () => {
+test('attack: JSON that two parsers read differently is refused', () => {
   const cases: readonly [string | Buffer, string][] = [
     ['{"a":1,"a":2}', 'duplicate_key'], ['{"a":{"b":1,"b":1}}', 'duplicate_key'], ['{"a":1,"\\u0061":2}', 'duplicate_key'], ['[{"x":1},{"y":1,"y":1}]', 'duplicate_key'],
     [Buffer.from([0x22, 0xc3, 0x28, 0x22]), 'utf8'], [Buffer.from([0x22, 0xed, 0xa0, 0x80, 0x22]), 'utf8'], [Buffer.from('\ufeff{}'), 'json'], ['"\\ud800"', 'text'], ['{"\\ud800":1}', 'text'], ['"a\\u0000b"', 'text'],
@@ -168,13 +168,13 @@ test('JSON that is merely unusual is read as JSON.parse reads it', () => {
   ]) assert.deepEqual(parseJson(Buffer.from(body)), JSON.parse(body), body)
 })
 
-test('a field name that was sent is shown only when it looks like a field name', async () => {
+test('attack: a field name that was sent is shown only when it looks like a field name', async () => {
   const at = await edge('node')
   const received = await ask(at, 'POST', '/api/echo', json({ name: 'x', 'jane@example.test': 1, '<b>': 1, ok_name: 1 }))
   assert.deepEqual(problemOf(received).errors, [{ field: '?', rule: 'unknown' }, { field: '?', rule: 'unknown' }, { field: 'ok_name', rule: 'unknown' }])
 })
 
-test('a thousand unknown fields give a short answer', async () => {
+test('attack: a thousand unknown fields give a short answer', async () => {
   const at = await edge('node')
   const received = await ask(at, 'POST', '/api/echo', json(Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`f${i}`, i]))))
   assert.equal(problemOf(received).errors?.length, 32)

@@ -1,4 +1,5 @@
 import { createSecretKey } from 'node:crypto'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
 import { openLimits } from '../../src/limits.ts'
 import { openRedis } from '../../src/redis.ts'
@@ -11,7 +12,9 @@ const redis = openRedis({ url, name: 'sample', timeout, connectTimeout: Math.max
 await redis.tried
 const limits = openLimits({ shared: { redis, secret: createSecretKey(Buffer.from(secret, 'hex')), prefix: 'sample' } })
 const limit = limitOf(quota, { away, window: 3_600_000 })
-const told = { decisions: 0, allowed: 0, failed: 0, waited: 0, longest: 0 }
+const told = { decisions: 0, allowed: 0, failed: 0, waited: 0, longest: 0, lag: 0 }
+const delay = monitorEventLoopDelay({ resolution: 5 })
+delay.enable()
 process.send?.('working')
 const until = seconds === undefined ? Infinity : performance.now() + seconds * 1000
 let left = tries
@@ -36,4 +39,5 @@ await Promise.all(Array.from({ length: 20 }, async () => {
   }
 }))
 redis.close()
+told.lag = delay.max / 1e6
 process.send?.(told, () => process.disconnect())
