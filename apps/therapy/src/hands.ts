@@ -8,7 +8,7 @@ import { DatabaseRefused } from 'redoubt/migrate/check'
 import { settings, type Settings } from './config.ts'
 import { tables } from './tables.ts'
 
-export const version = '0.1.0'
+const version = '0.1.0'
 
 /** How a process of Therapy ends. */
 export const exitCodes = {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { unrecorded } from 'redoubt/keyring/usage'
+import { unrecorded } from '../../../packages/redoubt/test/support/unrecorded.ts'
 import { openRotation } from 'redoubt/keyring/rotate'
 import { openPool } from 'redoubt/pg'
 import { openKeyService } from 'redoubt/kms'

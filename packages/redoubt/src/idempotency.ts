@@ -124,8 +124,12 @@ const forget = `with gone as (
  * @param most rows deleted by this call
  * @returns how many were deleted; 0 also while another worker deletes
  */
-export async function forgetExpired(pool: Pick<Pool, 'query'>, most: number): Promise<number> {
-  const [row] = await pool.query<{ readonly gone: number }>({ name: 'redoubt_once_forget', text: forget, values: [most] })
+export function forgetExpired(pool: Pick<Pool, 'query'>, most: number): Promise<number> {
+  return deleted(pool, { name: 'redoubt_once_forget', text: forget, values: [most] })
+}
+
+async function deleted(pool: Pick<Pool, 'query'>, statement: Statement<Gone>): Promise<number> {
+  const [row] = await pool.query(statement)
   return row?.gone ?? 0
 }
 
@@ -157,14 +161,15 @@ export function startSweep(settings: SweepSettings): { stop(): Promise<void> } {
   const { pool, emit } = settings
   const interval = whole('intervalMs', settings.intervalMs ?? 60_000, 1, 3_600_000)
   const batch = whole('batch', settings.batch ?? 1000, 1, 100_000)
+  const deletions = [(most: number) => forgetExpired(pool, most), ...(settings.more ?? []).map((each) => (most: number) => deleted(pool, { ...each, values: [most] }))]
   const stopped = Promise.withResolvers<void>()
   let stopping = false
 
   async function sweep(): Promise<void> {
     try {
-      for (const deleting of [{ name: 'redoubt_once_forget', text: forget }, ...(settings.more ?? [])]) {
+      for (const forgetSome of deletions) {
         let gone = batch
-        while (!stopping && gone === batch) gone = (await pool.query<Gone>({ ...deleting, values: [batch] }))[0]?.gone ?? 0
+        while (!stopping && gone === batch) gone = await forgetSome(batch)
       }
     } catch (error) {
       emit({ type: 'idempotency.sweep_failed', error })

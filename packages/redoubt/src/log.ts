@@ -8,7 +8,7 @@ import type { Tables } from './tables.ts'
 export { logEvents } from './log/events.ts'
 export { openSink, type Sink } from './log/sink.ts'
 
-export const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const
+const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const
 export type Level = (typeof levels)[number]
 /** What a line is about. `audit` (security) may have a sink of its own; `service` is the life of the process. */
 export type Category = 'http' | 'auth' | 'money' | 'provider' | 'webhook' | 'job' | 'audit' | 'service'

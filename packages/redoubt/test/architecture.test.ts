@@ -5,6 +5,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { dependencyFindings, packageOf, phantomFindings, unusedFindings } from './support/architecture/dependencies.ts'
 import { doorFindings } from './support/architecture/doors.ts'
+import { exportFindings } from './support/architecture/exports.ts'
 import { moduleFindings, textFindings } from './support/architecture/form.ts'
 import { appFindings, headOf, lines, orderFindings } from './support/architecture/order.ts'
 import { sourceOf } from './support/architecture/source.ts'
@@ -178,4 +179,19 @@ test('the look at dependencies has teeth', () => {
   assert.equal(phantomFindings(planted('a.ts', "import { z } from 'zod'"), [redoubt]).length, 1)
   assert.equal(unusedFindings(planted('a.ts', "import { z } from 'zod'"), [redoubt]).length, 1)
   none(phantomFindings(planted('a.ts', "import { jwtVerify } from 'jose/jwt/verify'\nimport fs from 'fs'\nimport { a } from 'redoubt/a'"), [redoubt]))
+})
+
+test('what is exported is used by somebody', () => {
+  none(exportFindings(shipped, modules))
+})
+
+test('the look at exports has teeth', () => {
+  const file = (name: string, text: string) => sourceOf(`packages/redoubt/src/${name}.ts`, text)
+  const one = file('one', 'export function a(): void {}\nexport type T = string\nexport const b = 1')
+  const user = file('two', "import { a, b as c, type T } from './one.ts'")
+  const tester = sourceOf('packages/redoubt/test/one.test.ts', "import { a, b, type T } from '../src/one.ts'")
+  assert.equal(exportFindings([one], [one]).length, 3)
+  assert.equal(exportFindings([one], [one, tester]).length, 2)
+  none(exportFindings([one], [one, user]))
+  none(exportFindings([one], [one, file('two', "const { a } = await import('./one.ts')")]))
 })

@@ -31,9 +31,6 @@ export type KeyUsage = {
   stop(): Promise<void>
 }
 
-/** For a keyring whose use nobody has to account for: a test. */
-export const unrecorded: KeyUsage = Object.freeze({ used: () => undefined, called: () => undefined, flush: () => Promise.resolve(), stop: () => Promise.resolve() })
-
 export type KeyUsageSettings = {
   /** A pool of the keys role. */
   readonly pool: KeysPool

@@ -68,6 +68,3 @@ export function tally(): { add(verdict: Verdict): void; hold(id: Buffer): void; 
     outcome: () => ({ changes, failures, ...counts, held: [...held] }),
   }
 }
-
-/** Says for each value that names no known key whether its owner was erased. */
-export type Missing = 'erased' | 'key_unknown'

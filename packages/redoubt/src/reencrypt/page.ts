@@ -56,7 +56,7 @@ export function pageText(shape: Shape, columns: readonly string[], extent: Exten
 }
 
 /** The id after this one; the last of all is its own. */
-export function successor(id: Buffer): string {
+function successor(id: Buffer): string {
   const bytes = Buffer.from(id)
   for (let at = 15; at >= 0; at--) {
     bytes[at] = ((bytes[at] ?? 0) + 1) & 0xff

@@ -10,7 +10,7 @@ import { columnsFor, type SealedPart, type Shape } from './shape.ts'
 export type Standing = 'new' | 'old' | Reason
 
 /** What a value's header and the key schema say, without opening it. */
-export function standing(value: Buffer, fact: KeyFact | undefined, row: Pick<PageRow, 'tenant' | 'subject'>, part: Pick<SealedPart, 'keep'>): Standing {
+function standing(value: Buffer, fact: KeyFact | undefined, row: Pick<PageRow, 'tenant' | 'subject'>, part: Pick<SealedPart, 'keep'>): Standing {
   if (!looksSealed(value)) return 'not_sealed'
   if (fact === undefined) return 'key_unknown'
   // A key that is genuine, but somebody else's or of another retention class: the row was moved.

@@ -1,7 +1,7 @@
 import type { Column, IndexColumn, LegacyColumn, SealedColumn, Table, Tables } from '../tables.ts'
 
 /** What a job does with the rows of one table. */
-export const kinds = ['reencrypt', 'import', 'wipe', 'verify'] as const
+const kinds = ['reencrypt', 'import', 'wipe', 'verify'] as const
 export type Kind = (typeof kinds)[number]
 
 export type SealedPart = { readonly name: string; readonly column: SealedColumn; readonly keep: string; readonly indexes: readonly IndexPart[] }

@@ -20,7 +20,7 @@ function stored(shape: Shape, name: string): string {
  * @param unique written columns whose values may stand in one row only: a second one is a failure, not the end of a batch
  * $15 ids, then for each column of the page what was read, and for each written one what comes in its place.
  */
-export function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'write'>, unique: readonly string[]): string {
+function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'write'>, unique: readonly string[]): string {
   const id = identifier(shape.table.rowId)
   const olds = work.read.map((_, n) => `o${n}`)
   const news = work.write.map((_, n) => `v${n}`)
@@ -62,8 +62,6 @@ export function writeText(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'w
       where c.job_id = $1::uuid and c.round = $2::int4 and c.range_no = $3::int4
       returning array(select m.id::text from missed m) as missed, (select count(*) from changed) as changed`
 }
-
-export type Written = { readonly missed: readonly string[]; readonly changed: bigint }
 
 /** What a batch does besides its rows. */
 export type Progress = {

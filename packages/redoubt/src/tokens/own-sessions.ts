@@ -19,8 +19,6 @@ export type OwnSession = {
   readonly current: boolean
 }
 
-/** Why all other sessions of a person end. */
-export type EndReason = 'ended' | 'password_changed' | 'factor_changed'
 /** Why somebody's sessions are ended by another: which caller may give which is decided by guard.end_sessions_of. */
 export type EndReasonOf = 'ended_by_admin' | 'suspended' | 'role_changed' | 'factor_changed' | 'password_changed'
 
@@ -54,21 +52,11 @@ export async function endSession(service: Service, caller: Person, session: stri
 
 /** Ends every session of the caller, this one too. */
 export async function signOutEverywhere(service: Service, caller: Person): Promise<void> {
-  const sessions = await transaction(service.gate, caller, { action: 'auth.logout_all', resource: { type: 'user', id: caller.actor } }, (tx) => endOwnSessions(tx, 'logout_all'))
+  const sessions = await transaction(service.gate, caller, { action: 'auth.logout_all', resource: { type: 'user', id: caller.actor } }, async (tx) => {
+    const [row] = await tx.query<{ readonly ended: number }>({ name: 'redoubt.end_other_sessions', text: 'select guard.end_other_sessions($1) as ended', values: ['logout_all'] })
+    return row?.ended ?? 0
+  })
   service.emit({ type: 'auth.session_revoked', requestId: caller.requestId, actor: caller.actor, sessions })
-}
-
-/**
- * Ends all sessions of the caller of this transaction but the one that asks, when it commits.
- * @returns how many
- */
-export function endOtherSessions(tx: Tx, reason: EndReason): Promise<number> {
-  return endOwnSessions(tx, reason)
-}
-
-async function endOwnSessions(tx: Tx, reason: EndReason | 'logout_all'): Promise<number> {
-  const [row] = await tx.query<{ readonly ended: number }>({ name: 'redoubt.end_other_sessions', text: 'select guard.end_other_sessions($1) as ended', values: [reason] })
-  return row?.ended ?? 0
 }
 
 /**

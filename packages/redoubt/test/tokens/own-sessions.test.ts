@@ -3,7 +3,7 @@ import { after, test } from 'node:test'
 import { systemCaller } from '../../src/context.ts'
 import { Refusal } from '../../src/errors.ts'
 import { openPool } from '../../src/pg.ts'
-import { endOtherSessions, endSession, endSessionsOf, forgetSessions, listSessions, signOutEverywhere } from '../../src/tokens/own-sessions.ts'
+import { endSession, endSessionsOf, forgetSessions, listSessions, signOutEverywhere } from '../../src/tokens/own-sessions.ts'
 import { refreshSession } from '../../src/tokens/refresh.ts'
 import { signOut, type SignedIn } from '../../src/tokens/sessions.ts'
 import { transaction } from '../../src/transaction.ts'
@@ -66,7 +66,7 @@ for (const [how, end] of Object.entries(ends)) {
 test('ending the others keeps the session that asks', async () => {
   const { indexes } = await one.account()
   const [asking, other, third] = [await one.signIn(indexes), await one.signIn(indexes), await one.signIn(indexes)]
-  assert.equal(await transaction(identity.gate, one.person(asking.token), 'auth.session_revoked', (tx) => endOtherSessions(tx, 'password_changed')), 2)
+  assert.deepEqual(await transaction(identity.gate, one.person(asking.token), 'auth.session_revoked', (tx) => tx.query({ text: 'select guard.end_other_sessions($1) as ended', values: ['password_changed'] })), [{ ended: 2 }])
   assert.deepEqual([await stands(asking), await stands(other), await stands(third)], [true, false, false])
 })
 

@@ -3,7 +3,7 @@ import { framed } from '../../bytes.ts'
 import type { IndexKey } from '../../keyring.ts'
 
 /** Codes made at once; all earlier ones end with that. */
-export const recoveryCodes = 10
+const recoveryCodes = 10
 /** Crockford's base32: no I, L, O or U, so that what is written on paper is read back. */
 const letters = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
 

@@ -1,5 +1,5 @@
 import { openKeyring } from '../../../src/keyring.ts'
-import { unrecorded } from '../../../src/keyring/usage.ts'
+import { unrecorded } from '../../support/unrecorded.ts'
 import { openKeyService } from '../../../src/kms.ts'
 import { openPool } from '../../../src/pg.ts'
 import { runJobs, type Kind } from '../../../src/reencrypt.ts'
