@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request, type IncomingHttpHeaders } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
+import { startVault } from '../../../packages/redoubt/test/support/vault.ts'
 import { openClinic } from './support/clinic.ts'
 
 const front = { trustedProxies: ['127.0.0.1'], publicOrigin: 'https://therapy.test', adminOrigin: 'https://admin.therapy.test', controls: { https: 'enforce' } } as const
@@ -11,10 +15,10 @@ const { id, email, password } = await (await openClinic({ database: clinic.datab
 type Asked = { readonly headers?: Readonly<Record<string, string>>; readonly body?: string }
 type Got = { readonly status: number; readonly headers: IncomingHttpHeaders }
 
-function ask(method: string, path: string, { headers = {}, body }: Asked = {}): Promise<Got> {
+function ask(method: string, path: string, { headers = {}, body }: Asked = {}, { address } = clinic): Promise<Got> {
   return new Promise((resolve, reject) => {
     const sent = { host: 'therapy.test', 'x-forwarded-proto': 'https', ...(body === undefined ? {} : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(body)) }), ...headers }
-    const req = request(new URL(path, clinic.address), { method, agent: false, headers: sent }, (res) => {
+    const req = request(new URL(path, address), { method, agent: false, headers: sent }, (res) => {
       res.resume()
       res.once('end', () => resolve({ status: res.statusCode ?? 0, headers: res.headers }))
     })
@@ -92,4 +96,23 @@ test('plain HTTP: a page is redirected, the API refused, and neither promises HS
   for (const [method, path] of [['GET', '/api/auth/me'], ['POST', '/sign-in'], ['POST', '/api/auth/login']] as const) {
     assert.deepEqual(frozen(await ask(method, path, plain)), { status: 421, ...all, 'content-security-policy': nothing, 'referrer-policy': 'no-referrer', ...problem }, `${method} ${path}`)
   }
+})
+
+test('in production, without a setting for it: HTTPS is enforced, HSTS is sent, and the OpenAPI document is not served', async (t) => {
+  const vault = await startVault()
+  vault.transit('POST', 'keys/root', { derived: true })
+  const folder = await mkdtemp(join(tmpdir(), 'production-'))
+  t.after(async () => {
+    await vault.close()
+    await rm(folder, { recursive: true })
+  })
+  const file = join(folder, 'token')
+  await writeFile(file, vault.token({}))
+  const real = await openClinic({
+    settings: { production: true, publicOrigin: front.publicOrigin, adminOrigin: front.adminOrigin, trustedProxies: front.trustedProxies, kms: 'vault:transit/root', keyService: { vault: { address: vault.origin, signIn: { method: 'token-file', file } } } },
+  })
+  assert.deepEqual(frozen(await ask('GET', '/openapi.json', {}, real)), { status: 404, ...api, ...problem })
+  assert.deepEqual(frozen(await ask('GET', '/api/auth/me', {}, real)), { status: 401, ...api, ...problem, 'www-authenticate': 'Bearer' })
+  assert.equal((await ask('GET', '/api/auth/me', { headers: { 'x-forwarded-proto': 'http' } }, real)).status, 421)
+  await real.close()
 })
