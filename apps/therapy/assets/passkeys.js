@@ -13,19 +13,20 @@ function ours({ rpId, rp }) {
 
 // What the page asked with, or anew what `data-fresh` gives, once that is too old.
 function questionOf(form) {
-  let options = JSON.parse(form.dataset.options)
+  let text = String(form.dataset.options)
   let asked = Date.now()
   return async () => {
-    if (form.dataset.fresh === undefined || Date.now() - asked < goodFor) return options
+    if (form.dataset.fresh === undefined || Date.now() - asked < goodFor) return text
     const response = await fetch(form.dataset.fresh, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' })
-    if (!response.ok) return options
-    options = await response.json()
+    if (!response.ok) return text
+    text = await response.text()
     asked = Date.now()
-    return options
+    return text
   }
 }
 
-function answerTo(form, options, more) {
+function answerTo(form, text, more) {
+  const options = JSON.parse(text)
   return form.dataset.passkey === 'create'
     ? navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(options) })
     : navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(options), ...more })

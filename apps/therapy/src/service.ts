@@ -22,6 +22,7 @@ import { openControls, type Controls } from 'redoubt/http/controls'
 import { sessionCookies } from 'redoubt/http/cookies'
 import { cspReports } from 'redoubt/http/csp-report'
 import { openCsrf, type Csrf } from 'redoubt/http/csrf'
+import { byOneName, isLoopback } from 'redoubt/http/loopback'
 import { mount } from 'redoubt/http/mount'
 import type { PagesOptions } from 'redoubt/http/pages'
 import { problems } from 'redoubt/http/problem'
@@ -312,6 +313,7 @@ function serverOf(settings: ServiceSettings, health: Health, controls: Controls,
     https: controls.modes.https, ...(controls.modes.https === 'enforce' && door.pages !== undefined ? { pageHosts: pageHostsOf(door.origins[0]) } : {}), ...(controls.modes.https === 'off' ? {} : { hsts: hstsOf[settings.hsts ?? 'year'] }),
   })
   for (const step of steps) outside.use(step)
+  if (isLoopback(door.origins[0])) outside.use(byOneName(door.origins[0]))
   outside.use(mount(door.routes, {
     authenticate: limits.counting(anyOf(bearer(app.identity.tokens), cookie(app.identity.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.

@@ -65,3 +65,11 @@ test('an offer that waits does not stop the button, the password, or the way bac
   await page.waitForURL(`${origin}/sign-in/second-factor`)
   clean(at)
 })
+
+test('opened under an address in numbers, where browsers give no passkeys, the page is opened under its name', { skip }, async () => {
+  const at = await site.visit()
+  await at.page.goto('http://127.0.0.1:4310/sign-in?note=late')
+  assert.equal(at.page.url(), `${origin}/sign-in?note=late`)
+  await at.page.getByRole('button', { name: 'Sign in with a passkey' }).waitFor()
+  clean(at)
+})

@@ -25,7 +25,7 @@ export type Site = {
 export async function openSite(): Promise<Site> {
   const [origin, adminOrigin] = ['http://localhost:4310', 'http://localhost:4311']
   const clinic = await openClinic({ settings: { publicOrigin: origin, adminOrigin } })
-  const chromium = noChromium === false ? await openChromium([[origin, clinic.address], [adminOrigin, clinic.adminAddress]]) : undefined
+  const chromium = noChromium === false ? await openChromium([[origin, clinic.address], ['http://127.0.0.1:4310', clinic.address], [adminOrigin, clinic.adminAddress]]) : undefined
   const visit: Site['visit'] = (size) => chromium?.visit(size) ?? assert.fail()
   const fillIn: Site['fillIn'] = async ({ page }, { email, password }, door = origin) => {
     await page.goto(`${door}/sign-in`)
