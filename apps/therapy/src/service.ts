@@ -64,6 +64,7 @@ import { adminPageRoutes, pageRoutes, pagesOptions } from './pages/site.ts'
 import { relationshipRoutes } from './relationships.ts'
 import { renewal, signInRoutes } from './sign-in.ts'
 import { checkMigrations } from './sources.ts'
+import { storedUrl } from './stored-url.ts'
 import { definers, tables, type Therapy } from './tables.ts'
 import { profileRoutes, therapistRoutes } from './therapists.ts'
 
@@ -72,6 +73,8 @@ export type ServiceSettings = {
   readonly databaseUrl: string
   /** Login of the keys role. */
   readonly keysUrl: string
+  /** Where a password that was replaced is read (stored-url.ts). */
+  readonly urlsAgain?: { readonly database: (() => Promise<string>) | undefined; readonly keys: (() => Promise<string>) | undefined }
   /** `local:<path>` or another provider, as redoubt/kms reads it. */
   readonly kms: string
   /** How the key service is reached and signed in to, where it is not a local file. */
@@ -130,7 +133,7 @@ export type Service = {
 /** What a process opens the service with, from its configuration. */
 export function serviceSettings(config: Config, env: Environment, emit: Emit): ServiceSettings {
   return {
-    databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
+    databaseUrl: config.DATABASE_URL, keysUrl: config.KEYS_DATABASE_URL, urlsAgain: { database: storedUrl(env, 'DATABASE_URL'), keys: storedUrl(env, 'KEYS_DATABASE_URL') }, kms: config.KMS, keyService: keyServiceOptions(env), production: config.NODE_ENV === 'production',
     publicOrigin: config.PUBLIC_ORIGIN, origins: config.ALLOWED_ORIGINS, controls: config.CONTROLS, hsts: config.HSTS, adminOrigin: config.ADMIN_ORIGIN, factorResetHours: config.FACTOR_RESET_HOURS, trustedProxies: config.TRUSTED_PROXIES,
     redisUrl: config.REDIS_URL, redisTimeout: config.REDIS_TIMEOUT,
     limits: {
@@ -177,8 +180,8 @@ function keySetRoute(tokens: Tokens): Route {
 export async function openService(settings: ServiceSettings): Promise<Service> {
   const { emit, production, roles = 'therapy', now = () => new Date(), lifetimes: lives = lifetimes } = settings
   const namedStatements = settings.namedStatements ?? true
-  const pool = openPool({ url: settings.databaseUrl, max: settings.poolSize ?? 10, namedStatements, emit })
-  const keysPool = openPool({ url: settings.keysUrl, max: 4, namedStatements, emit })
+  const pool = openPool({ url: settings.databaseUrl, urlAgain: settings.urlsAgain?.database, max: settings.poolSize ?? 10, namedStatements, emit })
+  const keysPool = openPool({ url: settings.keysUrl, urlAgain: settings.urlsAgain?.keys, max: 4, namedStatements, emit })
   const ends: (() => unknown)[] = [() => keysPool.close(), () => pool.close()]
   const close = async (): Promise<void> => {
     for (const end of ends.splice(0).reverse()) await end()

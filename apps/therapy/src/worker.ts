@@ -17,6 +17,7 @@ import { forgetSessions } from 'redoubt/tokens/own-sessions'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { startMail } from './letters.ts'
 import { checkMigrations } from './sources.ts'
+import { storedUrl } from './stored-url.ts'
 import { tables } from './tables.ts'
 
 const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, sends mail, deletes
@@ -37,8 +38,8 @@ run('therapy worker', async () => {
     for (const end of ends.splice(0).reverse()) await end()
   }
   try {
-    const pool = openPool({ url, max: 2, namedStatements, emit })
-    const keysPool = openPool({ url: settings.KEYS_DATABASE_URL, max: 1, namedStatements, emit })
+    const pool = openPool({ url, urlAgain: storedUrl(process.env, 'WORKER_DATABASE_URL'), max: 2, namedStatements, emit })
+    const keysPool = openPool({ url: settings.KEYS_DATABASE_URL, urlAgain: storedUrl(process.env, 'KEYS_DATABASE_URL'), max: 1, namedStatements, emit })
     ends.push(() => pool.close(), () => keysPool.close())
     const findings = [...(await checkLogin(pool, `${tables.service}_worker`)), ...(await checkLogin(keysPool, `${tables.service}_keys`))]
     if (findings.length > 0) throw new DatabaseRefused(findings)

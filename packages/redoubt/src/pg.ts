@@ -51,6 +51,11 @@ export type Pool = {
 
 export type PoolSettings = {
   readonly url: string
+  /**
+   * Reads the connection string anew after a sign-in was refused: a password that was replaced meanwhile is taken up, and
+   * the rest of it is not looked at. The new one is stored before the server is told, so that no connection is refused.
+   */
+  readonly urlAgain?: (() => Promise<string>) | undefined
   /** Most connections this process opens; sized so that all processes together stay under the server's limit. */
   readonly max: number
   /** False behind a transaction pooler that knows no named statements (PgBouncer before 1.21). Default true. */
@@ -100,8 +105,15 @@ class Client extends pg.Client {
 export function openPool(settings: PoolSettings): Pool {
   const statementTimeout = positive('statementTimeout', settings.statementTimeout ?? 10_000)
   const namedStatements = settings.namedStatements ?? true
+  let password: string | undefined
+  class WithPassword extends Client {
+    constructor(config?: string | pg.ClientConfig) {
+      super(config)
+      if (password !== undefined) (this as { password?: string }).password = password
+    }
+  }
   const driver = new pg.Pool({
-    Client,
+    Client: WithPassword,
     connectionString: settings.url,
     max: positive('max', settings.max),
     connectionTimeoutMillis: positive('connectTimeout', settings.connectTimeout ?? 5_000),
@@ -115,8 +127,18 @@ export function openPool(settings: PoolSettings): Pool {
   // An idle connection that dies is replaced at the next use.
   driver.on('error', () => settings.emit({ type: 'database.connection_destroyed', reason: 'idle connection lost' }))
 
+  /** Once more with the password that is stored now, where that is another one than was refused. */
+  async function afresh(error: unknown, tried: string | undefined): Promise<pg.PoolClient> {
+    if (settings.urlAgain === undefined || !refusalOf(error).sqlState.startsWith('28')) throw error
+    const stored = decodeURIComponent(new URL(await settings.urlAgain().catch(() => settings.url)).password)
+    if (stored === (tried ?? decodeURIComponent(new URL(settings.url).password))) throw error
+    password = stored
+    return driver.connect()
+  }
+
   async function connect(): Promise<Connection> {
-    const client = await driver.connect().catch((error: unknown) => {
+    const tried = password
+    const client = await driver.connect().catch((error: unknown) => afresh(error, tried)).catch((error: unknown) => {
       throw refusalOf(error).refusal
     })
     return connectionOf(client)
