@@ -25,7 +25,7 @@ export const refusals = {
   already_exists: { status: 409, title: 'Such a thing exists already' },
   request_timeout: { status: 408, title: 'The body did not arrive in time' },
   body_too_large: { status: 413, title: 'The body is larger than this route accepts' },
-  unsupported_media_type: { status: 415, title: 'The body must be application/json' },
+  unsupported_media_type: { status: 415, title: 'The body has a type or an encoding that is not taken here' },
   https_required: { status: 421, title: 'This service answers over HTTPS only' },
   idempotency_key_reused: { status: 422, title: 'This Idempotency-Key was used with another request' },
   too_many_requests: { status: 429, title: 'Too many requests' },

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto'
 
-/** An entry as its commitment sees it: every value in the text form of docs/formats.md, null where the column is. */
+/** An entry as its commitment sees it: every value in the text form of docs/audit-format.md, null where the column is. */
 export type EntryForm = {
   readonly id: string
   readonly xid: string

@@ -122,10 +122,19 @@ export function keyService(): Kind<string> {
   return { schema, refuse }
 }
 
+/** Whether the escapes of a URL stand for text: user and password are decoded before they are used. */
+function decodes(text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== ''
+  } catch {
+    return false
+  }
+}
+
 /** Where mail goes: a folder for development, or a server over TLS. It may hold a password: always a secret. */
 export function mailServer(): Kind<string> {
   const rule = 'must be file:<folder>, smtp://user:password@host:port (STARTTLS) or smtps://user:password@host:port'
-  const isServer = (text: string): boolean => /^smtps?:\/\/[^\s/]+\/?$/.test(text) && URL.canParse(text) && new URL(text).hostname !== ''
+  const isServer = (text: string): boolean => /^smtps?:\/\/[^\s/]+\/?$/.test(text) && URL.canParse(text) && new URL(text).hostname !== '' && decodes(text)
   const schema = z.string().refine((text) => /^file:[^\0\r\n]+$/.test(text) || isServer(text), rule)
   return { schema, refuse: (value) => (value.startsWith('file:') ? 'must be a mail server in production' : null) }
 }

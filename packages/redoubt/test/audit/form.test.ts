@@ -30,7 +30,7 @@ test('the frozen vectors hold in this process', () => {
   }
 })
 
-test('a commitment is SHA-256 of the text that docs/formats.md shows', () => {
+test('a commitment is SHA-256 of the text that docs/audit-format.md shows', () => {
   const { form, commitment } = vectors.entries[1] ?? assert.fail()
   const text = '21:redoubt.audit.entry.136:01930000-0000-7000-8000-0000000000021:32:-16:system-16:system.retention0:14:patient.viewed-0:-' +
     '17:refused:not_found3:r-12:{}-6:access18:253402214400000000-'
