@@ -221,7 +221,6 @@ function guide(settings: Settings, accounts: readonly DemoAccount[]): void {
   say(`Administration   ${admin}/   (its API: ${admin}/openapi.json; an account: npm run therapy -- create-admin <e-mail>)`)
   say(`Mail             ${mail?.startsWith('file:') === true ? join(repository, mail.slice('file:'.length)) : 'the mail server of MAIL'}`)
   say(`Log              ${logPath}`)
-  if (new URL(address).hostname === 'localhost') say('By this name: under 127.0.0.1 browsers have no passkeys, and forms are refused as another origin\'s.')
   const [first] = accounts
   if (first === undefined) return
   say('\nSign in as:')
