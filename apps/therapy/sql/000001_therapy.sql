@@ -44,6 +44,7 @@ create table therapy.therapist_profiles (
   check ((verification = 'verified') = (verified_at is not null)),
   foreign key (user_id, role) references redoubt.users (id, role)
 );
+create index therapist_profiles_waiting on therapy.therapist_profiles (user_id) where verification = 'pending';
 create index therapist_profiles_verified on therapy.therapist_profiles (display_name, user_id) where verification = 'verified';
 
 create table therapy.patients (
@@ -211,6 +212,22 @@ begin
   return found;
 end $$;
 
+-- Who waits for it, longest first, with the sealed number that an administrator compares with the register.
+create function therapy.waiting_therapists(p_after uuid, p_limit int)
+returns table (user_id uuid, display_name text, specialisation text, licence_number_enc bytea, created_at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  if (guard.caller()).role <> 'admin' or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select p.user_id, p.display_name, p.specialisation, p.licence_number_enc, p.created_at
+    from therapy.therapist_profiles p join redoubt.users u on u.id = p.user_id
+    where p.verification = 'pending' and u.status = 'active' and (p_after is null or p.user_id > p_after)
+    order by p.user_id limit p_limit;
+end $$;
+
 -- The operator's command, where no administrator has an account yet. Found by the keyed blind index of the e-mail address, which
 -- injected SQL cannot compute, and only for the command's own signed caller.
 create function therapy.verify_therapist(p_email_bidx bytea[]) returns uuid
@@ -230,9 +247,9 @@ begin
 end $$;
 
 revoke all on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
-  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.verify_therapist(bytea[]) from public;
+  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.waiting_therapists(uuid, int), therapy.verify_therapist(bytea[]) from public;
 grant execute on function therapy.my_patients(), therapy.visible_patients(), therapy.my_sharing_patients(), therapy.my_therapists(), therapy.my_relationships(),
-  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.verify_therapist(bytea[]) to {app};
+  therapy.settle_main_therapist(uuid), therapy.verify_licence(uuid), therapy.waiting_therapists(uuid, int), therapy.verify_therapist(bytea[]) to {app};
 
 set local role {owner};
 revoke create on schema therapy from {guard};

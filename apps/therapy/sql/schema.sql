@@ -372,6 +372,7 @@ alter table therapy.therapist_profiles enable row level security;
 alter table therapy.therapist_profiles force row level security;
 alter table therapy.therapist_profiles owner to {owner};
 CREATE INDEX therapist_profiles_verified ON therapy.therapist_profiles USING btree (display_name, user_id) WHERE (verification = 'verified'::text);
+CREATE INDEX therapist_profiles_waiting ON therapy.therapist_profiles USING btree (user_id) WHERE (verification = 'pending'::text);
 CREATE TRIGGER name_fixed BEFORE UPDATE OF display_name ON therapy.therapist_profiles FOR EACH ROW WHEN (((old.verification = 'verified'::text) AND (new.display_name IS DISTINCT FROM old.display_name))) EXECUTE FUNCTION therapy.name_fixed();
 create policy app_delete on therapy.therapist_profiles for delete to {app}
   using (false);
@@ -593,4 +594,23 @@ begin
 end $function$;
 alter function therapy.visible_patients() owner to {guard};
 grant execute on function therapy.visible_patients() to {app};
+
+CREATE OR REPLACE FUNCTION therapy.waiting_therapists(p_after uuid, p_limit integer)
+ RETURNS TABLE(user_id uuid, display_name text, specialisation text, licence_number_enc bytea, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  if (guard.caller()).role <> 'admin' or p_limit not between 1 and 101 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return query select p.user_id, p.display_name, p.specialisation, p.licence_number_enc, p.created_at
+    from therapy.therapist_profiles p join redoubt.users u on u.id = p.user_id
+    where p.verification = 'pending' and u.status = 'active' and (p_after is null or p.user_id > p_after)
+    order by p.user_id limit p_limit;
+end $function$;
+alter function therapy.waiting_therapists(p_after uuid, p_limit integer) owner to {guard};
+grant execute on function therapy.waiting_therapists(p_after uuid, p_limit integer) to {app};
 

@@ -28,6 +28,7 @@ export const actions = {
 
   'therapist.viewed': { audited: false },
   'therapist.updated': { audited: true, keep: 'change', purpose: 'care' },
+  'therapist.examined': { audited: true, purpose: 'verification' },
   'therapist.verified': { audited: true, keep: 'change', purpose: 'verification' },
 
   'patient.listed': { audited: true, purpose: 'care' },

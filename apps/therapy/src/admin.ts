@@ -2,19 +2,22 @@ import { readAudit } from 'redoubt/audit/query'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
+import type { Tx } from 'redoubt/pg'
+import type { Sealed } from 'redoubt/tables'
 import { changeRole, endAccountSessions, listAccounts, restoreAccount, suspendAccount, type ListedAccount } from 'redoubt/tokens/administration'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import type { App } from './app.ts'
 import { email, idParams, rowId, utc, utcOf } from './fields.ts'
-import { cursorOf, limitOf, pageFrom, pageOf, pageQuery } from './paging.ts'
+import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
 const account = z.object({ id: rowId, role: z.string(), realm: z.string(), status: z.enum(['active', 'suspended', 'pending']), created_at: utc, sessions: z.int() })
 const entry = z.object({
   id: rowId, at: utc, actor: z.object({ type: z.string(), id: rowId.nullable(), role: z.string() }), action: z.string(), purpose: z.string().nullable(), outcome: z.string(),
   resource: z.object({ type: z.string(), id: z.string() }).nullable(), request_id: z.string(),
 })
+const waiting = z.object({ id: rowId, display_name: z.string(), specialisation: z.string(), licence_number: z.string(), registered_at: utc })
 const word = z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/)
 const accountQuery = z.strictObject({ ...pageQuery, role: word.optional(), status: z.enum(['active', 'suspended', 'pending']).optional() })
 const auditQuery = z.strictObject({
@@ -66,6 +69,11 @@ export function adminRoutes(app: App): readonly Route[] {
       handle: ({ caller, params, body }) => changeRole(service, caller, params.id, body.role),
     }),
     route({
+      method: 'GET', path: '/api/admin/therapists', tags, summary: 'Therapists who wait for the verification of their licence, longest first, with its number to compare with the register',
+      access: ['admin'], query: z.strictObject(pageQuery), answer: pageOf(waiting),
+      handle: ({ caller, query }) => transaction(app.db, caller, 'therapist.examined', (tx) => listWaiting(app, tx, query)),
+    }),
+    route({
       method: 'POST', path: '/api/admin/therapists/{id}/verify', tags, summary: 'Mark a therapist’s licence as verified, so that patients find and book them',
       access: ['admin'], params: idParams, answer: null, refuses: ['not_found'],
       handle: ({ caller, params }) => verifyLicence(app, caller, params.id),
@@ -92,6 +100,15 @@ export async function findAccount(app: App, caller: Person, address: string): Pr
   const [row] = await listAccounts({ gate: app.db, emit: app.emit }, caller, { indexes, limit: 1 })
   if (row === undefined) throw new Refusal('not_found')
   return row
+}
+
+type Waiting = { readonly user_id: string; readonly display_name: string; readonly specialisation: string; readonly licence_number_enc: Sealed; readonly created_at: Date }
+
+async function listWaiting(app: App, tx: Tx, query: PageQuery): Promise<{ readonly items: readonly z.output<typeof waiting>[]; readonly next: string | null }> {
+  const after = cursorOf(query, z.tuple([rowId]))?.[0]
+  const rows = await tx.query<Waiting>({ name: 'therapy_waiting', text: 'select * from therapy.waiting_therapists($1, $2)', values: [after ?? null, limitOf(query)] })
+  const opened = await app.columns.open(tx, 'therapy.therapist_profiles', rows)
+  return pageFrom(opened, query, (row) => [row.user_id], ({ user_id: id, created_at, ...row }) => ({ ...row, id, registered_at: utcOf(created_at) }))
 }
 
 /** Marks a therapist's licence as verified. @throws Refusal not_found, also where it is so already; forbidden */

@@ -189,5 +189,5 @@ export type Therapy = typeof tables
 /** Therapy's definer functions; the start refuses any that is not named here. */
 export const definers: readonly string[] = [
   'therapy.my_patients', 'therapy.visible_patients', 'therapy.my_sharing_patients', 'therapy.my_therapists', 'therapy.my_relationships',
-  'therapy.settle_main_therapist', 'therapy.verify_licence', 'therapy.verify_therapist',
+  'therapy.settle_main_therapist', 'therapy.verify_licence', 'therapy.waiting_therapists', 'therapy.verify_therapist',
 ]

@@ -212,6 +212,22 @@ test('an administrator verifies a therapist, who is then listed; once', async ()
   assert.equal(row?.['verified_by'], root.id)
 })
 
+test('an administrator sees who waits for a verification, with the licence number that leaves an entry; nobody else does', async () => {
+  const first = await clinic.therapist({ verified: false })
+  const second = await clinic.therapist({ verified: false })
+  const shown = await root.send('GET', '/api/admin/therapists?limit=1')
+  assert.equal(shown.status, 200)
+  const rest = await root.send('GET', `/api/admin/therapists?cursor=${String(shown.body['next'])}`)
+  const seen = [...items(shown), ...items(rest)]
+  assert.deepEqual(seen.map((row) => row['id']), [first.id, second.id])
+  for (const row of seen) assert.match(String(row['licence_number']), /./)
+  const named = await clinic.database.admin(`select s.subject_id from redoubt.audit_logs e join redoubt.audit_subjects s on s.entry_id = e.id where e.action = 'therapist.examined' and e.outcome = 'done'`)
+  assert.deepEqual(new Set(named.map((row) => row['subject_id'])), new Set([first.id, second.id]))
+  assert.equal((await root.send('POST', `/api/admin/therapists/${first.id}/verify`)).status, 204)
+  assert.deepEqual(items(await root.send('GET', '/api/admin/therapists')).map((row) => row['id']), [second.id])
+  assert.equal((await auditor.send('GET', '/api/admin/therapists')).status, 403)
+})
+
 test('attack: registration makes nobody an administrator, whatever address is taken, and an address has one account', async () => {
   const taken = { role: 'patient', email: root.email, password: 'correct horse battery', first_name: 'A', last_name: 'B', dob: '1990-01-01' }
   const free = { ...taken, email: 'free@example.org' }
