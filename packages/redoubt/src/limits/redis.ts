@@ -14,50 +14,52 @@ const take = defineScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local texts = redis.call('MGET', unpack(KEYS))
-local uses, out, allowed = {}, {1}, true
+local gmatch = string.gmatch
+local function waitFor(text, slot, width, over)
+  local sum = 0
+  for s, u in gmatch(text or '', '(%d+):(%d+)') do
+    s, u = math.min(s + 0, slot), u + 0
+    if s > slot - ${counted} then
+      sum = sum + u
+      if sum >= over then return math.max((s + ${counted}) * width - now, 1) end
+    end
+  end
+  return ${counted} * width
+end
+local out, heads, lasts, allowed = {1}, {}, {}, true
 for i = 1, #KEYS do
-  local quota, width, cost = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+  local quota, width, cost = ARGV[3 * i - 2] + 0, ARGV[3 * i - 1] + 0, ARGV[3 * i] + 0
   local slot = math.floor(now / width)
-  local slots, units, total, n = {}, {}, 0, 0
+  local head, total, oldest, last, units = '', 0, nil, nil, 0
   if texts[i] then
-    for s, u in string.gmatch(texts[i], '(%d+):(%d+)') do
-      s, u = tonumber(s), tonumber(u)
+    for s, u in gmatch(texts[i], '(%d+):(%d+)') do
+      s, u = s + 0, u + 0
       if s > slot then s = slot end
       if s > slot - ${counted} and u > 0 then
-        if n > 0 and slots[n] >= s then units[n] = units[n] + u else n = n + 1; slots[n] = s; units[n] = u end
         total = total + u
+        if last and last >= s then units = units + u
+        else
+          if last then head = head .. last .. ':' .. units .. ' ' else oldest = s end
+          last, units = s, u
+        end
       end
     end
   end
+  if last and last < slot then head, units = head .. last .. ':' .. units .. ' ', 0 end
   local wait, over = 0, total + cost - quota
-  if over > 0 then
-    allowed = false
-    wait = ${counted} * width
-    local sum = 0
-    for j = 1, n do
-      sum = sum + units[j]
-      if sum >= over then wait = math.max((slots[j] + ${counted}) * width - now, 1); break end
-    end
-  end
-  uses[i] = { slots = slots, units = units, n = n, total = total, slot = slot, width = width, cost = cost, wait = wait }
+  if over > 0 then allowed, wait = false, waitFor(texts[i], slot, width, over) end
+  heads[i], lasts[i] = head, units + cost
+  out[4 * i - 2], out[4 * i], out[4 * i + 1] = total, wait, slot
+  out[4 * i - 1] = oldest and math.max((oldest + ${counted}) * width - now, 1) or 0
 end
+if not allowed then out[1] = 0 return out end
 for i = 1, #KEYS do
-  local use = uses[i]
-  if allowed then
-    local n = use.n
-    if n > 0 and use.slots[n] == use.slot then use.units[n] = use.units[n] + use.cost
-    else n = n + 1; use.slots[n] = use.slot; use.units[n] = use.cost end
-    use.total = use.total + use.cost
-    use.n = n
-    local parts = {}
-    for j = 1, n do parts[j] = string.format('%d:%d', use.slots[j], use.units[j]) end
-    redis.call('SET', KEYS[i], table.concat(parts, ' '), 'PX', string.format('%d', (use.slot + ${counted}) * use.width - now))
-  end
-  local reset = 0
-  if use.n > 0 then reset = math.max((use.slots[1] + ${counted}) * use.width - now, 1) end
-  out[4 * i - 2], out[4 * i - 1], out[4 * i], out[4 * i + 1] = use.total, reset, use.wait, use.slot
+  local width, slot = ARGV[3 * i - 1] + 0, out[4 * i + 1]
+  local rest = (slot + ${counted}) * width - now
+  redis.call('SET', KEYS[i], heads[i] .. slot .. ':' .. lasts[i], 'PX', rest)
+  out[4 * i - 2] = out[4 * i - 2] + ARGV[3 * i]
+  if out[4 * i - 1] == 0 then out[4 * i - 1] = math.max(rest, 1) end
 end
-if not allowed then out[1] = 0 end
 return out
 `)
 
