@@ -4,7 +4,8 @@ import { add, advance, counted, freshUse, subtract, waitFor, type Use } from './
 /** Steps of use by which keys are told apart when one must be forgotten; the last one is an exhausted quota. */
 const levels = 8
 
-type Entry = Use & { level: number }
+/** `next`: units from which the entry belongs to the next step. */
+type Entry = Use & { level: number; next: number }
 type Table = {
   readonly quota: number
   /** The quota, or no bound for a limit that only counts. */
@@ -87,7 +88,7 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     }
     sweep(table, slot)
     if (table.entries.size >= keys) makeRoom(table)
-    const made = { ...freshUse(), level: 0 }
+    const made: Entry = { ...freshUse(), level: 0, next: table.quota / levels }
     table.entries.set(key, made)
     table.byLevel[0]?.set(key, made)
     return made
@@ -99,11 +100,12 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     table.byLevel[entry.level]?.delete(key)
     table.byLevel[level]?.set(key, entry)
     entry.level = level
+    entry.next = ((level + 1) * table.quota) / levels
   }
 
   function count(table: Table, key: string, entry: Entry, slot: number, cost: number): void {
     add(entry, slot, cost)
-    settle(table, key, entry)
+    if (entry.total >= entry.next || entry.level > 0) settle(table, key, entry)
   }
 
   function standing(table: Table, entry: Entry, cost: number, now: number, slot: number, taken: boolean): Standing {
