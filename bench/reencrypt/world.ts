@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes, randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openKeyring, type Keyring } from 'redoubt/keyring'
@@ -29,13 +29,23 @@ const tables = defineTables({
 const quiet = (): void => undefined
 const bytesOf = (id: string): Buffer => Buffer.from(id.replaceAll('-', ''), 'hex')
 
+/** Processor time of each session of the database by its process, as Linux tells it. */
+async function serverSeconds(database: BenchDatabase): Promise<ReadonlyMap<number, number>> {
+  const spent = new Map<number, number>()
+  for (const { pid } of await database.admin('select pid from pg_stat_activity where datname = current_database()')) {
+    const text = await readFile(`/proc/${Number(pid)}/schedstat`, 'utf8').catch(() => '')
+    if (text !== '') spent.set(Number(pid), Number(text.split(' ')[0]) / 1e9)
+  }
+  return spent
+}
+
 export type World = {
   readonly database: BenchDatabase
   readonly pool: Pool
   /** New versions of all data keys and of the index key; the old index key goes. Outside of what is measured. */
   rotate(): Promise<void>
   /** The job, from planning to proof, without consideration for others. @throws when not every row was changed and proven */
-  job(): Promise<{ readonly result: JobResult; readonly seconds: number; readonly cpuSeconds: number; readonly rss: number }>
+  job(): Promise<{ readonly result: JobResult; readonly seconds: number; readonly cpuSeconds: number; /** Of all sessions of the database; not a number where the system does not tell. */ readonly serverSeconds: number; readonly rss: number; readonly rssBefore: number }>
   /** `UPDATE … SET col = col` of all rows. */
   bare(): Promise<number>
   /** Decrypt, encrypt and one UPDATE per row in a loop, over so many rows, each awaited. */
@@ -92,16 +102,21 @@ export async function openWorld(rows: number, people: number): Promise<World> {
       await database.admin('vacuum analyze bench.contacts')
     },
     async job() {
-      let rss = 0
+      const rssBefore = process.memoryUsage.rss()
+      let rss = rssBefore
+      // Sessions that are idle for a minute end, and take their count with them: the job's are new or busy.
+      const before = await serverSeconds(database)
       const watch = setInterval(() => (rss = Math.max(rss, process.memoryUsage.rss())), 50)
       const [started, cpu] = [performance.now(), process.cpuUsage()]
       const [result] = await runJobs({ tables, pool, keysPool, keyring, emit: quiet, throttle: { latencyMs: 10_000 } }, 'reencrypt')
       const used = process.cpuUsage(cpu)
       clearInterval(watch)
       const seconds = (performance.now() - started) / 1000
+      const after = await serverSeconds(database)
+      const inServer = [...after].reduce((sum, [pid, spent]) => sum + spent - (before.get(pid) ?? 0), 0)
       if (result?.proven !== true || result.counts.changed !== rows) throw new Error(`bench: the job changed ${result?.counts.changed ?? 0} of ${rows} rows`)
       await database.admin('delete from keys.index_keys i where i.table_id = 300 and i.version < (select max(n.version) from keys.index_keys n where n.table_id = 300)')
-      return { result, seconds, cpuSeconds: (used.user + used.system) / 1e6, rss }
+      return { result, seconds, cpuSeconds: (used.user + used.system) / 1e6, serverSeconds: after.size === 0 ? Number.NaN : inServer, rss, rssBefore }
     },
     async bare() {
       await database.admin('vacuum analyze bench.contacts')

@@ -37,7 +37,7 @@ const selectErased = {
 }
 
 /** Facts held at a time, each with two opened keys. */
-const mostFacts = 20_000
+const mostFacts = 50_000
 /** Milliseconds a fact is believed, and its keys are used; they are at most one data-key lifetime old when they come here. */
 const factLifetime = 60_000
 
