@@ -13,7 +13,7 @@ import type { Passwords } from 'redoubt/tokens/password'
 import type { Identity } from 'redoubt/tokens/sessions'
 import { transaction, type Gate } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
-import type { Therapy } from './tables.ts'
+import { tables, type Therapy } from './tables.ts'
 
 /** What the routes work with; service.ts makes it once. */
 export type App = {
@@ -51,6 +51,25 @@ export function visible<R>(rows: readonly R[]): R {
   return row
 }
 
+type Tables = Therapy['tables']
+/** Tables whose rows are about a person. */
+type Personal = { [N in keyof Tables]: Tables[N]['subject'] extends string ? N : never }[keyof Tables]
+type About<N extends Personal> = { readonly [C in Tables[N]['subject'] & string]: string | null }
+
+/**
+ * Notes whom rows without sealed columns are about, as columns.open does for the others: an appointment in an answer is
+ * a reading of its patient's data too. A row that is about nobody yet, such as a free slot, names nobody.
+ * @param rows with the subject column of their table; of a page, those that it shows
+ */
+export function answered<N extends Personal, R extends About<N>>(tx: Pick<Tx, 'opened'>, table: N, rows: readonly R[]): readonly R[] {
+  const column: keyof About<N> = tables.tables[table].subject
+  for (const row of rows) {
+    const subject = row[column]
+    if (subject !== null) tx.opened(subject)
+  }
+  return rows
+}
+
 /**
  * The row that a conditional UPDATE changed.
  * @throws Refusal version_conflict when the version, or the state it was read in, is no longer true
@@ -64,17 +83,19 @@ export function changed<R>(rows: readonly R[]): R {
 /**
  * Makes something in one transaction, and once however often its sender repeats the request; a repetition reads what was
  * made the first time.
+ * @param by who asks; `on`: what the request names, for the entry of a request that is refused. Nobody has looked yet
+ *   whether there is such a thing
  * @param action its first word is the type of what is made: `note.created` makes a note
  * @param work makes it
  * @param reread reads it by its id, as the caller may read it at that time
  */
 export function make<T extends { readonly id: string }>(
   app: App,
-  by: { readonly caller: Person; readonly repeatable: Repeatable },
+  by: { readonly caller: Person; readonly repeatable: Repeatable; readonly on?: { readonly type: string; readonly id: string } },
   action: keyof typeof actions,
   work: (tx: Tx) => Promise<T>,
   reread: (tx: Tx, id: string) => Promise<T>,
 ): Promise<T> {
   const makes = action.slice(0, action.indexOf('.'))
-  return transaction(app.db, by.caller, action, (tx) => once(app.columns, tx, by.repeatable, { makes, work: () => work(tx), reread: (id) => reread(tx, id) }))
+  return transaction(app.db, by.caller, by.on === undefined ? action : { action, resource: by.on }, (tx) => once(app.columns, tx, by.repeatable, { makes, work: () => work(tx), reread: (id) => reread(tx, id) }))
 }

@@ -6,7 +6,7 @@ import { transaction } from 'redoubt/transaction'
 import type { Person } from 'redoubt/context'
 import { sql as raw } from 'kysely'
 import { z } from 'zod'
-import { make, type App } from './app.ts'
+import { answered, make, type App } from './app.ts'
 import {
   appointmentAnswer, bookSlot, cancelAppointment, changeSlot, closeAppointment, kinds, offerSlot, readAppointment, selectAppointments, statuses, viewAppointment,
   type Appointment,
@@ -38,7 +38,7 @@ export function appointmentRoutes(app: App): readonly Route[] {
         const booking = 'slot_id' in body
         if (booking !== (caller.role === 'patient')) throw new Refusal('invalid_input', { fields: [{ field: 'slot_id', rule: booking ? 'unknown' : 'required' }] })
         if (!booking) checkStart(body.starts_at, app.now())
-        return make(app, { caller, repeatable }, booking ? 'appointment.booked' : 'appointment.created', (tx) =>
+        return make(app, { caller, repeatable, ...(booking ? { on: about(body.slot_id) } : {}) }, booking ? 'appointment.booked' : 'appointment.created', (tx) =>
           booking ? bookSlot(tx, caller.actor, body.slot_id, body.version, app.now()) : offerSlot(tx, caller.actor, body, app.now()), readAppointment)
       },
     }),
@@ -93,5 +93,7 @@ async function listAppointments(tx: Tx, caller: Person, query: z.output<typeof l
   if (from !== undefined) rows = rows.where(startsAt, '>=', from)
   if (to !== undefined) rows = rows.where(startsAt, '<', to)
   if (after !== undefined) rows = rows.where(raw<boolean>`(lower(appointment.slot), appointment.id) > (${new Date(after[0])}, ${after[1]})`)
-  return pageFrom(await tx.run(rows), query, (row) => [row.starts_at.toISOString(), row.id], viewAppointment)
+  const page = pageFrom(await tx.run(rows), query, (row) => [row.starts_at.toISOString(), row.id], viewAppointment)
+  answered(tx, 'therapy.appointments', page.items)
+  return page
 }

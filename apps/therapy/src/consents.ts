@@ -5,7 +5,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { visible, make, sql, type App } from './app.ts'
+import { answered, visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -43,9 +43,11 @@ export function consentRoutes(app: App): readonly Route[] {
   ]
 }
 
-const shown = ['id', 'kind', 'text_version', 'given_at', 'withdrawn_at'] as const
+const shown = ['id', 'patient_id', 'kind', 'text_version', 'given_at', 'withdrawn_at'] as const
 
-function view(row: { readonly id: string; readonly kind: string; readonly text_version: string; readonly given_at: Date; readonly withdrawn_at: Date | null }): Consent {
+type Row = { readonly id: string; readonly patient_id: string; readonly kind: string; readonly text_version: string; readonly given_at: Date; readonly withdrawn_at: Date | null }
+
+function view({ patient_id: _, ...row }: Row): Consent {
   return { ...row, kind: row.kind as Consent['kind'], given_at: utcOf(row.given_at), withdrawn_at: utcOf(row.withdrawn_at) }
 }
 
@@ -56,12 +58,13 @@ async function listConsents(tx: Tx, query: PageQuery): Promise<{ readonly items:
       .$if(before !== undefined, (q) => q.where('id', '<', before ?? ''))
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
-  return pageFrom(rows, query, (row) => [row.id], view)
+  const page = pageFrom(rows, query, (row) => [row.id], (row) => row)
+  return { ...page, items: answered(tx, 'therapy.consents', page.items).map(view) }
 }
 
 /** @throws Refusal not_found */
 async function readConsent(tx: Tx, id: string): Promise<Consent> {
-  return view(visible(await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id))))
+  return view(visible(answered(tx, 'therapy.consents', await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal invalid_input for words nobody was shown; already_exists while one of this kind stands */

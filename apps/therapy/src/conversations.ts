@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { visible, make, sql, type App } from './app.ts'
+import { answered, visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -32,7 +32,7 @@ export function conversationRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/conversations/{id}/messages', tags: ['messages'], summary: 'Write to the other side',
       access: ['patient', 'therapist'], params: idParams, body: messageBody, answer: messageAnswer, status: 201, idempotent: true, refuses: ['conflict'],
       handle: ({ caller, params, body, repeatable }) =>
-        make(app, { caller, repeatable }, 'message.sent', (tx) => sendMessage(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readMessage(app, tx, id)),
+        make(app, { caller, repeatable, on: { type: 'conversation', id: params.id } }, 'message.sent', (tx) => sendMessage(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readMessage(app, tx, id)),
     }),
     route({
       method: 'POST', path: '/api/messages/{id}/read', tags: ['messages'], summary: 'Mark a received message as read; the first time counts',
@@ -58,7 +58,9 @@ async function listConversations(tx: Tx, actor: string, query: PageQuery): Promi
       .$if(before !== undefined, (q) => q.where('id', '<', before ?? ''))
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
-  return pageFrom(rows, query, (row) => [row.id], (row) => ({ ...row, unread: Number(row.unread ?? 0) }))
+  const page = pageFrom(rows, query, (row) => [row.id], (row) => ({ ...row, unread: Number(row.unread ?? 0) }))
+  answered(tx, 'therapy.care_relationships', page.items)
+  return page
 }
 
 const shown = ['id', 'care_relationship_id', 'patient_id', 'sender_id', 'recipient_id', 'body_enc', 'created_at', 'read_at'] as const
@@ -76,14 +78,14 @@ function view(row: Row): Message {
 async function listMessages(app: App, tx: Tx, actor: string, conversation: string, query: PageQuery): Promise<{ readonly items: readonly Message[]; readonly next: string | null }> {
   const before = cursorOf(query, z.tuple([rowId]))?.[0]
   const [relationships, rows] = await Promise.all([
-    tx.run(conversationsOf(actor).select('id').where('id', '=', conversation)),
+    tx.run(conversationsOf(actor).select(['id', 'patient_id']).where('id', '=', conversation)),
     tx.run(
       sql.selectFrom('therapy.messages').select(shown).where('care_relationship_id', '=', conversation)
         .$if(before !== undefined, (q) => q.where('id', '<', before ?? ''))
         .orderBy('id', 'desc').limit(limitOf(query)),
     ),
   ])
-  visible(relationships)
+  visible(answered(tx, 'therapy.care_relationships', relationships))
   const opened = await app.columns.open(tx, 'therapy.messages', rows)
   return pageFrom(opened, query, (row) => [row.id], view)
 }

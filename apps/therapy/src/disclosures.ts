@@ -20,7 +20,7 @@ export function disclosureRoutes(app: App): readonly Route[] {
   return [
     route({
       method: 'GET', path: '/api/patients/{id}/audit', tags: ['patients'],
-      summary: 'Who read a patient’s data: for the patient every time a sealed value was opened, for a therapist their own entries',
+      summary: 'Who read a patient’s data: for the patient every time a sealed value was opened or a row about them answered, for a therapist their own entries',
       access: ['patient', 'therapist'], params: idParams, query: z.strictObject(pageQuery), answer: pageOf(entryAnswer),
       handle: ({ caller, params, query }) =>
         transaction(app.db, caller, { action: 'audit.viewed', resource: { type: 'patient', id: params.id } }, (tx) => listDisclosures(tx, caller.actor, params.id, query)),

@@ -32,7 +32,7 @@ export function noteRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/appointments/{id}/notes', tags: ['notes'], summary: 'Write a note on one’s own appointment',
       access: ['patient', 'therapist'], params: idParams, body: noteBody, answer: noteAnswer, status: 201, idempotent: true,
       handle: ({ caller, params, body, repeatable }) =>
-        make(app, { caller, repeatable }, 'note.created', (tx) => writeNote(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readNote(app, tx, id)),
+        make(app, { caller, repeatable, on: { type: 'appointment', id: params.id } }, 'note.created', (tx) => writeNote(app, tx, caller.actor, params.id, body.text, app.now()), (tx, id) => readNote(app, tx, id)),
     }),
     route({
       method: 'POST', path: '/api/notes/{id}/release', tags: ['notes'], summary: 'Let the patient read a therapist’s note',

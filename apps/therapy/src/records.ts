@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, visible, make, sql, type App } from './app.ts'
+import { answered, changed, visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf, version, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -49,7 +49,7 @@ export function recordRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/patients/{id}/records', tags: ['records'], summary: 'Add to the medical record of a patient in care',
       access: ['therapist'], params: idParams, body: recordBody, answer: recordAnswer, status: 201, idempotent: true,
       handle: ({ caller, params, body, repeatable }) =>
-        make(app, { caller, repeatable }, 'record.created', (tx) => addRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
+        make(app, { caller, repeatable, on: { type: 'patient', id: params.id } }, 'record.created', (tx) => addRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
     }),
     route({
       method: 'GET', path: '/api/records/{id}', tags: ['records'], summary: 'One entry of a medical record',
@@ -66,7 +66,7 @@ export function recordRoutes(app: App): readonly Route[] {
       method: 'POST', path: '/api/records/{id}/correct', tags: ['records'], summary: 'Supersede one’s own entry by a corrected one; the old one stays',
       access: ['therapist'], params: idParams, body: correctionBody, answer: recordAnswer, status: 201, idempotent: true, refuses: ['forbidden', 'version_conflict'],
       handle: ({ caller, params, body, repeatable }) =>
-        make(app, { caller, repeatable }, 'record.corrected', (tx) => correctRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
+        make(app, { caller, repeatable, on: about(params.id) }, 'record.corrected', (tx) => correctRecord(app, tx, caller.actor, params.id, body, app.now()), (tx, id) => readRecord(app, tx, id)),
     }),
   ]
 }
@@ -101,7 +101,7 @@ async function listRecords(app: App, tx: Tx, patient: string, query: PageQuery):
         .orderBy('record.id', 'desc').limit(limitOf(query)),
     ),
   ])
-  visible(patients)
+  visible(answered(tx, 'therapy.patients', patients))
   return pageFrom(await app.columns.open(tx, 'therapy.medical_records', rows), query, (row) => [row.id], view)
 }
 

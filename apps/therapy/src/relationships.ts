@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { changed, visible, make, sql, type App } from './app.ts'
+import { answered, changed, visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 import { mostPatients } from './patients.ts'
@@ -35,7 +35,7 @@ export function relationshipRoutes(app: App): readonly Route[] {
     route({
       method: 'POST', path: '/api/relationships', tags: ['relationships'], summary: 'Ask a verified therapist for care',
       access: ['patient'], body: requestBody, answer: relationshipAnswer, status: 201, idempotent: true, refuses: ['already_exists', 'not_found'],
-      handle: ({ caller, body, repeatable }) => make(app, { caller, repeatable }, 'relationship.requested', (tx) => requestCare(tx, caller.actor, body, app.now()), readRelationship),
+      handle: ({ caller, body, repeatable }) => make(app, { caller, repeatable, on: { type: 'therapist', id: body.therapist_id } }, 'relationship.requested', (tx) => requestCare(tx, caller.actor, body, app.now()), readRelationship),
     }),
     route({
       method: 'POST', path: '/api/relationships/{id}/accept', tags: ['relationships'], summary: 'Take a patient into care',
@@ -74,12 +74,14 @@ async function listRelationships(tx: Tx, query: PageQuery & { readonly state?: s
       .$if(before !== undefined, (q) => q.where('id', '<', before ?? ''))
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
-  return pageFrom(rows, query, (row) => [row.id], view)
+  const page = pageFrom(rows, query, (row) => [row.id], view)
+  answered(tx, 'therapy.care_relationships', page.items)
+  return page
 }
 
 /** @throws Refusal not_found */
 async function readRelationship(tx: Tx, id: string): Promise<Relationship> {
-  return view(visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id))))
+  return view(visible(answered(tx, 'therapy.care_relationships', await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id)))))
 }
 
 /**
@@ -101,7 +103,8 @@ export async function requestCare(tx: Tx, patient: string, asked: z.output<typeo
 
 /** @throws Refusal not_found, version_conflict; conflict when it was answered already or the list is full */
 export async function acceptCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
-  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id']).where('id', '=', id)))
+  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id', 'patient_id']).where('id', '=', id)))
+  answered(tx, 'therapy.care_relationships', [row])
   if (row.state !== 'requested') throw new Refusal('conflict', { detail: 'this request was answered already' })
   // One acceptance of a therapist after the other: two that count at the same time would both find room for one more.
   visible(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', row.therapist_id).forNoKeyUpdate()))
@@ -112,7 +115,8 @@ export async function acceptCare(tx: Tx, id: string, version: number, now: Date)
 
 /** @throws Refusal not_found, version_conflict; conflict when it has ended already */
 export async function endCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
-  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select('state').where('id', '=', id)))
+  const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'patient_id']).where('id', '=', id)))
+  answered(tx, 'therapy.care_relationships', [row])
   if (row.state === 'ended') throw new Refusal('conflict', { detail: 'this relationship has ended already' })
   return step(tx, id, version, { state: 'ended', ended_at: now })
 }
@@ -126,5 +130,6 @@ async function step(tx: Tx, id: string, version: number, to: { readonly state: s
   )
   // Who the main therapist is follows from the relationships; no person sets it.
   await tx.query({ text: 'select therapy.settle_main_therapist($1)', values: [id] })
+  answered(tx, 'therapy.care_relationships', [row])
   return view(row)
 }

@@ -22,7 +22,7 @@ export type Tx = {
   query<R>(statement: Statement<R>): Promise<readonly R[]>
   /** Names the resource of this call's audit entry, for things made inside. */
   about(resourceType: string, resourceId: string): void
-  /** For columns.ts: a sealed column of this data subject was opened. */
+  /** A sealed column of this data subject was opened (columns.ts), or a row about them is answered. */
   opened(subject: string): void
   /** For columns.ts: a value was sealed under this key; the gate locks the key's row before COMMIT. */
   sealedUnder(keyId: Buffer): void

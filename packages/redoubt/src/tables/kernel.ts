@@ -118,7 +118,7 @@ export const kernelTables = {
   },
   'redoubt.audit_subjects': {
     id: 5,
-    about: 'Whose sealed data an entry of the audit opened',
+    about: 'Whose data an entry of the audit gave away: sealed values that were opened, and rows that the app says it answered',
     rowId: 'entry_id',
     subject: 'subject_id',
     tenant: null,
