@@ -222,7 +222,7 @@ test('an administrator sees who waits for a verification, with the licence numbe
   assert.deepEqual(seen.map((row) => row['id']), [first.id, second.id])
   for (const row of seen) assert.match(String(row['licence_number']), /./)
   const named = await clinic.database.admin(`select s.subject_id from redoubt.audit_logs e join redoubt.audit_subjects s on s.entry_id = e.id where e.action = 'therapist.examined' and e.outcome = 'done'`)
-  assert.deepEqual(new Set(named.map((row) => row['subject_id'])), new Set([first.id, second.id]))
+  assert.deepEqual(new Set(named.map((row) => String(row['subject_id']))), new Set([first.id, second.id]))
   assert.equal((await root.send('POST', `/api/admin/therapists/${first.id}/verify`)).status, 204)
   assert.deepEqual(items(await root.send('GET', '/api/admin/therapists')).map((row) => row['id']), [second.id])
   assert.equal((await auditor.send('GET', '/api/admin/therapists')).status, 403)
