@@ -46,6 +46,8 @@ async function measure(database: BenchDatabase, clients: number): Promise<void> 
   const pool = openPool({ url: database.url('app'), max: clients, emit: nothing })
   const keys = openPool({ url: database.url('keys'), max: 1, emit: nothing })
   const bare = new pg.Pool({ connectionString: database.adminUrl, max: clients })
+  // The database is dropped while its last connections close.
+  bare.on('error', nothing)
   try {
     const signer = await openSigner(keys, benchService)
     const gate = { pool, signer, actions: sessionActions, retention: kernelRetention, personal: undefined, emit: nothing }
