@@ -42,7 +42,15 @@ export async function startReplica(primary: TestDatabase): Promise<Replica> {
   const bin = await value(`select setting from pg_config where name = 'BINDIR'`)
   const from = await value('show data_directory')
   await source.query(`select pg_backup_start('redoubt test', true)`)
-  await cp(from, data, { recursive: true, filter: (path) => !left.has(path.slice(path.lastIndexOf('/') + 1)) && !leftInside.test(path.slice(from.length)) })
+  // A file may go while the folder is walked; what the log says about it comes with the replay.
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await cp(from, data, { recursive: true, filter: (path) => !left.has(path.slice(path.lastIndexOf('/') + 1)) && !leftInside.test(path.slice(from.length)) })
+      break
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt === 5) throw error
+    }
+  }
   await writeFile(join(data, 'backup_label'), await value('select labelfile from pg_backup_stop(false)'))
   await writeFile(join(data, 'standby.signal'), '')
   const info = Object.entries({ host: url.hostname, port: url.port, user: decodeURIComponent(url.username), password: decodeURIComponent(url.password), application_name: 'redoubt_test_replica' })
