@@ -9,7 +9,7 @@ import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import type { App } from './app.ts'
-import { email, idParams, rowId, utc, utcOf } from './fields.ts'
+import { email, idParams, instant, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
 const account = z.object({ id: rowId, role: z.string(), realm: z.string(), status: z.enum(['active', 'suspended', 'pending']), created_at: utc, sessions: z.int() })
@@ -22,7 +22,7 @@ const word = z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/)
 const accountQuery = z.strictObject({ ...pageQuery, role: word.optional(), status: z.enum(['active', 'suspended', 'pending']).optional() })
 const auditQuery = z.strictObject({
   ...pageQuery, action: word.optional(), actor: rowId.optional(), resource_type: word.optional(), resource_id: z.string().regex(/^[A-Za-z0-9._:/-]{1,128}$/).optional(),
-  outcome: z.enum(['done', 'refused', 'failed']).optional(),
+  outcome: z.enum(['done', 'refused', 'failed']).optional(), since: instant.optional(), until: instant.optional(),
 })
 const tags = ['administration'] as const
 
@@ -79,12 +79,12 @@ export function adminRoutes(app: App): readonly Route[] {
       handle: ({ caller, params }) => verifyLicence(app, caller, params.id),
     }),
     route({
-      method: 'GET', path: '/api/admin/audit', tags, summary: 'The record of who did what, newest first; `outcome=refused` gives what was tried and not allowed. Reading it is an entry too',
+      method: 'GET', path: '/api/admin/audit', tags, summary: 'The record of who did what, newest first; `outcome=refused` gives what was tried and not allowed; from `since` on, before `until`. Reading it is an entry too',
       access: ['admin', 'auditor'], query: auditQuery, answer: pageOf(entry),
       handle: async ({ caller, query }) => {
         const before = cursorOf(query, z.tuple([rowId]))?.[0]
-        const { action, actor, outcome, resource_type: resourceType, resource_id: resourceId } = query
-        const rows = await transaction.one(app.db, caller, 'audit.queried', readAudit({ action, actor, resourceType, resourceId, outcome, before, limit: limitOf(query) }))
+        const { action, actor, outcome, since, until, resource_type: resourceType, resource_id: resourceId } = query
+        const rows = await transaction.one(app.db, caller, 'audit.queried', readAudit({ action, actor, resourceType, resourceId, outcome, since, until, before, limit: limitOf(query) }))
         return pageFrom(rows, query, (row) => [row.id], (row) => ({
           id: row.id, at: utcOf(row.occurred_at), actor: { type: row.actor_type, id: row.actor_id, role: row.actor_role }, action: row.action, purpose: row.purpose, outcome: row.outcome,
           resource: row.resource_type === null || row.resource_id === null ? null : { type: row.resource_type, id: row.resource_id }, request_id: row.request_id,

@@ -213,7 +213,7 @@ end $$;
 
 -- The record for those who oversee it. A function and no policy: a policy that also lets them see would have every
 -- person's "who read my data" read the whole record.
-create function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit int)
+create function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_since timestamptz, p_until timestamptz, p_before uuid, p_limit int)
 returns table (id uuid, occurred_at timestamptz, actor_type text, actor_id uuid, actor_role text, action text, resource_type text, resource_id text, purpose text, outcome text, request_id text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -229,6 +229,7 @@ begin
     where l.tenant_id = who.tenant and (p_action is null or l.action = p_action) and (p_actor is null or l.actor_id = p_actor)
       and (p_resource_type is null or l.resource_type = p_resource_type) and (p_resource_id is null or l.resource_id = p_resource_id)
       and (p_outcome is null or pg_catalog.starts_with(l.outcome, p_outcome)) and (p_before is null or l.id < p_before)
+      and (p_since is null or l.occurred_at >= p_since) and (p_until is null or l.occurred_at < p_until)
     order by l.id desc limit p_limit;
 end $$;
 
@@ -236,9 +237,9 @@ revoke all on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
   guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
-  guard.read_audit(text, uuid, text, text, text, uuid, int) from public;
+  guard.read_audit(text, uuid, text, text, text, timestamptz, timestamptz, uuid, int) from public;
 grant execute on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
   guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
-  guard.read_audit(text, uuid, text, text, text, uuid, int) to {app};
+  guard.read_audit(text, uuid, text, text, text, timestamptz, timestamptz, uuid, int) to {app};

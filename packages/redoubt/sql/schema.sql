@@ -2400,7 +2400,7 @@ end $function$;
 alter function guard.put_mail(p_id uuid, p_topic text, p_user uuid, p_payload bytea, p_address bytea[], p_handle bytea) owner to {guard};
 grant execute on function guard.put_mail(p_id uuid, p_topic text, p_user uuid, p_payload bytea, p_address bytea[], p_handle bytea) to {app};
 
-CREATE OR REPLACE FUNCTION guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer)
+CREATE OR REPLACE FUNCTION guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_since timestamp with time zone, p_until timestamp with time zone, p_before uuid, p_limit integer)
  RETURNS TABLE(id uuid, occurred_at timestamp with time zone, actor_type text, actor_id uuid, actor_role text, action text, resource_type text, resource_id text, purpose text, outcome text, request_id text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -2418,10 +2418,11 @@ begin
     where l.tenant_id = who.tenant and (p_action is null or l.action = p_action) and (p_actor is null or l.actor_id = p_actor)
       and (p_resource_type is null or l.resource_type = p_resource_type) and (p_resource_id is null or l.resource_id = p_resource_id)
       and (p_outcome is null or pg_catalog.starts_with(l.outcome, p_outcome)) and (p_before is null or l.id < p_before)
+      and (p_since is null or l.occurred_at >= p_since) and (p_until is null or l.occurred_at < p_until)
     order by l.id desc limit p_limit;
 end $function$;
-alter function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer) owner to {guard};
-grant execute on function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_before uuid, p_limit integer) to {app};
+alter function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_since timestamp with time zone, p_until timestamp with time zone, p_before uuid, p_limit integer) owner to {guard};
+grant execute on function guard.read_audit(p_action text, p_actor uuid, p_resource_type text, p_resource_id text, p_outcome text, p_since timestamp with time zone, p_until timestamp with time zone, p_before uuid, p_limit integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.record_anchor(seq bigint, link bytea, kind text, after_seq bigint, previous bytea, at timestamp with time zone, kid text, signature bytea)
  RETURNS void
