@@ -1,5 +1,4 @@
-import express from 'express'
-import { createServer, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import { isIP } from 'node:net'
 import { commitPersonal } from 'redoubt/audit/entry'
 import { newId } from 'redoubt/bytes'
@@ -9,24 +8,17 @@ import { recordModes, type ControlModes } from 'redoubt/controls'
 import type { Environment } from 'redoubt/config'
 import type { Emit } from 'redoubt/events'
 import { openAttempts } from 'redoubt/http/attempts'
-import { edgeLimits, type EdgeLimits } from 'redoubt/http/limit'
+import { edgeLimits } from 'redoubt/http/limit'
 import { openLimits, type Limits } from 'redoubt/limits'
 import { openDevices } from 'redoubt/limits/device'
 import { standardNumbers, type LimitNumbers } from 'redoubt/limits/standard'
 import { openTries } from 'redoubt/limits/tries'
 import { openRedis, type Redis } from 'redoubt/redis'
 import { openHealth, type Health } from 'redoubt/health'
-import { hardenServer, perimeter } from 'redoubt/http'
-import { anyOf, bearer, cookie } from 'redoubt/http/authenticate'
-import { openControls, type Controls } from 'redoubt/http/controls'
+import { openControls } from 'redoubt/http/controls'
 import { sessionCookies } from 'redoubt/http/cookies'
-import { cspReports } from 'redoubt/http/csp-report'
 import { openCsrf, type Csrf } from 'redoubt/http/csrf'
-import { byOneName, isLoopback } from 'redoubt/http/loopback'
-import { mount } from 'redoubt/http/mount'
-import type { PagesOptions } from 'redoubt/http/pages'
-import { problems } from 'redoubt/http/problem'
-import { route, type Route } from 'redoubt/http/route'
+import type { Route } from 'redoubt/http/route'
 import { keysExist, openKeyring, type Keyring, type KeyringSettings } from 'redoubt/keyring'
 import { startKeyUsage } from 'redoubt/keyring/usage'
 import { openKeyService, type KeyServiceOptions } from 'redoubt/kms'
@@ -42,31 +34,16 @@ import { openPasswords, type PasswordOptions } from 'redoubt/tokens/password'
 import { lifetimes, type Lifetimes, type Realm } from 'redoubt/tokens/sessions'
 import type { Personal } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
-import { z } from 'zod'
-import { accountRoutes } from './account.ts'
 import { actions } from './actions.ts'
-import { adminRoutes } from './admin.ts'
-import { apiClientRoutes, clientTokenRoutes } from './api-clients.ts'
 import { tenant, type App } from './app.ts'
-import { appointmentRoutes } from './appointment-routes.ts'
-import { registrationRoutes } from './auth.ts'
-import { consentRoutes } from './consents.ts'
 import type { Settings as Config } from './config.ts'
-import { conversationRoutes } from './conversations.ts'
-import { disclosureRoutes } from './disclosures.ts'
-import { factorResetRoutes, factorRoutes } from './factor-routes.ts'
-import { noteRoutes } from './notes.ts'
-import { patientRoutes } from './patients.ts'
-import { recordRoutes } from './records.ts'
-import { recoveryRoutes } from './recovery.ts'
-import { hstsOf, modesOf } from './rollout.ts'
+import { openDoor, type DoorSettings } from './door.ts'
+import { modesOf } from './rollout.ts'
 import { adminPageRoutes, pageRoutes, pagesOptions } from './pages/site.ts'
-import { relationshipRoutes } from './relationships.ts'
-import { renewal, signInRoutes } from './sign-in.ts'
+import { adminRoutesOf, routesOf } from './routes.ts'
 import { checkMigrations } from './sources.ts'
 import { storedUrl } from './stored-url.ts'
 import { definers, tables, type Therapy } from './tables.ts'
-import { profileRoutes, therapistRoutes } from './therapists.ts'
 
 export type ServiceSettings = {
   /** Login of the app role. */
@@ -148,30 +125,6 @@ export function serviceSettings(config: Config, env: Environment, emit: Emit): S
   }
 }
 
-/** Every route of the service's API: the one list that is served, documented and tested. */
-function routesOf(app: App): readonly Route[] {
-  return [
-    ...registrationRoutes(app), ...recoveryRoutes(app), ...accountRoutes(app, ['patient', 'therapist']), ...signInRoutes(app, ['patient', 'therapist']), ...factorRoutes(app, ['patient', 'therapist']), ...patientRoutes(app), ...disclosureRoutes(app), ...therapistRoutes(app), ...relationshipRoutes(app), ...consentRoutes(app),
-    ...appointmentRoutes(app), ...noteRoutes(app), ...conversationRoutes(app), ...recordRoutes(app), keySetRoute(app.identity.tokens),
-    ...clientTokenRoutes(app), cspReports('/csp-report', app.emit),
-  ]
-}
-
-/** Every route of the administration. Without a second factor and a password of one's own one is in the role of enrolment, which can set both up and no more. */
-function adminRoutesOf(app: App): readonly Route[] {
-  const roles = ['admin', 'auditor', 'enrolment'] as const
-  return [...signInRoutes(app, roles), ...factorRoutes(app, roles), ...accountRoutes(app, roles), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app), keySetRoute(app.identity.tokens), cspReports('/csp-report', app.emit)]
-}
-
-/** RFC 7517: how others verify our access tokens. */
-function keySetRoute(tokens: Tokens): Route {
-  const key = z.object({ kty: z.string(), crv: z.string(), x: z.string(), kid: z.string(), alg: z.string(), use: z.string() })
-  return route({
-    method: 'GET', path: '/.well-known/jwks.json', tags: ['auth'], summary: 'Public keys of the access tokens', access: 'public', answer: z.object({ keys: z.array(key) }),
-    handle: () => z.object({ keys: z.array(key) }).parse(tokens.jwks()),
-  })
-}
-
 /**
  * Opens everything the service works with, in the order in which a fault is cheapest: the database is checked before a
  * key is touched. What is returned is correctly configured or this throws.
@@ -243,9 +196,9 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       ],
       emit,
     })
-    const { publicOrigin, origins = [], adminOrigin } = settings
-    const edge = edgeLimits({ limits, numbers, mode, emit })
-    const server = serverOf(settings, health, controls, edge, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes: [...routes, ...pages], pages: pagesOptions('tenant', controls.modes) })
+    const { publicOrigin, origins = [], adminOrigin, trustedProxies = [], hsts } = settings
+    const shared: DoorSettings = { production, trustedProxies, hsts, health, controls, limits: edgeLimits({ limits, numbers, mode, emit }), emit }
+    const server = openDoor(shared, { title: 'Therapy', origins: [publicOrigin, ...origins], app, roles: ['patient', 'therapist', 'admin', 'auditor'], routes: [...routes, ...pages], pages: pagesOptions('tenant', controls.modes) })
     let admin: Service['admin']
     if (adminOrigin !== undefined) {
       // The same service for those who administer and audit: other tokens and cookies, shorter sessions, other routes.
@@ -258,7 +211,7 @@ export async function openService(settings: ServiceSettings): Promise<Service> {
       }
       const behind = adminRoutesOf(adminApp)
       const adminPages = adminPageRoutes(adminApp, `${tables.service}-admin`)
-      admin = { app: adminApp, routes: behind, pages: adminPages, server: serverOf(settings, health, controls, edge, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: [...behind, ...adminPages], pages: pagesOptions('platform', controls.modes) }) }
+      admin = { app: adminApp, routes: behind, pages: adminPages, server: openDoor(shared, { title: 'Therapy administration', origins: [adminOrigin], app: adminApp, roles: ['admin', 'auditor', 'enrolment'], routes: [...behind, ...adminPages], pages: pagesOptions('platform', controls.modes) }) }
     }
     return { app, pool, keyring, routes, pages, health, server, admin, close }
   } catch (error) {
@@ -292,38 +245,4 @@ function personalOf(columns: Columns<Therapy>): (caller: Caller, entryId: string
     const row = await columns.seal({ sealedUnder: () => undefined, keyUser: { actor: caller.role, purpose: 'audit' } }, 'redoubt.audit_logs', { id: entryId, actor_id: caller.actor, tenant_id: caller.tenant, personal: clear })
     return { sealed: row.personal_enc, commitment }
   }
-}
-
-/** What differs between the doors of the service. */
-type Door = { readonly title: string; readonly origins: readonly [string, ...string[]]; readonly app: App; readonly roles: readonly string[]; readonly routes: readonly Route[]; readonly pages: PagesOptions }
-
-/** The name people type; one with a port of its own is nothing they type, and no redirect could keep it. */
-function pageHostsOf(origin: string): readonly string[] {
-  const { hostname, port } = new URL(origin)
-  return port === '' && isIP(hostname) === 0 && !hostname.startsWith('[') ? [hostname] : []
-}
-
-function serverOf(settings: ServiceSettings, health: Health, controls: Controls, limits: EdgeLimits, door: Door): Server {
-  const { production, trustedProxies = [], emit } = settings
-  const { app } = door
-  const outside = express()
-  outside.disable('x-powered-by')
-  outside.disable('etag')
-  // Before the perimeter: a probe speaks plain HTTP from inside, and learns nothing but names and ok or failed.
-  outside.use((req, res, next) => health.handle(req, res, next))
-  const steps = perimeter({
-    trustedProxies, origins: door.origins, controls, limit: limits.step, emit,
-    https: controls.modes.https, ...(controls.modes.https === 'enforce' && door.pages !== undefined ? { pageHosts: pageHostsOf(door.origins[0]) } : {}), ...(controls.modes.https === 'off' ? {} : { hsts: hstsOf[settings.hsts ?? 'year'] }),
-  })
-  for (const step of steps) outside.use(step)
-  if (isLoopback(door.origins[0])) outside.use(byOneName(door.origins[0]))
-  outside.use(mount(door.routes, {
-    authenticate: limits.counting(anyOf(bearer(app.identity.tokens), cookie(app.identity.tokens, app.browser.cookies, renewal(app.identity)))), checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
-    // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
-    ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
-  }))
-  outside.use(problems({ emit }))
-  const server = createServer(outside)
-  hardenServer(server)
-  return server
 }
