@@ -208,7 +208,9 @@ begin
   end if;
   update therapy.therapist_profiles p
     set verification = 'verified', verified_at = pg_catalog.now(), verified_by = who.actor, version = p.version + 1
-    where p.user_id = p_therapist and p.verification <> 'verified';
+    where p.user_id = p_therapist and p.verification <> 'verified'
+      -- Of somebody who has shown the address to be theirs: nobody is found and booked under a registration that ends.
+      and exists (select from redoubt.users u where u.id = p.user_id and u.status <> 'pending');
   return found;
 end $$;
 

@@ -37,6 +37,7 @@ alter table redoubt.users force row level security;
 alter table redoubt.users owner to {owner};
 CREATE UNIQUE INDEX users_email_bidx_key ON redoubt.users USING btree (email_bidx) WHERE (status <> 'pending'::text);
 CREATE INDEX users_pending ON redoubt.users USING btree (created_at) WHERE (status = 'pending'::text);
+CREATE TRIGGER forget_registration BEFORE DELETE ON redoubt.users FOR EACH ROW EXECUTE FUNCTION therapy.forget_registration();
 create policy app_delete on redoubt.users for delete to {app}
   using (false);
 create policy app_insert on redoubt.users for insert to {app}
@@ -46,6 +47,8 @@ create policy app_select on redoubt.users for select to {app}
 create policy app_update on redoubt.users for update to {app}
   using (false)
   with check (false);
+create policy guard_delete on redoubt.users for delete to {guard}
+  using (((status = 'pending'::text) AND (created_at < (now() - '7 days'::interval))));
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
 create policy guard_update on redoubt.users for update to {guard}
@@ -53,7 +56,7 @@ create policy guard_update on redoubt.users for update to {guard}
   with check (true);
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {app};
-grant select on redoubt.users to {guard};
+grant delete, select on redoubt.users to {guard};
 grant update (email_enc, email_bidx, password_hash, status, role, enrol_until, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {guard};
 
 create table therapy.appointment_notes (
@@ -330,6 +333,10 @@ create policy app_select on therapy.patients for select to {app}
 create policy app_update on therapy.patients for update to {app}
   using ((id = ( SELECT guard.actor() AS actor)))
   with check ((id = ( SELECT guard.actor() AS actor)));
+create policy guard_delete on therapy.patients for delete to {guard}
+  using ((EXISTS ( SELECT
+   FROM redoubt.users u
+  WHERE ((u.id = patients.id) AND (u.status = 'pending'::text) AND (u.created_at < (now() - '7 days'::interval))))));
 create policy guard_select on therapy.patients for select to {guard}
   using (true);
 create policy guard_update on therapy.patients for update to {guard}
@@ -338,6 +345,7 @@ create policy guard_update on therapy.patients for update to {guard}
 grant insert, select on therapy.patients to {app};
 grant update (first_name_enc, last_name_enc, dob_enc, phone_enc, address_enc, emergency_contact_enc, insurance_no_enc, version) on therapy.patients to {app};
 grant select on therapy.patients to {backup};
+grant delete on therapy.patients to {guard};
 grant select (id, therapist_id) on therapy.patients to {guard};
 grant update (therapist_id) on therapy.patients to {guard};
 
@@ -383,6 +391,10 @@ create policy app_select on therapy.therapist_profiles for select to {app}
 create policy app_update on therapy.therapist_profiles for update to {app}
   using ((user_id = ( SELECT guard.actor() AS actor)))
   with check ((user_id = ( SELECT guard.actor() AS actor)));
+create policy guard_delete on therapy.therapist_profiles for delete to {guard}
+  using ((EXISTS ( SELECT
+   FROM redoubt.users u
+  WHERE ((u.id = therapist_profiles.user_id) AND (u.status = 'pending'::text) AND (u.created_at < (now() - '7 days'::interval))))));
 create policy guard_select on therapy.therapist_profiles for select to {guard}
   using (true);
 create policy guard_update on therapy.therapist_profiles for update to {guard}
@@ -392,7 +404,7 @@ grant insert on therapy.therapist_profiles to {app};
 grant select (user_id, display_name, specialisation, bio, verification, verified_at, price_minor, currency, time_zone, created_at, version) on therapy.therapist_profiles to {app};
 grant update (display_name, specialisation, bio, price_minor, currency, time_zone, version) on therapy.therapist_profiles to {app};
 grant select on therapy.therapist_profiles to {backup};
-grant select on therapy.therapist_profiles to {guard};
+grant delete, select on therapy.therapist_profiles to {guard};
 grant update (verification, verified_at, verified_by, version) on therapy.therapist_profiles to {guard};
 
 -- functions
@@ -423,6 +435,20 @@ begin
   raise exception using errcode = 'RD409', message = 'conflict';
 end $function$;
 alter function therapy.appointment_step() owner to {owner};
+
+CREATE OR REPLACE FUNCTION therapy.forget_registration()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from therapy.patients p where p.id = old.id;
+  delete from therapy.therapist_profiles p where p.user_id = old.id;
+  return old;
+end $function$;
+alter function therapy.forget_registration() owner to {guard};
+grant execute on function therapy.forget_registration() to {owner};
 
 CREATE OR REPLACE FUNCTION therapy.my_patients()
  RETURNS SETOF uuid
@@ -554,7 +580,9 @@ begin
   end if;
   update therapy.therapist_profiles p
     set verification = 'verified', verified_at = pg_catalog.now(), verified_by = who.actor, version = p.version + 1
-    where p.user_id = p_therapist and p.verification <> 'verified';
+    where p.user_id = p_therapist and p.verification <> 'verified'
+      -- Of somebody who has shown the address to be theirs: nobody is found and booked under a registration that ends.
+      and exists (select from redoubt.users u where u.id = p.user_id and u.status <> 'pending');
   return found;
 end $function$;
 alter function therapy.verify_licence(p_therapist uuid) owner to {guard};

@@ -190,4 +190,5 @@ export type Therapy = typeof tables
 export const definers: readonly string[] = [
   'therapy.my_patients', 'therapy.visible_patients', 'therapy.my_sharing_patients', 'therapy.my_therapists', 'therapy.my_relationships',
   'therapy.settle_main_therapist', 'therapy.verify_licence', 'therapy.waiting_therapists', 'therapy.verify_therapist',
+  'therapy.forget_registration',
 ]

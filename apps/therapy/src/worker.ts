@@ -14,6 +14,7 @@ import { openSigner } from 'redoubt/transaction/signer'
 import { Refusal } from 'redoubt/errors'
 import { forgetCodes } from 'redoubt/tokens/codes'
 import { forgetSessions } from 'redoubt/tokens/own-sessions'
+import { forgetRegistrations } from 'redoubt/tokens/registrations'
 import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { startMail } from './letters.ts'
 import { checkMigrations } from './sources.ts'
@@ -21,7 +22,7 @@ import { storedUrl } from './stored-url.ts'
 import { tables } from './tables.ts'
 
 const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, sends mail, deletes
-expired idempotency keys, one-time codes and sessions and tells unusual use of keys, until SIGTERM or SIGINT
+expired idempotency keys, one-time codes and sessions, registrations never confirmed, and tells unusual use of keys, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
@@ -52,7 +53,7 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: () => keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions, forgetMail] })
+    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions, forgetMail, forgetRegistrations] })
     const watch = startUsageWatch({ pool, emit })
     // At once: what runs on after a start that was refused would keep the process from ending.
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop(), () => watch.stop())

@@ -87,6 +87,10 @@ CREATE INDEX data_keys_by_kek ON keys.data_keys USING btree (kek_id);
 CREATE UNIQUE INDEX data_keys_one_active ON keys.data_keys USING btree (tenant, subject, keep) WHERE (state = 'active'::text);
 CREATE TRIGGER refuse_erased BEFORE INSERT ON keys.data_keys FOR EACH ROW EXECUTE FUNCTION guard.refuse_erased();
 CREATE TRIGGER under_active_key BEFORE INSERT OR UPDATE OF kek_id ON keys.data_keys FOR EACH ROW EXECUTE FUNCTION keys.under_active_key();
+create policy guard_delete on keys.data_keys for delete to {guard}
+  using ((EXISTS ( SELECT
+   FROM redoubt.users u
+  WHERE ((u.id = data_keys.subject) AND (u.status = 'pending'::text) AND (u.created_at < (now() - '7 days'::interval))))));
 create policy guard_select on keys.data_keys for select to {guard}
   using (true);
 create policy guard_update on keys.data_keys for update to {guard}
@@ -101,7 +105,8 @@ create policy keys_select on keys.data_keys for select to {keys}
 create policy keys_update on keys.data_keys for update to {keys}
   using (true)
   with check (true);
-grant select (key_id, state) on keys.data_keys to {guard};
+grant delete on keys.data_keys to {guard};
+grant select (key_id, tenant, subject, keep, state) on keys.data_keys to {guard};
 grant update (state) on keys.data_keys to {guard};
 grant delete, insert, select on keys.data_keys to {keys};
 grant update (kek_id, wrapped, state, closed_at) on keys.data_keys to {keys};
@@ -940,6 +945,10 @@ create policy app_select on redoubt.one_time_codes for select to {app}
 create policy app_update on redoubt.one_time_codes for update to {app}
   using (false)
   with check (false);
+create policy guard_delete on redoubt.one_time_codes for delete to {guard}
+  using ((EXISTS ( SELECT
+   FROM redoubt.users u
+  WHERE ((u.id = one_time_codes.user_id) AND (u.status = 'pending'::text) AND (u.created_at < (now() - '7 days'::interval))))));
 create policy guard_insert on redoubt.one_time_codes for insert to {guard}
   with check (true);
 create policy guard_select on redoubt.one_time_codes for select to {guard}
@@ -951,7 +960,7 @@ create policy worker_delete on redoubt.one_time_codes for delete to {worker}
   using ((expires_at < (now() - '1 day'::interval)));
 create policy worker_select on redoubt.one_time_codes for select to {worker}
   using ((expires_at < (now() - '1 day'::interval)));
-grant insert, select, update on redoubt.one_time_codes to {guard};
+grant delete, insert, select, update on redoubt.one_time_codes to {guard};
 grant delete on redoubt.one_time_codes to {worker};
 grant select (id, expires_at) on redoubt.one_time_codes to {worker};
 
@@ -992,6 +1001,10 @@ create policy app_select on redoubt.outbox for select to {app}
 create policy app_update on redoubt.outbox for update to {app}
   using (false)
   with check (false);
+create policy guard_delete on redoubt.outbox for delete to {guard}
+  using ((EXISTS ( SELECT
+   FROM redoubt.users u
+  WHERE ((u.id = outbox.user_id) AND (u.status = 'pending'::text) AND (u.created_at < (now() - '7 days'::interval))))));
 create policy guard_insert on redoubt.outbox for insert to {guard}
   with check (true);
 create policy guard_select on redoubt.outbox for select to {guard}
@@ -1003,7 +1016,7 @@ create policy worker_select on redoubt.outbox for select to {worker}
 create policy worker_update on redoubt.outbox for update to {worker}
   using (true)
   with check (true);
-grant insert, select on redoubt.outbox to {guard};
+grant delete, insert, select on redoubt.outbox to {guard};
 grant delete, select on redoubt.outbox to {worker};
 grant update (payload_enc, state, attempts, next_attempt_at, failed_at, reason) on redoubt.outbox to {worker};
 
@@ -1162,6 +1175,8 @@ create policy app_select on redoubt.users for select to {app}
 create policy app_update on redoubt.users for update to {app}
   using (false)
   with check (false);
+create policy guard_delete on redoubt.users for delete to {guard}
+  using (((status = 'pending'::text) AND (created_at < (now() - '7 days'::interval))));
 create policy guard_select on redoubt.users for select to {guard}
   using (true);
 create policy guard_update on redoubt.users for update to {guard}
@@ -1169,7 +1184,7 @@ create policy guard_update on redoubt.users for update to {guard}
   with check (true);
 grant insert on redoubt.users to {app};
 grant select (id, tenant, email_enc, email_bidx, status, role, realm, created_at, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {app};
-grant select on redoubt.users to {guard};
+grant delete, select on redoubt.users to {guard};
 grant update (email_enc, email_bidx, password_hash, status, role, enrol_until, password_changed_at, version, former_email_enc, email_changed_at) on redoubt.users to {guard};
 
 -- functions
@@ -1982,6 +1997,44 @@ begin
 end $function$;
 alter function guard.forget_key_usage(p_most integer) owner to {guard};
 grant execute on function guard.forget_key_usage(p_most integer) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.forget_registrations(p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  gone uuid[];
+begin
+  if p_limit not between 1 and 10000 then
+    raise exception using errcode = '22023', message = 'p_limit must be 1 to 10000';
+  end if;
+  gone := array(
+    select u.id from redoubt.users u
+    where u.status = 'pending' and u.created_at < pg_catalog.now() - interval '7 days'
+      and not exists (select from redoubt.one_time_codes c where c.user_id = u.id and c.expires_at > pg_catalog.now() - interval '1 hour')
+    order by u.created_at limit p_limit for update of u skip locked);
+  if pg_catalog.cardinality(gone) = 0 then
+    return 0;
+  end if;
+  -- The slot first, as in keys.destroy_data_keys: no key is made for them after this.
+  insert into keys.erased (tenant, subject, keep)
+    select distinct d.tenant, d.subject, d.keep from keys.data_keys d where d.subject = any (gone) on conflict do nothing;
+  delete from keys.data_keys d where d.subject = any (gone);
+  delete from redoubt.outbox o where o.user_id = any (gone);
+  delete from redoubt.one_time_codes c where c.user_id = any (gone);
+  delete from redoubt.users u where u.id = any (gone);
+  -- The worker has no signed caller here: the function names who it was.
+  insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_role, tenant_id, action, purpose, outcome, request_id,
+      metadata, retention_class, retain_until)
+    values (pg_catalog.gen_random_uuid(), pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), 'system', 'system.retention', '{service}',
+      'auth.registrations_ended', 'retention', 'done', 'retention', pg_catalog.jsonb_build_object('accounts', pg_catalog.cardinality(gone)), 'change',
+      pg_catalog.transaction_timestamp() + pg_catalog.make_interval(days => 2557));
+  return pg_catalog.cardinality(gone);
+end $function$;
+alter function guard.forget_registrations(p_limit integer) owner to {guard};
+grant execute on function guard.forget_registrations(p_limit integer) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.has_factor(p_user uuid)
  RETURNS boolean

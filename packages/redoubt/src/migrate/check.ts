@@ -20,7 +20,7 @@ const kernelDefiners: readonly string[] = [
   'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
   'guard.has_factor', 'guard.factor_proven', 'guard.stepped_up', 'guard.spend_proof', 'guard.count_factor_try', 'guard.sign_in_factors',
   'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',
-  'guard.redeem_step_up', 'guard.enrol_factor', 'guard.confirm_factor', 'guard.remove_factor', 'guard.replace_recovery_codes', 'guard.end_recovery_codes',
+  'guard.redeem_step_up', 'guard.enrol_factor', 'guard.confirm_factor', 'guard.remove_factor', 'guard.replace_recovery_codes', 'guard.end_recovery_codes', 'guard.forget_registrations',
   'guard.request_factor_reset', 'guard.cancel_factor_reset', 'guard.factor_was_used', 'guard.factor_reset_due', 'guard.apply_factor_reset',
   'guard.open_client_session', 'guard.bound_api_client', 'guard.rotate_api_client', 'guard.revoke_api_client',
 ]
