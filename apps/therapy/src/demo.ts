@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Person, Visitor } from 'redoubt/context'
+import { brokenRule } from 'redoubt/tokens/password-rules'
 import { canonicalEmail, checkPassword, openSession, signOut } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
 import type { actions } from './actions.ts'
@@ -31,7 +32,9 @@ export function demoAccounts(): readonly DemoAccount[] {
 
 function password(): string {
   const letters = 'abcdefghijkmnpqrstuvwxyz23456789'
-  return [...randomBytes(16)].map((byte, i) => (i > 0 && i % 4 === 0 ? '-' : '') + (letters[byte & 31] ?? '')).join('')
+  const made = [...randomBytes(16)].map((byte, i) => (i > 0 && i % 4 === 0 ? '-' : '') + (letters[byte & 31] ?? '')).join('')
+  // The list of breached passwords is a Bloom filter: of 10,000 new ones it takes a few for its own.
+  return brokenRule(made, []) === undefined ? made : password()
 }
 
 /** Something that happens at a moment; the story is told in the order of time, so that lists read as they would. */
