@@ -11,14 +11,18 @@ import { startKeyUsage } from '../keyring/usage.ts'
 import { openKeyService } from '../kms.ts'
 import { keyServiceOptions } from '../kms/environment.ts'
 import { openPool, type Pool } from '../pg.ts'
+import { searchOf, type Sought } from './audit/find.ts'
 import { connectionString, onDatabase, required } from './database.ts'
 import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt audit verify   [--anchors <dir>] [--public-key <file>]… [--service <name>] [--json]
 redoubt audit resume   --reason <text> [--anchors <dir>] [--service <name>]
+redoubt audit find     [--actor <id>] [--action <name>] [--outcome done|refused|failed] [--resource <type>[/<id>]]
+                       [--from <time>] [--to <time>] [--before <entry>] [--limit <n>]
 
 verify recomputes every entry and link of the audit record and holds them against the signed anchors. It may run while
 the service works. resume takes the chain up again after a restore: it writes a discontinuity and signs it.
+find gives entries, newest first, one JSON object a line, without personal data; where there are more it says how to go on.
 
   --anchors <dir>       folder of the anchor file; by default ANCHOR_DIR
   --public-key <file>   a trusted public key of the anchors (PEM), kept apart from the database; may be repeated.
@@ -26,8 +30,11 @@ the service works. resume takes the chain up again after a restore: it writes a 
   --service <name>      by default the login's name without its role
   --reason <text>       what happened, for the record; no personal data
   --json                the result as JSON
+  --outcome <word>      also with its code, as refused:forbidden
+  --from, --to <time>   in UTC: 2026-01-31 or 2026-01-31T14:00:00Z; --to is not included
+  --limit <n>           1 to 1000, by default 100
 
-verify works on AUDITOR_DATABASE_URL, resume on WORKER_DATABASE_URL.
+verify and find work on AUDITOR_DATABASE_URL, resume on WORKER_DATABASE_URL.
 Exit codes: 0 nothing is wrong, 1 something is or it could not be checked, 2 wrong usage
 `
 
@@ -112,6 +119,15 @@ async function resume(io: Io, options: { readonly anchors: string; readonly serv
   return exits.ok
 }
 
+async function find(io: Io, sought: Sought): Promise<number> {
+  const search = searchOf(sought)
+  const { lines, next } = await onPool(io, 'AUDITOR_DATABASE_URL', search)
+  for (const line of lines) io.out(`${line}\n`)
+  // Beside the entries, so that what reads the lines meets nothing else.
+  if (next !== undefined) io.err(`There are more: go on with --before ${next}\n`)
+  return exits.ok
+}
+
 function optionsOf(args: readonly string[]) {
   try {
     return parseArgs({
@@ -120,6 +136,8 @@ function optionsOf(args: readonly string[]) {
       options: {
         anchors: { type: 'string' }, service: { type: 'string' }, reason: { type: 'string' }, json: { type: 'boolean', default: false },
         'public-key': { type: 'string', multiple: true, default: [] },
+        actor: { type: 'string' }, action: { type: 'string' }, outcome: { type: 'string' }, resource: { type: 'string' },
+        from: { type: 'string' }, to: { type: 'string' }, before: { type: 'string' }, limit: { type: 'string' },
       },
     })
   } catch (error) {
@@ -127,7 +145,7 @@ function optionsOf(args: readonly string[]) {
   }
 }
 
-/** `redoubt audit verify` and `redoubt audit resume`. */
+/** `redoubt audit verify`, `redoubt audit resume` and `redoubt audit find`. */
 export async function run(args: readonly string[], io: Io): Promise<number> {
   if (asksForHelp(args)) {
     io.out(usage)
@@ -135,7 +153,8 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   }
   const { values, positionals } = optionsOf(args)
   const [command, ...more] = positionals
-  if ((command !== 'verify' && command !== 'resume') || more.length > 0) throw new UsageProblem('say verify or resume')
+  if ((command !== 'verify' && command !== 'resume' && command !== 'find') || more.length > 0) throw new UsageProblem('say verify, resume or find')
+  if (command === 'find') return find(io, values)
   const anchors = resolve(io.cwd, values.anchors ?? required(io, 'ANCHOR_DIR'))
   if (command === 'verify') return verify(io, { anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
   if (values.reason === undefined) throw new UsageProblem('resume needs --reason')

@@ -66,3 +66,28 @@ test('wrong usage and a database out of reach are no verification', async () => 
   assert.equal(away.code, 1, away.err)
   assert.match(away.err, /^redoubt audit: the database cannot be reached at 127\.0\.0\.1:1 \(AUDITOR_DATABASE_URL\)\n$/)
 })
+
+test('find gives entries by what is asked, in pages, newest first, and nothing of their personal part', async () => {
+  const env = { AUDITOR_DATABASE_URL: database.url('auditor') }
+  const found = async (...args: readonly string[]) => {
+    const { code, out, err } = await redoubt(['find', ...args], env)
+    assert.equal(code, 0, err)
+    return { rows: out.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Record<string, string>), err }
+  }
+  const all = (await found('--limit', '1000')).rows
+  assert.ok(all.length >= 12)
+  assert.ok(all.every((row, n) => n === 0 || String(all[n - 1]?.['occurred_at']) >= String(row['occurred_at'])))
+  assert.ok(!Object.keys(all[0] ?? {}).some((key) => key.startsWith('personal') || key === 'metadata'))
+  const first = await found('--limit', '5')
+  const next = /--before (\S+)/.exec(first.err)?.[1] ?? assert.fail()
+  assert.deepEqual([...first.rows, ...(await found('--limit', '1000', '--before', next)).rows], all)
+
+  const one = all[3]?.['id'] ?? assert.fail()
+  const actor = '0190f0a0-0000-7000-8000-000000000001'
+  await world.tamper(`update redoubt.audit_logs set outcome = 'refused:forbidden', action = 'note.read', actor_id = '${actor}', resource_type = 'note', resource_id = 'n/1',
+    occurred_at = '2020-01-31T14:00:00Z' where id = '${one}'`)
+  const by = [['--outcome', 'refused'], ['--outcome', 'refused:forbidden'], ['--action', 'note.read'], ['--actor', actor], ['--resource', 'note/n/1'], ['--from', '2020-01-31', '--to', '2020-02-01T00:00:00Z']]
+  for (const args of by) assert.deepEqual((await found(...args)).rows.map(({ id }) => id), [one], args.join(' '))
+  assert.deepEqual((await found('--to', '2020-01-31T14:00:00Z')).rows, [])
+  for (const args of [['--actor', 'me'], ['--outcome', 'bad'], ['--from', '2020-01-31T14:00:00'], ['--limit', '0'], ['--resource', "x' or '1"]]) assert.equal((await redoubt(['find', ...args], env)).code, 2, args.join(' '))
+})
