@@ -1,4 +1,5 @@
 import { isOrigin } from './cors.ts'
+import { keepsHead, setField } from './head.ts'
 import { isOwnPath } from './html.ts'
 import { sendEmpty } from './send.ts'
 import type { Step } from './visit.ts'
@@ -24,11 +25,11 @@ export function byOneName(origin: string): Step {
   if (!isLoopback(origin)) throw new TypeError('byOneName: the origin must be http and of this machine, such as http://localhost:4310')
   const { host, hostname } = new URL(origin)
   const others = new Set([...names].filter((name) => name !== hostname).map((name) => name + host.slice(hostname.length)))
-  return (req, res, next) => {
+  return keepsHead<Step>((req, res, next) => {
     const { host: asked, 'sec-fetch-mode': mode, 'sec-fetch-dest': dest } = req.headers
     if (asked === undefined || !others.has(asked.toLowerCase()) || mode !== 'navigate' || dest !== 'document' || (req.method !== 'GET' && req.method !== 'HEAD')) return next()
     const target = req.url ?? ''
-    res.setHeader('Location', origin + (isOwnPath(target) ? target : '/'))
+    setField(res, 'Location', origin + (isOwnPath(target) ? target : '/'))
     sendEmpty(res, 307)
-  }
+  })
 }
