@@ -4,9 +4,11 @@ import type { AddressInfo } from 'node:net'
 import { after } from 'node:test'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 
-const executablePath = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path))
+// Named, never looked for: what a browser takes is no part of what npm test takes on a machine with nothing but npm.
+const named = process.env['REDOUBT_BROWSER'] ?? ''
+const executablePath = existsSync(named) ? named : undefined
 /** For the option `skip` of a test: why there is none, or false. */
-export const noChromium = executablePath === undefined ? 'no Chromium on this machine (Debian: apt-get install chromium)' : false
+export const noChromium = executablePath === undefined ? 'REDOUBT_BROWSER names no browser (Debian: apt-get install chromium, REDOUBT_BROWSER=/usr/bin/chromium)' : false
 
 /** A telephone and a desk. */
 export const sizes = { telephone: { width: 390, height: 844 }, desk: { width: 1280, height: 800 } } as const
