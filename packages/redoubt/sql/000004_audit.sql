@@ -28,7 +28,7 @@ create table redoubt.audit_logs (
 create index audit_logs_by_xid on redoubt.audit_logs (xid, id);
 create index audit_logs_by_actor on redoubt.audit_logs (actor_id, id);
 
--- One row per data subject whose sealed columns were opened: "who read my data" is exact.
+-- One row per data subject whose sealed columns were opened, or about whom a row was answered.
 create table redoubt.audit_subjects (
   subject_id uuid not null,
   entry_id uuid not null,

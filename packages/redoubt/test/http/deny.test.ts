@@ -1,7 +1,5 @@
 import assert from 'node:assert/strict'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { BadRequestException, ForbiddenException, HttpException, UnauthorizedException } from '@nestjs/common'
 import express from 'express'
 import type { Event } from '../../src/events.ts'
@@ -10,10 +8,11 @@ import { mount } from '../../src/http/mount.ts'
 import { problems } from '../../src/http/problem.ts'
 import { page } from '../../src/http/page.ts'
 import { route } from '../../src/http/route.ts'
-import { hardenServer, perimeter, sequence } from '../../src/http.ts'
+import { perimeter, sequence } from '../../src/http.ts'
 import { browserEdge, friend, own } from '../support/browser.ts'
 import { ask, edge, json, kinds, problemOf, sampleRoutes, thing, tokens, withToken } from '../support/edge.ts'
 import type { Edge } from '../support/edge.ts'
+import { serving } from '../support/serving.ts'
 
 const emit = (): void => undefined
 
@@ -36,15 +35,7 @@ async function routedFirst(): Promise<Edge> {
 }
 
 async function listening(app: express.Express, events: Event[]): Promise<Edge> {
-  const server = createServer(app)
-  hardenServer(server)
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const { port } = server.address() as AddressInfo
-  return { url: `http://127.0.0.1:${port}`, port, events, server }
+  return { ...(await serving(app)), events }
 }
 
 /** Spellings under which a router may find the protected thing and a guard may not, or the other way round. */

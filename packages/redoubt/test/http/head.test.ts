@@ -1,33 +1,25 @@
 import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
-import { createServer } from 'node:http'
 import type { IncomingHttpHeaders, RequestListener } from 'node:http'
 import { connect } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import express from 'express'
 import { bearer } from '../../src/http/authenticate.ts'
 import { mount } from '../../src/http/mount.ts'
 import type { Check } from '../../src/http/mount.ts'
 import type { Step } from '../../src/http/visit.ts'
-import { hardenServer, listener, perimeter, sequence } from '../../src/http.ts'
+import { listener, perimeter, sequence } from '../../src/http.ts'
 import { json, sampleRoutes, tokens } from '../support/edge.ts'
+import { serving } from '../support/serving.ts'
 
 const emit = (): void => undefined
 const outer = (): readonly Step[] => perimeter({ trustedProxies: [], https: 'off', origins: ['https://own.test'], credentials: true, emit })
 const routes = (checks: readonly Check[] = []): Step => mount(sampleRoutes(), { authenticate: bearer(tokens), roles: ['patient', 'therapist'], checks, emit })
 
 async function serve(app: RequestListener): Promise<{ readonly port: number; ask(path: string, init?: RequestInit): Promise<Response> }> {
-  const server = createServer(app)
-  hardenServer(server)
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const { port } = server.address() as AddressInfo
-  return { port, ask: (path, init) => fetch(`http://127.0.0.1:${port}${path}`, init) }
+  const { url, port } = await serving(app)
+  return { port, ask: (path, init) => fetch(`${url}${path}`, init) }
 }
 
 const express5 = (...steps: readonly Step[]): RequestListener => {

@@ -1,9 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto'
-import { createServer, request } from 'node:http'
+import { request } from 'node:http'
 import type { IncomingHttpHeaders, RequestListener, Server } from 'node:http'
 import { connect } from 'node:net'
-import type { AddressInfo } from 'node:net'
-import { after } from 'node:test'
 import express from 'express'
 import { z } from 'zod'
 import type { Event } from '../../src/events.ts'
@@ -15,10 +13,11 @@ import { queryInteger, rowId } from '../../src/http/parse.ts'
 import { problems } from '../../src/http/problem.ts'
 import { reply, route } from '../../src/http/route.ts'
 import type { Route } from '../../src/http/route.ts'
-import { hardenServer, listener, perimeter } from '../../src/http.ts'
+import { listener, perimeter } from '../../src/http.ts'
 import type { PerimeterOptions } from '../../src/http.ts'
 import { openTokens } from '../../src/tokens.ts'
 import { nestApp } from './nest.ts'
+import { serving } from './serving.ts'
 
 export type Kind = 'express' | 'nest' | 'node'
 export const kinds: readonly Kind[] = ['express', 'nest', 'node']
@@ -72,15 +71,7 @@ export async function edge(
     authenticate: bearer(tokens), roles: ['patient', 'therapist'], emit, openapi: { title: 'Edge', version: '1.0.0' }, ...more.mount,
   })
   const apps = { node: () => listener([...steps, api], emit), express: () => expressApp([...steps, api], emit), nest: () => nestApp(steps, api, emit) }
-  const server = createServer(await apps[kind]())
-  hardenServer(server)
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const { port } = server.address() as AddressInfo
-  return { url: `http://127.0.0.1:${port}`, port, events, server }
+  return { ...(await serving(await apps[kind]())), events }
 }
 
 function expressApp(steps: readonly unknown[], emit: (event: Event) => void): RequestListener {
