@@ -1,5 +1,5 @@
 import type { Decision, Demand, Limit, Standing } from '../limits.ts'
-import { add, advance, counted, freshUse, subtract, waitFor, type Use } from './window.ts'
+import { add, advance, counted, subtract, untilBack, waitFor, type Use } from './window.ts'
 
 /** Steps of use by which keys are told apart when one must be forgotten; the last one is an exhausted quota. */
 const levels = 8
@@ -70,7 +70,7 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
         return
       }
       const [key, entry] = next.value
-      if ((entry.slots.at(-1) ?? 0) <= slot - counted) drop(table, key, entry)
+      if (entry.slot <= slot - counted) drop(table, key, entry)
     }
   }
 
@@ -88,10 +88,15 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     }
     sweep(table, slot)
     if (table.entries.size >= keys) makeRoom(table)
-    const made: Entry = { ...freshUse(), level: 0, next: table.quota / levels }
+    const made: Entry = { slot: -1, units: 0, total: 0, oldest: -1, past: [], level: 0, next: stepAfter(table, 0) }
     table.entries.set(key, made)
     table.byLevel[0]?.set(key, made)
     return made
+  }
+
+  /** Units from which an entry belongs to the step after `level`: a whole number, as all that is compared with it. */
+  function stepAfter(table: Table, level: number): number {
+    return Math.ceil(((level + 1) * table.quota) / levels)
   }
 
   function settle(table: Table, key: string, entry: Entry): void {
@@ -100,7 +105,7 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
     table.byLevel[entry.level]?.delete(key)
     table.byLevel[level]?.set(key, entry)
     entry.level = level
-    entry.next = ((level + 1) * table.quota) / levels
+    entry.next = stepAfter(table, level)
   }
 
   function count(table: Table, key: string, entry: Entry, slot: number, cost: number): void {
@@ -110,10 +115,9 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
 
   function standing(table: Table, entry: Entry, cost: number, now: number, slot: number, taken: boolean): Standing {
     const over = taken ? 0 : entry.total + cost - table.most
-    const oldest = entry.slots[0]
     return {
       used: entry.total, slot,
-      reset: oldest === undefined ? 0 : Math.max((oldest + counted) * table.width - now, 1),
+      reset: entry.oldest < 0 ? 0 : untilBack(entry.oldest, now, table.width),
       wait: over > 0 ? waitFor(entry, over, now, table.width) : 0,
     }
   }

@@ -8,11 +8,21 @@
 /** Tenths that count: the running one and those a window reaches back. */
 export const counted = 11
 
-/** What one key has used. Oldest first. */
-export type Use = { readonly slots: number[]; readonly units: number[]; total: number }
-
-export function freshUse(): Use {
-  return { slots: [], units: [], total: 0 }
+/**
+ * What one key has used. The newest tenth stands beside the sum, because nearly every decision needs these alone: as
+ * elements of lists they were two more places of memory to fetch, a fifth of a decision.
+ */
+export type Use = {
+  /** The newest tenth in which units were counted; -1 before the first. */
+  slot: number
+  /** Units counted in it. */
+  units: number
+  /** Units of all tenths that count. */
+  total: number
+  /** The oldest tenth that counts; -1 when none does. */
+  oldest: number
+  /** The tenths before the newest and their units by turns, oldest first. */
+  readonly past: number[]
 }
 
 /**
@@ -20,43 +30,65 @@ export function freshUse(): Use {
  * key would stay closed until the clock has caught up.
  */
 export function advance(use: Use, slot: number): void {
-  const { slots, units } = use
   // Nearly always: the newest is now, and the oldest still counts.
-  if (slots[slots.length - 1] === slot && (slots[0] ?? slot) > slot - counted) return
-  let gone = 0
-  while (gone < slots.length && (slots[gone] ?? 0) <= slot - counted) use.total -= units[gone++] ?? 0
-  if (gone > 0) {
-    slots.splice(0, gone)
-    units.splice(0, gone)
-  }
+  if (use.slot !== slot || use.oldest <= slot - counted) forget(use, slot)
+}
+
+/** Apart, so that the usual case is small enough to be put where it is asked. */
+function forget(use: Use, slot: number): void {
+  const { past } = use
+  if (use.slot > slot - counted && use.slot >= 0) past.push(use.slot, use.units)
+  else past.length = 0
+  let kept = 0
   let early = 0
-  while ((slots.at(-1) ?? slot) > slot) {
-    slots.pop()
-    early += units.pop() ?? 0
+  use.total = 0
+  for (let at = 0; at < past.length; at += 2) {
+    const tenth = past[at] ?? 0
+    const units = past[at + 1] ?? 0
+    if (tenth <= slot - counted) continue
+    use.total += units
+    if (tenth > slot) early += units
+    else {
+      past[kept++] = tenth
+      past[kept++] = units
+    }
   }
-  use.total -= early
-  if (early > 0) add(use, slot, early)
+  past.length = kept
+  if (early > 0 && past[kept - 2] !== slot) past.push(slot, 0)
+  use.units = (past.pop() ?? 0) + early
+  use.slot = past.pop() ?? -1
+  use.oldest = past[0] ?? use.slot
 }
 
 /** Counts units in the running tenth; only after `advance`. */
 export function add(use: Use, slot: number, cost: number): void {
-  const { slots, units } = use
-  const last = slots.length - 1
-  if (last >= 0 && slots[last] === slot) units[last] = (units[last] ?? 0) + cost
-  else {
-    slots.push(slot)
-    units.push(cost)
-  }
+  if (use.slot !== slot) open(use, slot)
+  use.units += cost
   use.total += cost
+}
+
+function open(use: Use, slot: number): void {
+  if (use.slot >= 0) use.past.push(use.slot, use.units)
+  else use.oldest = slot
+  use.slot = slot
+  use.units = 0
 }
 
 /** Takes units back out of a tenth, as far as they still count. */
 export function subtract(use: Use, slot: number, cost: number): void {
-  const at = use.slots.indexOf(slot)
-  if (at < 0) return
-  const back = Math.min(cost, use.units[at] ?? 0)
-  use.units[at] = (use.units[at] ?? 0) - back
-  use.total -= back
+  if (slot === use.slot) {
+    const back = Math.min(cost, use.units)
+    use.units -= back
+    use.total -= back
+    return
+  }
+  for (let at = 0; at < use.past.length; at += 2) {
+    if (use.past[at] !== slot) continue
+    const units = use.past[at + 1] ?? 0
+    const back = Math.min(cost, units)
+    use.past[at + 1] = units - back
+    use.total -= back
+  }
 }
 
 /**
@@ -65,9 +97,14 @@ export function subtract(use: Use, slot: number, cost: number): void {
  */
 export function waitFor(use: Use, need: number, now: number, width: number): number {
   let sum = 0
-  for (const [at, slot] of use.slots.entries()) {
-    sum += use.units[at] ?? 0
-    if (sum >= need) return Math.max((slot + counted) * width - now, 1)
+  for (let at = 0; at < use.past.length; at += 2) {
+    sum += use.past[at + 1] ?? 0
+    if (sum >= need) return untilBack(use.past[at] ?? 0, now, width)
   }
-  return counted * width
+  return sum + use.units >= need ? untilBack(use.slot, now, width) : counted * width
+}
+
+/** Whole milliseconds until a tenth no longer counts, at least one. */
+export function untilBack(slot: number, now: number, width: number): number {
+  return Math.max(Math.ceil((slot + counted) * width - now), 1)
 }

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { memoryCounters } from '../../src/limits/memory.ts'
+import { counted } from '../../src/limits/window.ts'
+import type { Decision, Demand } from '../../src/limits.ts'
 import { countersContract, limitOf, someone } from '../contracts/counters.ts'
 
 const open = (keys = 1_000, clock: () => number = () => performance.now()) => memoryCounters({ clock, keys, quotaOf: ({ quota }) => quota })
@@ -84,4 +86,46 @@ test('what has expired is forgotten, a little with each new key', () => {
   now = 5_000
   for (let i = 0; i < 600; i++) counters.take([{ limit, key: someone(), cost: 1 }])
   assert.ok(counters.size(limit) <= 700, String(counters.size(limit)))
+})
+
+test('a window kept in a few numbers decides as one that remembers every unit: steps, leaps, a clock that goes back, units given back', () => {
+  let seed = 42
+  const upTo = (most: number): number => {
+    seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648
+    return Math.floor((seed / 2_147_483_648) * most)
+  }
+  let now = 1_000_000
+  const [quota, width] = [20, 100]
+  const counters = open(10, () => now)
+  const limit = limitOf(quota, { window: 10 * width })
+  let units: { slot: number }[] = []
+  const taken: { readonly demands: readonly Demand[]; readonly decision: Decision }[] = []
+  for (let step = 0; step < 50_000; step++) {
+    const leap = upTo(100)
+    now += leap < 2 ? -upTo(30 * width) : leap < 6 ? upTo(30 * width) : leap < 50 ? upTo(width) : 0
+    const slot = Math.floor(now / width)
+    const givenBack = upTo(20) === 0 ? taken.splice(upTo(taken.length), 1)[0] : undefined
+    if (givenBack !== undefined) {
+      counters.giveBack(givenBack.demands, givenBack.decision)
+      for (let left = givenBack.demands[0]?.cost ?? 0; left > 0; left--) {
+        const at = units.findIndex((unit) => unit.slot === givenBack.decision.standings[0]?.slot)
+        if (at >= 0) units.splice(at, 1)
+      }
+      continue
+    }
+    units = units.filter((unit) => unit.slot > slot - counted)
+    for (const unit of units) unit.slot = Math.min(unit.slot, slot)
+    const demands = [{ limit, key: 'a', cost: 1 + upTo(4) }]
+    const cost = demands[0]?.cost ?? 0
+    const decision = counters.take(demands)
+    assert.equal(decision.allowed, units.length + cost <= quota, `step ${step}`)
+    if (decision.allowed) {
+      for (let i = 0; i < cost; i++) units.push({ slot })
+      taken.push({ demands, decision })
+    } else {
+      const over = units.map((unit) => unit.slot).sort((a, b) => a - b)[units.length + cost - quota - 1] ?? 0
+      assert.equal(decision.standings[0]?.wait, (over + counted) * width - now, `step ${step}`)
+    }
+    assert.equal(decision.standings[0]?.used, units.length, `step ${step}`)
+  }
 })
