@@ -1310,21 +1310,31 @@ declare
   part text[] := pg_catalog.string_to_array(claim, '|', '');
   who guard.verified;
 begin
-  who := (
-    select row(s.user_id, part[5], part[6], s.id, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
-    from guard.caller_keys k
-    -- A person without a live session of their own is nobody.
-    left join redoubt.sessions s on s.id = part[7]::pg_catalog.uuid
-      and s.user_id = part[4]::pg_catalog.uuid and s.absolute_expires_at > pg_catalog.transaction_timestamp()
-      -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
-      and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
-    where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
-      and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
-      -- Against the transaction's own start: a long transaction keeps the caller it began with.
-      and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
-      -- A system caller has no session and is no person.
-      and (s.id is not null or (part[7] is null and part[4] is null and pg_catalog.starts_with(part[5], 'system.')))
-  );
+  if part[7] is null then
+    -- A system caller has no session and is no person. Without the look for one this takes 30 µs less.
+    who := (
+      select row(null, part[5], part[6], null, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      from guard.caller_keys k
+      where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
+        and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
+        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
+        and part[4] is null and pg_catalog.starts_with(part[5], 'system.')
+    );
+  else
+    who := (
+      select row(s.user_id, part[5], part[6], s.id, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      from guard.caller_keys k
+      -- A person without a live session of their own is nobody.
+      join redoubt.sessions s on s.id = part[7]::pg_catalog.uuid
+        and s.user_id = part[4]::pg_catalog.uuid and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+        -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
+        and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
+      where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
+        and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
+        -- Against the transaction's own start: a long transaction keeps the caller it began with.
+        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
+    );
+  end if;
   if who.role is null then
     raise exception using errcode = 'RD401', message = 'caller refused';
   end if;
@@ -2556,54 +2566,88 @@ end $function$;
 alter function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) owner to {guard};
 grant execute on function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[]) to {app};
 
-CREATE OR REPLACE FUNCTION guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer)
- RETURNS TABLE(outcome text, session uuid, actor uuid, role text, tenant text, salt bytea, binding bytea)
+CREATE OR REPLACE FUNCTION guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer, OUT outcome text, OUT session uuid, OUT actor uuid, OUT role text, OUT tenant text, OUT salt bytea, OUT binding bytea)
+ RETURNS record
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  known redoubt.sessions;
+  known record;
 begin
   if (guard.caller()).role <> 'system.refresh' or p_idle_seconds not between 60 and 2592000 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   for attempt in 1..2 loop
-    return query update redoubt.sessions s
+    update redoubt.sessions s
       set refresh_hash = p_next, previous_hash = p_presented, successor_salt = p_salt, attempt_hash = p_attempt, agent_hash = p_agent,
         address_prefix = p_prefix, generation = s.generation + 1, rotated_at = pg_catalog.clock_timestamp(), last_used_at = pg_catalog.clock_timestamp(),
         idle_expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_idle_seconds)
       from redoubt.users u
       where s.refresh_family = p_family and s.refresh_hash = p_presented and s.realm = p_realm and s.revoked_at is null
         and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
-      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, null::bytea, s.binding;
+      returning 'rotated', s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, s.binding
+      into outcome, session, actor, role, tenant, binding;
     if found then
       return;
     end if;
     select * into known from redoubt.sessions s where s.refresh_family = p_family and s.realm = p_realm for update;
     if not found then
-      return query select 'unknown', null::uuid, null::uuid, null::text, null::text, null::bytea, null::bytea;
+      outcome := 'unknown';
       return;
     end if;
     -- Between the two statements somebody else can have made it the newest: once more.
     exit when known.refresh_hash <> p_presented or known.revoked_at is not null
       or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now();
   end loop;
+  session := known.id;
+  actor := known.user_id;
   if known.revoked_at is not null or known.idle_expires_at <= pg_catalog.now() or known.absolute_expires_at <= pg_catalog.now()
      or known.refresh_hash = p_presented then
-    return query select 'ended', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
+    outcome := 'ended';
   elsif known.previous_hash = p_presented and known.rotated_at > pg_catalog.clock_timestamp() - interval '10 seconds'
      and (case when p_attempt is null and known.attempt_hash is null then known.agent_hash = p_agent and known.address_prefix = p_prefix
           else known.attempt_hash = p_attempt end) then
-    return query select 'replayed', known.id, known.user_id, case when known.enrolling then 'enrolment' else u.role end, known.tenant, known.successor_salt, known.binding
-      from redoubt.users u where u.id = known.user_id;
+    outcome := 'replayed';
+    tenant := known.tenant;
+    salt := known.successor_salt;
+    binding := known.binding;
+    select case when known.enrolling then 'enrolment' else u.role end into role from redoubt.users u where u.id = known.user_id;
   else
     update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'reuse' where s.id = known.id;
-    return query select 'reused', known.id, known.user_id, null::text, null::text, null::bytea, null::bytea;
+    outcome := 'reused';
   end if;
 end $function$;
-alter function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer) owner to {guard};
-grant execute on function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer) to {app};
+alter function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer, OUT outcome text, OUT session uuid, OUT actor uuid, OUT role text, OUT tenant text, OUT salt bytea, OUT binding bytea) owner to {guard};
+grant execute on function guard.refresh_session(p_realm text, p_family bytea, p_presented bytea, p_next bytea, p_salt bytea, p_attempt bytea, p_agent bytea, p_prefix text, p_idle_seconds integer, OUT outcome text, OUT session uuid, OUT actor uuid, OUT role text, OUT tenant text, OUT salt bytea, OUT binding bytea) to {app};
+
+CREATE OR REPLACE FUNCTION guard.refresh_sessions(p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds integer)
+ RETURNS TABLE(place integer, session uuid, actor uuid, role text, tenant text, binding bytea)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+declare
+  free bytea[];
+begin
+  if (guard.caller()).role <> 'system.refresh' or p_idle_seconds not between 60 and 2592000 or pg_catalog.cardinality(p_families) > 64 then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  free := array(select s.refresh_family from redoubt.sessions s where s.refresh_family = any(p_families) for no key update skip locked);
+  return query update redoubt.sessions s
+    set refresh_hash = p_next[g.n], previous_hash = p_presented[g.n], successor_salt = p_salts[g.n], attempt_hash = p_attempts[g.n], agent_hash = p_agents[g.n],
+      address_prefix = p_prefixes[g.n], generation = s.generation + 1, rotated_at = pg_catalog.clock_timestamp(), last_used_at = pg_catalog.clock_timestamp(),
+      idle_expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_idle_seconds)
+    from pg_catalog.unnest(p_families) with ordinality g (family, n), redoubt.users u
+    where s.refresh_family = g.family and g.family = any(free) and s.refresh_hash = p_presented[g.n] and s.realm = p_realm and s.revoked_at is null
+      and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
+    returning g.n::int, s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, s.binding;
+end $function$;
+alter function guard.refresh_sessions(p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds integer) owner to {guard};
+grant execute on function guard.refresh_sessions(p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds integer) to {app};
 
 CREATE OR REPLACE FUNCTION guard.refuse_audit_change()
  RETURNS trigger

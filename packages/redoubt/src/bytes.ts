@@ -7,16 +7,31 @@ const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 const pool = Buffer.allocUnsafe(1_280)
 let used = pool.length
 
+/** The next bytes of the pool, which are given out once. */
+function take(length: number): Buffer {
+  if (used + length > pool.length) {
+    randomFillSync(pool)
+    used = 0
+  }
+  return pool.subarray(used, (used += length))
+}
+
+/**
+ * Random bytes of the CSPRNG that need be unique and not secret: a salt, the id of a token. They come from memory (a
+ * machine that was cloned while running may give some of them twice), so never a key, a nonce or a token.
+ * @param length at most 64
+ */
+export function saltBytes(length: number): Buffer {
+  if (!Number.isInteger(length) || length < 1 || length > 64) throw new TypeError('saltBytes: length must be a whole number from 1 to 64')
+  return Buffer.from(take(length))
+}
+
 /**
  * A new row id: UUID version 7 (RFC 9562 §5.7), so that ids made by the app keep B-trees compact.
  * The 74 random bits come from the CSPRNG; the millisecond in front is not a secret.
  */
 export function newId(now: number = Date.now()): string {
-  if (used + 10 > pool.length) {
-    randomFillSync(pool)
-    used = 0
-  }
-  const r = pool.subarray(used, (used += 10))
+  const r = take(10)
   const at = (i: number): number => r[i] ?? 0
   const h = (byte: number): string => hex[byte & 0xff] ?? ''
   const high = Math.floor(now / 0x1_0000)

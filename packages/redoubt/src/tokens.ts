@@ -1,5 +1,6 @@
-import { randomBytes, sign, verify } from 'node:crypto'
+import { sign, verify } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
+import { saltBytes } from './bytes.ts'
 import { Refusal } from './errors.ts'
 import { twoGenerations } from './tokens/cache.ts'
 import { algorithm, headerOf, readClaims } from './tokens/claims.ts'
@@ -86,7 +87,7 @@ export function openTokens(options: {
       if (signer?.privateKey === undefined) throw new TypeError('issue: these tokens were opened without a private key')
       const iat = Math.floor(now() / 1000)
       const exp = iat + accessTokenSeconds
-      const jti = randomBytes(16).toString('base64url')
+      const jti = saltBytes(16).toString('base64url')
       const client = person.client === undefined ? undefined : { scope: person.client.scopes.join(' '), networks: person.client.networks }
       const claims = { iss: issuer, aud: audience, sub: person.actor, sid: person.session, role: person.role, tenant: person.tenant, ...client, jti, iat, nbf: iat, exp }
       const body = Buffer.from(JSON.stringify(claims), 'utf8').toString('base64url')

@@ -12,7 +12,7 @@ type TableRow = { readonly name: string; readonly kind: string; readonly enabled
 /** The definer functions of the kernel; an app adds its own. Any other one is a finding. */
 const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
-  'guard.sign_in_lookup', 'guard.open_session', 'guard.bind_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.refuse_session', 'guard.end_session',
+  'guard.sign_in_lookup', 'guard.open_session', 'guard.bind_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.refresh_sessions', 'guard.refuse_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.list_accounts',
   'guard.set_account_status', 'guard.set_account_role', 'guard.find_unenrolled', 'guard.renew_enrolment', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
   'guard.put_mail', 'guard.mail_again', 'guard.mail_recipient', 'guard.code_account', 'guard.claim_for', 'guard.verify_email', 'guard.reset_password', 'guard.change_password',

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { isIPv4, isIPv6 } from 'node:net'
 
 /** Most specific first: Edge and Opera also say Chrome, Chrome also says Safari. */
@@ -19,7 +19,7 @@ export function deviceLabel(agent: string | undefined): string {
 
 /** SHA-256 of the User-Agent header, also of an absent one. */
 export function agentHash(agent: string | undefined): Buffer {
-  return createHash('sha256').update(agent ?? '').digest()
+  return hash('sha256', agent ?? '', 'buffer')
 }
 
 /**

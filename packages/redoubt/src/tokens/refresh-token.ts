@@ -1,4 +1,5 @@
-import { createHash, createHmac, randomBytes } from 'node:crypto'
+import { createHmac, hash, randomBytes } from 'node:crypto'
+import { saltBytes } from '../bytes.ts'
 import type { IndexKey } from '../keyring.ts'
 
 /*
@@ -12,7 +13,7 @@ const form = /^[A-Za-z0-9_-]{64}$/
 const label = Buffer.from('redoubt refresh successor')
 
 /** Bytes of random salt in each exchange; its version of the key stands before it. */
-const saltBytes = 32
+const saltLength = 32
 
 /** The first token of a new family. */
 export function firstToken(): Buffer {
@@ -26,17 +27,17 @@ export function readToken(text: string): Buffer | undefined {
 
 /** By what the row is found: SHA-256 of the shared part. */
 export function familyHash(token: Buffer): Buffer {
-  return createHash('sha256').update(token.subarray(0, familyBytes)).digest()
+  return hash('sha256', token.subarray(0, familyBytes), 'buffer')
 }
 
 /** What is stored of a token: SHA-256; 256 random bits need no slow hash. */
 export function tokenHash(token: Buffer): Buffer {
-  return createHash('sha256').update(token).digest()
+  return hash('sha256', token, 'buffer')
 }
 
 /** A new salt: version of the key in front. */
 export function newSalt(version: number): Buffer {
-  return Buffer.concat([Buffer.from([version]), randomBytes(saltBytes)])
+  return Buffer.concat([Buffer.from([version]), saltBytes(saltLength)])
 }
 
 /**

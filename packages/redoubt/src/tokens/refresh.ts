@@ -1,28 +1,18 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { systemCaller } from '../context.ts'
 import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import { transaction } from '../transaction.ts'
+import { issueFor, signAhead } from './ahead.ts'
 import { bindingKeys, isBound, sessionBinding } from './binding.ts'
 import { addressPrefix, agentHash } from './device.ts'
 import { familyHash, newSalt, readToken, successorOf, tokenHash } from './refresh-token.ts'
+import { rotate } from './rotation.ts'
 import { enrolmentRole } from './sessions.ts'
 import type { Identity, SignedIn } from './sessions.ts'
 
 /** Where the keys of successors stand among the keyring's HMAC keys: as a column of redoubt.sessions that does not exist. */
 const keyPlace = { table: 2, column: 1 } as const
-
-type Row = {
-  readonly outcome: 'rotated' | 'replayed' | 'reused' | 'ended' | 'unknown'
-  readonly session: string
-  readonly actor: string
-  readonly role: string
-  readonly tenant: string
-  readonly salt: Buffer | null
-  readonly binding: Buffer | null
-}
-
-const text = 'select outcome, session, actor, role, tenant, salt, binding from guard.refresh_session($1, $2, $3, $4, $5, $6, $7, $8, $9)'
 
 /**
  * Exchanges a refresh token for the next one and a new access token, in one trip to the database (RFC 9700 §4.14).
@@ -39,7 +29,7 @@ export async function refreshSession(
   visitor: Visitor,
   given: { readonly token: string; readonly attempt?: string | undefined; readonly agent: string | undefined },
 ): Promise<SignedIn> {
-  const { gate, tokens, emit, realm, lifetimes } = identity
+  const { gate, tokens, emit, realm } = identity
   const { requestId } = visitor
   const presented = readToken(given.token)
   if (presented === undefined) throw new Refusal('caller_refused')
@@ -47,11 +37,11 @@ export async function refreshSession(
   const salt = newSalt(keys[0]?.version ?? 0)
   const next = successorOf(presented, salt, keys)
   if (next === undefined) throw new Refusal('key_refused')
-  const attempt = given.attempt === undefined ? null : createHash('sha256').update(given.attempt).digest()
+  const attempt = given.attempt === undefined ? null : hash('sha256', given.attempt, 'buffer')
   const caller = systemCaller('refresh', identity.tenant, visitor)
   const family = familyHash(presented)
-  const values = [realm, family, tokenHash(presented), tokenHash(next), salt, attempt, agentHash(given.agent), addressPrefix(visitor.address), lifetimes.idle]
-  const [row] = await transaction.one<typeof gate.actions, Row>(gate, caller, 'auth.refreshed', { name: 'redoubt.refresh_session', text, values })
+  const rotation = { family, presented: tokenHash(presented), next: tokenHash(next), salt, attempt, agent: agentHash(given.agent), prefix: addressPrefix(visitor.address) }
+  const [row, ahead] = await Promise.all([rotate(identity, visitor, rotation), signAhead(tokens, family)])
   if (row === undefined || row.outcome === 'unknown' || row.outcome === 'ended') {
     emit({ type: 'auth.refresh_refused', requestId, reason: row?.outcome === 'ended' ? 'ended' : 'unknown' })
     throw new Refusal('caller_refused')
@@ -74,6 +64,6 @@ export async function refreshSession(
   const refresh = row.salt === null ? next : successorOf(presented, row.salt, keys)
   if (refresh === undefined) throw new Refusal('caller_refused')
   emit({ type: outcome === 'replayed' ? 'auth.refresh_replayed' : 'auth.refreshed', requestId, actor, session })
-  const { token, expiresIn } = tokens.issue({ actor, session, role, tenant })
+  const { token, expiresIn } = issueFor(tokens, family, row, ahead)
   return { token, expiresIn, refresh: refresh.toString('base64url'), session, actor, role }
 }
