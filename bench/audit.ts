@@ -87,10 +87,10 @@ async function measure(database: BenchDatabase, me: Person, pairs: readonly Pair
     const { patient } = pair()
     await transaction(gate, me, { action, resource: { type: 'patient', id: patient }, subjects: [patient] }, (tx) => tx.query({ name: 'bench_patient', text: read, values: [patient] }))
   }
-  /** Caller, statement and entry in one trip. */
+  /** Caller, statement and entry in one trip, as transaction.found sends it. */
   async function viewInOne(action: Action): Promise<void> {
     const { patient } = pair()
-    await transaction.one(gate, me, { action, resource: { type: 'patient', id: patient }, subjects: [patient] }, { name: 'bench_patient', text: read, values: [patient] })
+    await transaction.one(gate, me, { action, resource: { type: 'patient', id: patient }, subjects: [patient] }, { name: 'bench_patient', text: read, values: [patient], brief: 'reads' })
   }
   const timed = (work: (action: Action) => Promise<void>, action: Action) => async (): Promise<number> => {
     const speed = await rate(clients, span, () => work(action))

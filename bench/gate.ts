@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { newId } from 'redoubt/bytes'
 import type { Person } from 'redoubt/context'
-import { openPool } from 'redoubt/pg'
+import { openPool, type Statement } from 'redoubt/pg'
 import { kernelRetention } from 'redoubt/tables/kernel'
 import { transaction, type Gate } from 'redoubt/transaction'
 import { openSigner } from 'redoubt/transaction/signer'
@@ -70,6 +70,9 @@ async function measure(title: string, database: BenchDatabase, me: Person, patie
   const one = (): string => patients[next++ % patients.length] ?? ''
   const statement = (): { name: string; text: string; values: string[] } => ({ name: 'patient', text: read, values: [one()] })
 
+  /** As transaction.found sends it. */
+  const brief = (): Statement => ({ ...statement(), brief: 'reads' })
+
   async function fourTrips(statements: number): Promise<void> {
     const client = await conventional.connect()
     await client.query('begin')
@@ -84,7 +87,7 @@ async function measure(title: string, database: BenchDatabase, me: Person, patie
     title: `${title}, ${clients} connection${clients === 1 ? '' : 's'}`,
     rounds: 7,
     variants: {
-      'transaction.one': () => rate(clients, span, () => transaction.one(gate, me, 'patient.listed', statement())),
+      'transaction.one': () => rate(clients, span, () => transaction.one(gate, me, 'patient.listed', brief())),
       'conventional, 4 trips': () => rate(clients, span, () => fourTrips(1)),
       'unprotected named query': () => rate(clients, span, () => unprotected.query(statement())),
       'transaction, 1 statement': () => rate(clients, span, () => transaction(gate, me, 'patient.listed', (tx) => tx.query(statement()))),
@@ -96,7 +99,7 @@ async function measure(title: string, database: BenchDatabase, me: Person, patie
           }),
         ),
       'conventional, 3 statements': () => rate(clients, span, () => fourTrips(3)),
-      'transaction.one, audited': () => rate(clients, span, () => transaction.one(gate, me, { action: 'patient.viewed', resource: { type: 'patient', id: patients[0] ?? '' }, subjects: [patients[0] ?? ''] }, statement())),
+      'transaction.one, audited': () => rate(clients, span, () => transaction.one(gate, me, { action: 'patient.viewed', resource: { type: 'patient', id: patients[0] ?? '' }, subjects: [patients[0] ?? ''] }, brief())),
     },
     ratios: [
       ['transaction.one', 'conventional, 4 trips'],

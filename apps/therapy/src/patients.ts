@@ -3,6 +3,7 @@ import { Refusal } from 'redoubt/errors'
 import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { keyUserOf, transaction } from 'redoubt/transaction'
+import { queryById } from 'redoubt/transaction/prepared'
 import { z } from 'zod'
 import { changed, visible, sql, type App } from './app.ts'
 import { birthDate, idParams, line, personName, phone, reference, rowId, version } from './fields.ts'
@@ -63,14 +64,15 @@ export function patientRoutes(app: App): readonly Route[] {
   ]
 }
 
-const patientById = (id: string) =>
+const patientById = queryById((id) =>
   sql.selectFrom('therapy.patients')
     .select(['id', 'therapist_id', 'first_name_enc', 'last_name_enc', 'dob_enc', 'phone_enc', 'address_enc', 'emergency_contact_enc', 'insurance_no_enc', 'version'])
-    .where('id', '=', id)
+    .where('id', '=', id),
+)
 
 /** @throws Refusal not_found when there is none in the caller's sight */
 export async function readPatient(app: App, tx: Tx, id: string): Promise<z.output<typeof patientAnswer>> {
-  return visible(await app.columns.open(tx, 'therapy.patients', await tx.run(patientById(id))))
+  return visible(await app.columns.open(tx, 'therapy.patients', await tx.query(patientById(id))))
 }
 
 /** @throws Refusal not_found, version_conflict */

@@ -3,10 +3,13 @@ import type { CompiledQuery } from 'kysely'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
-import { Batch, type Answer, type Statement, type Wire, type WireState } from './pg/batch.ts'
-import { refusalOf, type DatabaseRefusal } from './pg/refusal.ts'
+import { Batch, type Statement, type Wire, type WireState } from './pg/batch.ts'
+import type { Outcome, PipelineClient, Shared, SharedOutcome } from './pg/pipeline.ts'
+import { refusalOf } from './pg/refusal.ts'
+import { openSharing } from './pg/sharing.ts'
 
 export type { Answer, Statement } from './pg/batch.ts'
+export type { Outcome, Shared, SharedOutcome } from './pg/pipeline.ts'
 
 /** Any Kysely builder made by queryBuilder(). */
 export type Compilable<R> = { compile(): CompiledQuery<R> }
@@ -28,9 +31,6 @@ export type Tx = {
   sealedUnder(keyId: Buffer): void
 }
 
-/** What came back of one round trip: the answers up to the first failure, and that failure. */
-export type Outcome = { readonly answers: readonly Answer[]; readonly failure: DatabaseRefusal | undefined }
-
 export type Connection = {
   /** Sends the statements with one Sync. Never rejects. */
   send(statements: readonly Statement<unknown>[]): Promise<Outcome>
@@ -41,6 +41,8 @@ export type Connection = {
 export type Pool = {
   /** A connection of one's own; must be released. @throws Refusal database_unavailable */
   connect(): Promise<Connection>
+  /** A brief call on a connection that others use too (pg/pipeline.ts); undefined where it must take one of its own. */
+  share(shared: Shared): Promise<SharedOutcome> | undefined
   /** One statement in a transaction of its own, for doors, worker and operator. @throws Refusal */
   query<R = Record<string, unknown>>(statement: Statement<R>): Promise<readonly R[]>
   /** Connections open, idle, and callers waiting for one. */
@@ -68,6 +70,7 @@ export type PoolSettings = {
 }
 
 type WireClient = pg.PoolClient & { readonly connection: Wire & { on(event: 'parseComplete' | 'readyForQuery' | 'end', listener: () => void): void } }
+type Pid = { readonly processID: number }
 
 const states = new WeakMap<pg.PoolClient, WireState>()
 
@@ -105,6 +108,8 @@ class Client extends pg.Client {
 export function openPool(settings: PoolSettings): Pool {
   const statementTimeout = positive('statementTimeout', settings.statementTimeout ?? 10_000)
   const namedStatements = settings.namedStatements ?? true
+  // The server's own statement_timeout comes first; this is for a server or network that has gone silent.
+  const silence = statementTimeout + 2_000
   let password: string | undefined
   class WithPassword extends Client {
     constructor(config?: string | pg.ClientConfig) {
@@ -136,47 +141,54 @@ export function openPool(settings: PoolSettings): Pool {
     return driver.connect()
   }
 
-  async function connect(): Promise<Connection> {
+  async function checkOut(): Promise<{ readonly client: pg.PoolClient; readonly state: WireState; release(poisoned?: string): void }> {
     const tried = password
     const client = await driver.connect().catch((error: unknown) => afresh(error, tried)).catch((error: unknown) => {
       throw refusalOf(error).refusal
     })
-    return connectionOf(client)
-  }
-
-  function connectionOf(client: pg.PoolClient): Connection {
-    const state = stateOf(client)
     let gone = false
-    const release = (poisoned?: string): void => {
-      if (gone) return
-      gone = true
-      if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
-      client.release(poisoned !== undefined)
-    }
     return {
-      release,
-      async send(statements) {
-        const batch = new Batch(namedStatements ? statements : statements.map(({ text, values }) => ({ text, values })), state)
-        // The server's own statement_timeout comes first; this is for a server or network that has gone silent.
-        const silent = setTimeout(() => {
-          batch.handleError(new Refusal('database_unavailable', { retryAfter: 1 }))
-          release('no answer in time')
-        }, statementTimeout + 2_000)
-        try {
-          client.query(batch as unknown as pg.Submittable)
-          await batch.done
-          return { answers: batch.answers, failure: undefined }
-        } catch (error) {
-          return { answers: batch.answers, failure: refusalOf(error) }
-        } finally {
-          clearTimeout(silent)
-        }
+      client,
+      state: stateOf(client),
+      release(poisoned) {
+        if (gone) return
+        gone = true
+        if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
+        client.release(poisoned !== undefined)
       },
     }
   }
 
+  async function connect(): Promise<Connection> {
+    const { client, state, release } = await checkOut()
+    return {
+      release,
+      send: (statements) => new Promise((resolve) => {
+        const batch = new Batch(namedStatements ? statements : statements.map(({ text, values }) => ({ text, values })), state, ({ answers, failure }) => {
+          clearTimeout(silent)
+          resolve({ answers, failure: failure === undefined ? undefined : refusalOf(failure) })
+        })
+        const silent = setTimeout(() => {
+          batch.handleError(new Refusal('database_unavailable', { retryAfter: 1 }))
+          release('no answer in time')
+        }, silence)
+        client.query(batch as unknown as pg.Submittable)
+      }),
+    }
+  }
+
+  const sharing = openSharing(
+    async () => {
+      const { client, state, release } = await checkOut()
+      return { client: client as unknown as PipelineClient & Pid, state, release }
+    },
+    namedStatements && settings.max > 1 ? Math.max(1, Math.floor(settings.max / 4)) : 0,
+    silence,
+  )
+
   return {
     connect,
+    share: sharing.share,
     statementTimeout,
     async query<R>(statement: Statement<R>) {
       const connection = await connect()
@@ -186,7 +198,10 @@ export function openPool(settings: PoolSettings): Pool {
       return (answers[0]?.rows ?? []) as unknown as readonly R[]
     },
     gauge: () => ({ open: driver.totalCount, idle: driver.idleCount, waiting: driver.waitingCount }),
-    close: () => driver.end(),
+    close() {
+      sharing.close()
+      return driver.end()
+    },
   }
 }
 

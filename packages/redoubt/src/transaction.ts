@@ -1,11 +1,11 @@
 import { newId } from './bytes.ts'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
-import type { Compilable, Statement, Tx } from './pg.ts'
+import type { Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
 import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
-import { mustBeFound, preparedStatement } from './transaction/prepared.ts'
-import { durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
+import { mustBeFound } from './transaction/prepared.ts'
+import { deferredStatement, durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
 import { openWork } from './transaction/work.ts'
 
@@ -74,9 +74,37 @@ const reading = /^\s*select\b/i
 /** Nothing but one call of a function of the guard: each that brings rows to the app asks for the caller itself. */
 const guarded = /^select [a-z_, ]+ from guard\.[a-z_]+\([$0-9, ]*\)$/
 
+/** On a connection that others use too where the statement is brief, else on one of its own. */
+async function carry(gate: Gate, { brief }: Statement<unknown>, call: Shared): Promise<SharedOutcome> {
+  const sharing = brief === undefined ? undefined : gate.pool.share(call)
+  if (sharing !== undefined) return sharing
+  const connection = await gate.pool.connect()
+  const outcome = await connection.send(call.commit === undefined ? call.statements : [...call.statements, call.commit.durable])
+  connection.release(call.poison(outcome))
+  return outcome
+}
+
+/** One try of transaction.one. */
+async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, statement: Statement<R>): Promise<SharedOutcome> {
+  const personal = audited ? await personalOf(gate, caller, entry.id) : null
+  // A person's reading without an entry is verified by the policy of each row that comes, and once more is half the
+  // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of;
+  // theirs are functions of the guard.
+  const byRows = !audited && (caller.kind === 'user' ? reading : guarded).test(statement.text)
+  const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows)
+  const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
+  const outcome = await carry(gate, statement, audited
+    ? { statements: [enter, statement, finishStatement({ ...entry, personal }), resetStatement], commit: { durable: durableStatement, deferred: deferredStatement }, poison }
+    : { statements: [enter, statement, resetStatement], poison })
+  if (!byRows || outcome.failure !== undefined || poison(outcome) !== undefined || outcome.answers[1]?.rows.length !== 0) return outcome
+  const { failure } = await carry(gate, statement, { statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison })
+  return { ...outcome, failure }
+}
+
 /**
  * One statement as `caller` in one round trip: caller, statement and audit entry in one implicit transaction.
  * Data subjects whose sealed columns will be opened are named in the deed beforehand.
+ * @param statement `brief` lets it share a connection; one that only reads is tried once more when that connection ends
  * @throws Refusal as transaction does
  */
 async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, statement: Statement<R>): Promise<readonly R[]> {
@@ -85,23 +113,15 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
   try {
     const odd = refuseStatement(gate, caller, action, statement.text)
     if (odd !== undefined) throw odd
-    const personal = plan.audited ? await personalOf(gate, caller, plan.entry.id) : null
-    // A person's reading without an entry is verified by the policy of each row that comes, and once more is half the
-    // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of;
-    // theirs are functions of the guard.
-    const byRows = !plan.audited && (caller.kind === 'user' ? reading : guarded).test(statement.text)
-    const enter = enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, !plan.audited && !byRows)
-    const connection = await gate.pool.connect()
-    const outcome = await connection.send(plan.audited ? [enter, statement, finishStatement({ ...plan.entry, personal }), resetStatement, durableStatement] : [enter, statement, resetStatement])
-    const answer = outcome.answers[1]
-    const poison = poisonOf(outcome, answer === undefined ? [] : [answer])
-    let refusal = refusalFor(gate, caller, action, outcome, poison)
-    if (byRows && refusal === undefined && answer?.rows.length === 0) {
-      refusal = (await connection.send([enterStatement(gate, caller, { ...plan.entry, audited: false }), resetStatement])).failure?.refusal
+    let outcome = await attempt(gate, caller, plan, statement)
+    if (outcome.lost === 'unsent' || (outcome.lost === 'sent' && statement.brief === 'reads')) {
+      // Another entry: the first may have been written, and a signature is good for one.
+      const { brief: _, ...alone } = statement
+      outcome = await attempt(gate, caller, { ...plan, entry: { ...plan.entry, id: newId() } }, alone)
     }
-    connection.release(poison)
+    const refusal = refusalFor(gate, caller, action, outcome, poisonOf(outcome, outcome.answers.slice(1, 2)))
     if (refusal !== undefined) throw lostAnswer(refusal)
-    return (answer?.rows ?? []) as unknown as readonly R[]
+    return (outcome.answers[1]?.rows ?? []) as unknown as readonly R[]
   } catch (error) {
     await recordFailure(gate, caller, plan, error, [])
     throw error
@@ -112,10 +132,11 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
  * The row that a query must give, in one round trip: where there is none the call is refused inside the same
  * transaction, so that no entry says that somebody's data was read who was not seen.
  * @param deed names the data subjects whose sealed columns will be opened
+ * @param query a look-up by key (queryById): it shares a connection with other calls
  * @throws Refusal not_found where the caller sees no such row; else as transaction does
  */
-async function found<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, query: Compilable<R>): Promise<R> {
-  const [row] = await one(gate, caller, deed, mustBeFound(preparedStatement(query)))
+async function found<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, query: Statement<R>): Promise<R> {
+  const [row] = await one(gate, caller, deed, { ...mustBeFound(query), brief: 'reads' })
   if (row === undefined) throw new Refusal('not_found')
   return row
 }

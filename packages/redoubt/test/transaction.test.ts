@@ -5,6 +5,7 @@ import { systemCaller } from '../src/context.ts'
 import { Refusal } from '../src/errors.ts'
 import type { Compilable } from '../src/pg.ts'
 import { transaction } from '../src/transaction.ts'
+import { queryById } from '../src/transaction/prepared.ts'
 import { makeAccount } from './support/accounts.ts'
 import { testDatabase } from './support/database.ts'
 import { openTestGate } from './support/gate.ts'
@@ -179,7 +180,7 @@ test('attack: a revoked session gets nothing from an action without an entry, al
 })
 
 test('a row that must be found gives itself and its entry in one trip; one that is not there is refused and names nobody', async () => {
-  const query = (id: string): Compilable<unknown> => compiled('select id, role from redoubt.users where id = $1 -- by id', [id])
+  const query = queryById((id) => compiled('select id, role from redoubt.users where id = $1 -- by id', [id]))
   const deed = (id: string) => ({ action: 'test.read', resource: { type: 'user', id }, subjects: [id] }) as const
   const seen = { ...anna, requestId: 'found-1' }
   assert.deepEqual(await transaction.found(opened.gate, seen, deed(anna.actor), query(anna.actor)), { id: anna.actor, role: 'patient' })
@@ -188,7 +189,7 @@ test('a row that must be found gives itself and its entry in one trip; one that 
   await assert.rejects(transaction.found(opened.gate, unseen, deed(other), query(other)), refusal('not_found'))
   const entries = await database.admin(`select l.outcome, s.subject_id from redoubt.audit_logs l left join redoubt.audit_subjects s on s.entry_id = l.id where l.request_id like 'found-_' order by l.request_id`)
   assert.deepEqual(entries, [{ outcome: 'done', subject_id: anna.actor }, { outcome: 'refused:not_found', subject_id: null }])
-  await assert.rejects(transaction.found(opened.gate, seen, deed(other), compiled('delete from redoubt.users', [])), TypeError)
+  await assert.rejects(transaction.found(opened.gate, seen, deed(other), { text: 'delete from redoubt.users', values: [] }), TypeError)
 })
 
 test('a refused call names the subjects whose columns had been opened before it was refused', async () => {
@@ -206,9 +207,10 @@ test('a refused call names the subjects whose columns had been opened before it 
 
 test('a caller that cannot be signed is a mistake that costs no connection', async () => {
   const odd = { ...anna, requestId: 'with a space|and a bar' }
+  const { open, idle } = opened.pool.gauge()
   await assert.rejects(transaction.one(opened.gate, odd, 'test.look', { text: 'select 1', values: [] }), TypeError)
   await assert.rejects(transaction(opened.gate, odd, 'test.look', (tx) => tx.query({ text: 'select 1', values: [] })), TypeError)
-  assert.equal(opened.pool.gauge().open, opened.pool.gauge().idle)
+  assert.deepEqual(opened.pool.gauge(), { open, idle, waiting: 0 })
 })
 
 test('a connection that dies under the commit leaves the outcome open, and the answer says so', async () => {

@@ -29,6 +29,9 @@ export const resetStatement: Statement = { name: 'redoubt_reset', text: 'reset a
 /** Behind a reset that stands before the commit: an answer whose entry dies with the machine is a read without a trace. */
 export const durableStatement: Statement = { name: 'redoubt_durable', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] }
 
+/** The same place where a later commit of the same session waits for the disk, and the answer for that (pg/pipeline.ts). */
+export const deferredStatement: Statement = { name: 'redoubt_deferred', text: `select pg_catalog.set_config('synchronous_commit', 'off', true)`, values: [] }
+
 const enter =
   `select pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
   `pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.set_config('row_security', 'on', true), ` +

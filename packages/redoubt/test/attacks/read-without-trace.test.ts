@@ -31,6 +31,7 @@ type Call = (opened: TestGate, caller: Person, sql: string) => Promise<unknown>
 /** The ways injected SQL reaches the gate; each also reads what it is after. */
 const calls: Readonly<Record<string, Call>> = {
   alone: ({ gate }, caller, text) => transaction.one(gate, caller, 'test.read', { text, values: [] }),
+  'alone, on a shared connection': ({ gate }, caller, text) => transaction.one(gate, caller, 'test.read', { text, values: [], brief: 'reads' }),
   'before the read': ({ gate }, caller, text) =>
     transaction(gate, caller, 'test.read', async (tx) => {
       const first = await tx.query({ text, values: [] })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { CompiledQuery } from 'kysely'
-import { mustBeFound, preparedStatement } from '../../src/transaction/prepared.ts'
+import { mustBeFound, preparedStatement, queryById } from '../../src/transaction/prepared.ts'
 
 const query = (text: string) => ({ compile: () => CompiledQuery.raw(text, [1]) })
 
@@ -21,4 +21,17 @@ test('a row that must be found is asked for by a statement of its own, with a na
   assert.equal(name, undefined)
   assert.match(text, /select 1 -- a comment\n\)/)
   for (const other of ['delete from x', 'with a as (select 1) select 1', 'update x set a = 1']) assert.throws(() => mustBeFound({ text: other, values: [] }), TypeError)
+})
+
+test('a query by id is compiled once and carries whichever id is given; what is no parameter is left alone', () => {
+  let built = 0
+  const byId = queryById((id) => {
+    built += 1
+    return { compile: () => CompiledQuery.raw('select $1, $2, $3', ['kept', id, 7]) }
+  })
+  assert.deepEqual(byId('a').values, ['kept', 'a', 7])
+  assert.deepEqual(byId('b').values, ['kept', 'b', 7])
+  assert.equal(byId('a').name, byId('b').name)
+  assert.equal(built, 1)
+  assert.throws(() => queryById((id) => ({ compile: () => CompiledQuery.raw(`select '${id}'`, []) })), TypeError)
 })
