@@ -7,19 +7,19 @@ import { rateLimit } from 'express-rate-limit'
 import { RateLimiterMemory, RateLimiterRedis } from 'rate-limiter-flexible'
 import { edgeLimits } from 'redoubt/http/limit'
 import { route } from 'redoubt/http/route'
-import { defineLimit, openLimits, type Demand } from 'redoubt/limits'
+import { defineLimit, openLimits, type Counters, type Demand } from 'redoubt/limits'
 import { sharedCounters } from 'redoubt/limits/redis'
-import { openRedis, type Script } from 'redoubt/redis'
+import { openRedis, type Redis } from 'redoubt/redis'
 import { redisAbsent, startRedis } from '../packages/redoubt/test/support/redis.ts'
 import { rounds } from './rounds.ts'
 
 /**
  * Decisions a second. In memory: one limit, asked directly, and as a step with its headers, against the middleware and the
  * store that most use; what a call of ours decides is what a call of that middleware decides, headers apart, hence both.
- * In Redis: caller and address of one request, in one trip, against two trips, against the same script sent by hand, and
- * against two limiters of rate-limiter-flexible. One under way at a time is what a request waits for its decision, and is
- * where trips are counted: with eight, the one thread of Redis is busy throughout, and what is measured is the script,
- * which reads and writes two keys either way. Nothing is ever refused.
+ * In Redis: caller and address of one request, in one trip, against two trips: the same counters and script, one name
+ * each, the second asked when the first has answered, and each a command of its own, as limiters send it. Beside it two
+ * such decisions that share their commands with others under way, as ours do; the script for both names sent by hand,
+ * without deadline or decision; and two limiters of rate-limiter-flexible. Nothing is ever refused.
  */
 const quota = 100_000_000
 const window = 900_000
@@ -44,11 +44,11 @@ function speedAtOnce(count: number, work: (nr: number) => unknown): Promise<numb
 }
 
 /** By the clock, with so many under way. */
-async function crowd(underWay: number, count: number, work: (nr: number) => Promise<unknown>): Promise<number> {
+async function crowd(underWay: number, count: number, work: (nr: number, lane: number) => Promise<unknown>): Promise<number> {
   const started = performance.now()
   let next = 0
-  await Promise.all(Array.from({ length: underWay }, async () => {
-    while (next < count) await work(next++)
+  await Promise.all(Array.from({ length: underWay }, async (_, lane) => {
+    while (next < count) await work(next++, lane)
   }))
   return (count / (performance.now() - started)) * 1000
 }
@@ -93,33 +93,39 @@ async function inRedis(): Promise<void> {
     await redis.tried
     await driver.connect()
     const secret = createSecretKey(randomBytes(32))
-    const counters = sharedCounters({ redis, secret, prefix: 'bench' })
     const limits = openLimits({ shared: { redis, secret, prefix: 'bench' } })
     const [caller, address] = ['caller', 'address'].map((name) => defineLimit({ name, quota, window, away: quota }))
     if (caller === undefined || address === undefined) throw new TypeError('bench: no limits')
     const both = (nr: number): readonly [Demand, Demand] => [{ limit: caller, key: `user ${nr % 1000}`, cost: 1 }, { limit: address, key: at(nr), cost: 1 }]
-    // The script and its arguments as our counters send them, recorded once for each pair.
-    const sent: { readonly script: Script; readonly keys: readonly string[]; readonly args: readonly string[] }[] = []
-    const recorder = sharedCounters({ redis: { ...redis, state: 'up', run: async (script, keys, args) => (sent.push({ script, keys, args }), redis.run(script, keys, args)) }, secret, prefix: 'bench' })
-    for (let nr = 0; nr < 5_000; nr++) await recorder.take(both(nr))
-    const raw = sent.map(({ script, keys, args }) => ['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
+    // Our counters as if nobody else asked: one for each that is under way, so that none shares a command.
+    const sent: string[][] = []
+    const sendAlone: Redis['runLate'] = (script, words) => Promise.resolve().then(() => {
+      const { keys, args } = words()
+      if (sent.length < addresses.length) sent.push(['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
+      return redis.run(script, keys, args)
+    })
+    const alone = Array.from({ length: 8 }, () => sharedCounters({ redis: { ...redis, state: 'up', runLate: sendAlone }, secret, prefix: 'bench' }))
+    const [recorder, ...rest] = alone
+    for (let nr = 0; nr < addresses.length; nr++) await recorder?.take(both(nr))
+    for (const counters of rest) await Promise.all(addresses.map((_, nr) => counters.take(both(nr))))
     const flexible = ['c', 'a'].map((keyPrefix) => new RateLimiterRedis({ storeClient: driver, useRedisPackage: true, keyPrefix, points: quota, duration: window / 1000 }))
+    const twice = async (by: Pick<Counters, 'take'>, [first, second]: readonly [Demand, Demand]): Promise<void> => {
+      await by.take([first])
+      await by.take([second])
+    }
     const compare = (underWay: number, count: number): Promise<unknown> => rounds({
       title: `caller and address in Redis, ${underWay} under way, pairs`,
       rounds: 7,
       variants: {
         'ours, one trip': () => crowd(underWay, count, async (nr) => limits.take(both(nr))),
-        'ours, two trips': () => crowd(underWay, count, async (nr) => {
-          const [first, second] = both(nr)
-          await counters.take([first])
-          await counters.take([second])
-        }),
-        'the same script by hand': () => crowd(underWay, count, (nr) => driver.sendCommand(raw[nr % raw.length] ?? [])),
+        'two trips': () => crowd(underWay, count, (nr, lane) => twice(alone[lane] ?? limits, both(nr))),
+        'ours, two decisions': () => crowd(underWay, count, (nr) => twice(limits, both(nr))),
+        'the script by hand': () => crowd(underWay, count, (nr) => driver.sendCommand(sent[nr % sent.length] ?? [])),
         'rate-limiter-flexible, two limiters': () => crowd(underWay, count / 2, async (nr) => {
           for (const [which, limiter] of flexible.entries()) await limiter.consume(which === 0 ? `user ${nr % 1000}` : at(nr))
         }),
       },
-      ratios: [['ours, one trip', 'ours, two trips'], ['ours, one trip', 'the same script by hand'], ['ours, one trip', 'rate-limiter-flexible, two limiters']],
+      ratios: [['ours, one trip', 'two trips'], ['ours, one trip', 'the script by hand'], ['ours, one trip', 'ours, two decisions'], ['ours, one trip', 'rate-limiter-flexible, two limiters']],
     })
     await compare(1, 4_000)
     await compare(8, 10_000)

@@ -2,10 +2,14 @@ import { createHash } from 'node:crypto'
 import { ErrorReply } from '@redis/client'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
-import { connectRedis, probe, reasonOf, within, type Connection } from './redis/connection.ts'
+import { connectRedis, probe, reasonOf, type Connection } from './redis/connection.ts'
+import { openDeadline } from './redis/deadline.ts'
 
 /** A script and the name Redis knows it by. */
 export type Script = { readonly text: string; readonly sha: string }
+
+/** What a script is run with. */
+export type Words = { readonly keys: readonly string[]; readonly args: readonly string[] }
 
 export type Redis = {
   /** `up`: it answered the last time, in time. While `down`, nothing is sent and nobody waits. */
@@ -15,12 +19,20 @@ export type Redis = {
    * @throws Refusal redis_unavailable, at once while it is down, else after the timeout at the latest
    */
   run(script: Script, keys: readonly string[], args: readonly string[]): Promise<unknown>
+  /**
+   * The same with words that are asked for at the end of this turn of the loop, just before they are written: what is
+   * asked in one turn can share a command.
+   */
+  runLate(script: Script, words: () => Words): Promise<unknown>
   /** Resolves when the first try to connect has ended, well or not. Never rejects. */
   readonly tried: Promise<void>
   /** For health. @throws Refusal redis_unavailable while it is down */
   check(): Promise<void>
   close(): void
 }
+
+/** Milliseconds by which a timer of Node comes late on a free loop: a deadline that much earlier is kept. */
+const timerSlack = 2
 
 /** @param text Lua; it must touch only the keys it is given */
 export function defineScript(text: string): Script {
@@ -50,6 +62,7 @@ export function openRedis(options: { readonly url: string; readonly name: string
   const timeout = bounded('timeout', options.timeout ?? 50, 1, 10_000)
   const connectTimeout = bounded('connectTimeout', options.connectTimeout ?? 1_000, 10, 60_000)
 
+  const deadline = openDeadline(Math.max(timeout - timerSlack, 1))
   let connection: Connection | undefined
   let state: 'up' | 'down' = 'down'
   let since = performance.now()
@@ -112,14 +125,21 @@ export function openRedis(options: { readonly url: string; readonly name: string
     void mend()
   }
 
-  async function send(script: Script, keys: readonly string[], args: readonly string[], to: Connection): Promise<unknown> {
-    const rest = [String(keys.length), ...keys, ...args]
-    try {
-      return await to.send(['EVALSHA', script.sha, ...rest])
-    } catch (error) {
-      if (!(error instanceof ErrorReply) || !error.message.startsWith('NOSCRIPT')) throw error
-      return to.send(['EVAL', script.text, ...rest])
-    }
+  /** Waits for an answer, and closes the door to all when there is none in time. */
+  function inTime(script: Script, asked: (to: Connection) => Promise<unknown>, rest: () => readonly string[]): Promise<unknown> {
+    const to = connection
+    if (state !== 'up' || to === undefined) return Promise.reject(new Refusal('redis_unavailable'))
+    return deadline.within(asked(to).catch((error: unknown) => {
+      if (error instanceof ErrorReply && error.message.startsWith('NOSCRIPT')) return to.send(['EVAL', script.text, ...rest()])
+      throw error
+    })).catch((error: unknown) => {
+      if (to === connection && !closed) {
+        down(error)
+        if (!keeps(error)) forget()
+        void mend()
+      }
+      throw new Refusal('redis_unavailable', { detail: reasonOf(error) })
+    })
   }
 
   void mend()
@@ -128,19 +148,18 @@ export function openRedis(options: { readonly url: string; readonly name: string
       return state
     },
     tried,
-    async run(script, keys, args) {
-      const to = connection
-      if (state !== 'up' || to === undefined) throw new Refusal('redis_unavailable')
-      try {
-        return await within(timeout, send(script, keys, args, to))
-      } catch (error) {
-        if (to === connection && !closed) {
-          down(error)
-          if (!keeps(error)) forget()
-          void mend()
-        }
-        throw new Refusal('redis_unavailable', { detail: reasonOf(error) })
+    run(script, keys, args) {
+      const rest = [String(keys.length), ...keys, ...args]
+      return inTime(script, (to) => to.send(['EVALSHA', script.sha, ...rest]), () => rest)
+    },
+    runLate(script, words) {
+      let rest: readonly string[] = []
+      const made = (): readonly string[] => {
+        const { keys, args } = words()
+        rest = [String(keys.length), ...keys, ...args]
+        return ['EVALSHA', script.sha, ...rest]
       }
+      return inTime(script, (to) => to.sendLate(made), () => rest)
     },
     async check() {
       await tried

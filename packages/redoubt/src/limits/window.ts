@@ -45,7 +45,8 @@ function forget(use: Use, slot: number): void {
   for (let at = 0; at < past.length; at += 2) {
     const tenth = past[at] ?? 0
     const units = past[at + 1] ?? 0
-    if (tenth <= slot - counted) continue
+    // None are left where all were given back.
+    if (tenth <= slot - counted || units === 0) continue
     use.total += units
     if (tenth > slot) early += units
     else {

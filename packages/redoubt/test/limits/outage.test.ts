@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { createSecretKey, randomBytes } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { createServer, type AddressInfo, type Server } from 'node:net'
+import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Event } from '../../src/events.ts'
@@ -59,6 +61,24 @@ test('a Redis that is stopped is waited for once, by those who were on the way; 
   await state('up')
   assert.ok((await allowed(limits, limit, key)) >= 19, 'what instances counted by themselves is not in Redis')
   assert.deepEqual(events.map(({ type }) => type), ['redis.up', 'redis.down', 'redis.up'])
+})
+
+test('the login of the runbook is enough: for counting, for giving back, for a script that is not known yet', { skip }, async () => {
+  const runbook = await readFile(join(import.meta.dirname, '../../../../docs/runbooks/redis.md'), 'utf8')
+  const rules = /`ACL SETUSER therapy on >… ([^`]+)`/.exec(runbook)?.[1]?.split(/\s+/) ?? []
+  assert.ok(rules.includes('+evalsha'))
+  const server = await own()
+  await server.command('ACL', 'SETUSER', 'therapy', 'on', '>some-password', ...rules)
+  const redis = openRedis({ url: server.url.replace('//', '//therapy:some-password@'), name: 'therapy', timeout, connectTimeout: 5_000, emit: () => undefined })
+  after(() => redis.close())
+  await redis.tried
+  assert.equal(redis.state, 'up')
+  const limits = openLimits({ shared: { redis, secret, prefix: 'therapy' } })
+  const demands = [{ limit: limitOf(5), key: someone(), cost: 1 }]
+  const first = await limits.take(demands)
+  await limits.giveBack(demands, first)
+  const second = await limits.take(demands)
+  assert.deepEqual([first.by, second.by, second.standings[0]?.used, redis.state], ['redis', 'redis', 1, 'up'])
 })
 
 test('a Redis that is killed and comes back empty: no error, the stated numbers, and shared again', { skip }, async () => {

@@ -44,7 +44,9 @@ test('what stands in Redis names nobody, is short-lived, and is one key for each
   assert.equal(keys.length, 2)
   for (const key of keys) {
     assert.match(key, /^sample:limit:[A-Za-z0-9_-]{22}$/)
-    assert.match(String(await server.command('GET', key)), /^\d+:1$/)
+    const [newest, ...numbers] = (await server.command('EVAL', "return {struct.unpack('<dddd', redis.call('GET', KEYS[1]))}", '1', key)) as readonly number[]
+    assert.deepEqual(numbers, [1, 1, newest, 33], 'units, all units, oldest tenth, and nothing behind them')
+    assert.equal(await server.command('STRLEN', key), 32)
     const left = Number(await server.command('PTTL', key))
     assert.ok(left > 590_000 && left <= 660_000, String(left))
   }
@@ -56,11 +58,33 @@ test('a decision over three limits is one command', { skip }, async () => {
   const counters = open()
   const demands = ['a', 'b', 'c'].map((limit) => ({ limit: limitOf(50, { name: `limit-${limit}` }), key: someone(), cost: 1 }))
   await counters.take(demands)
-  const calls = async (): Promise<number> => Number(/cmdstat_evalsha:calls=(\d+)/.exec(String(await server.command('INFO', 'commandstats')))?.[1] ?? 0)
   const before = await calls()
   for (let i = 0; i < 10; i++) await counters.take(demands)
   assert.equal((await calls()) - before, 10)
   assert.doesNotMatch(String(await server.command('INFO', 'clients')), /connected_clients:(?:[5-9]|\d\d)/)
+})
+
+const calls = async (): Promise<number> => Number(/cmdstat_evalsha:calls=(\d+)/.exec(String(await server.command('INFO', 'commandstats')))?.[1] ?? 0)
+
+test('what is asked in one turn of the loop is one command, and each gets its own decision; of many names as many commands as hold them', { skip }, async () => {
+  const counters = open()
+  const [mine, ours] = [limitOf(30), limitOf(40, { name: 'other' })]
+  const address = someone()
+  const pairs = Array.from({ length: 60 }, (_, nr) => [{ limit: mine, key: `caller ${nr % 2} of ${address}`, cost: 1 }, { limit: ours, key: address, cost: 1 }])
+  await counters.take([{ limit: ours, key: address, cost: 1 }])
+  const before = await calls()
+  const decisions = await Promise.all(pairs.map((demands) => counters.take(demands)))
+  assert.equal((await calls()) - before, 1)
+  assert.deepEqual(decisions.map(({ allowed }) => allowed), pairs.map((_, nr) => nr < 39))
+  assert.deepEqual(decisions.map(({ standings }) => standings.map(({ used }) => used)), pairs.map((_, nr) => (nr < 39 ? [Math.floor(nr / 2) + 1, nr + 2] : [nr % 2 === 0 ? 20 : 19, 40])))
+  await Promise.all(Array.from({ length: 300 }, () => counters.take([{ limit: mine, key: someone(), cost: 1 }])))
+  assert.equal((await calls()) - before, 1 + Math.ceil(300 / 127))
+  const weights = await Promise.all(Array.from({ length: 150 }, (_, nr) => counters.take([{ limit: limitOf(1_000), key: address, cost: nr }])))
+  assert.deepEqual(weights.map(({ standings }) => standings[0]?.used), weights.map((_, nr) => (Math.min(nr, 44) * (Math.min(nr, 44) + 1)) / 2), 'more costs than one command holds')
+})
+
+test('a decision over no demand, or over more than a batch holds, is a mistake of the caller', { skip }, () => {
+  for (const length of [0, 64]) assert.throws(() => open().take(Array.from({ length }, () => ({ limit: limitOf(5), key: 'a', cost: 1 }))), TypeError)
 })
 
 test('a script that Redis has forgotten is sent again', { skip }, async () => {
@@ -78,7 +102,7 @@ test('attack: a server clock that jumps back does not close a key for longer tha
   const [key = ''] = await name('*limit*')
   // As if the three had been counted an hour ahead: what a failover to a server with another clock leaves behind.
   const ahead = Math.floor((Date.now() + 3_600_000) / 60_000)
-  await server.command('SET', key, `${ahead}:3`, 'PX', '7200000')
+  await server.command('EVAL', "return redis.call('SET', KEYS[1], struct.pack('<dddd', ARGV[1], 3, 3, ARGV[1]), 'PX', 7200000)", '1', key, String(ahead))
   const { allowed, standings } = await open().take([demand])
   assert.equal(allowed, false)
   assert.ok((standings[0]?.wait ?? 0) <= 660_000, 'one window from now, not an hour')
