@@ -1,7 +1,7 @@
 import { newId } from './bytes.ts'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
-import type { Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
+import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
 import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
@@ -74,14 +74,21 @@ const reading = /^\s*select\b/i
 /** Nothing but one call of a function of the guard: each that brings rows to the app asks for the caller itself. */
 const guarded = /^select [a-z_, ]+ from guard\.[a-z_]+\([$0-9, ]*\)$/
 
-/** On a connection that others use too where the statement is brief, else on one of its own. */
-async function carry(gate: Gate, { brief }: Statement<unknown>, call: Shared): Promise<SharedOutcome> {
-  const sharing = brief === undefined ? undefined : gate.pool.share(call)
-  if (sharing !== undefined) return sharing
-  const connection = await gate.pool.connect()
-  const outcome = await connection.send(call.commit === undefined ? call.statements : [...call.statements, call.commit.durable])
-  connection.release(call.poison(outcome))
-  return outcome
+/** Where calls go: to a session that others use too while the statement is brief, else all to one of their own. */
+function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared): Promise<SharedOutcome>; release(): void } {
+  let connection: Connection | undefined
+  let poisoned: string | undefined
+  return {
+    async send(call) {
+      const sharing = brief === undefined || connection !== undefined ? undefined : gate.pool.share(call)
+      if (sharing !== undefined) return sharing
+      connection ??= await gate.pool.connect()
+      const outcome = await connection.send(call.commit === undefined ? call.statements : [...call.statements, call.commit.durable])
+      poisoned ??= call.poison(outcome)
+      return outcome
+    },
+    release: () => connection?.release(poisoned),
+  }
 }
 
 /** One try of transaction.one. */
@@ -93,12 +100,14 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
   const byRows = !audited && (caller.kind === 'user' ? reading : guarded).test(statement.text)
   const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows)
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
-  const outcome = await carry(gate, statement, audited
+  const way = openWay(gate, statement)
+  const outcome = await way.send(audited
     ? { statements: [enter, statement, finishStatement({ ...entry, personal }), resetStatement], commit: { durable: durableStatement, deferred: deferredStatement }, poison }
     : { statements: [enter, statement, resetStatement], poison })
-  if (!byRows || outcome.failure !== undefined || poison(outcome) !== undefined || outcome.answers[1]?.rows.length !== 0) return outcome
-  const { failure } = await carry(gate, statement, { statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison })
-  return { ...outcome, failure }
+  const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
+  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison }) : undefined
+  way.release()
+  return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
 }
 
 /**
