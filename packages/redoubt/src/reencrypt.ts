@@ -13,7 +13,8 @@ import type { Reason, Work } from './reencrypt/outcome.ts'
 import { provenColumns, provenHeads, type Leftover } from './reencrypt/proof.ts'
 import { workRange } from './reencrypt/ranges.ts'
 import { rehearsalKeyring, rehearse, type Rehearsed } from './reencrypt/rehearsal.ts'
-import { indexKeysOf, renewal } from './reencrypt/renewal.ts'
+import type { Renewer, RenewTable } from './reencrypt/renew.ts'
+import { indexKeysOf, renewal, renewerHere, renewTable } from './reencrypt/renewal.ts'
 import { shapesFor, type Kind, type Shape } from './reencrypt/shape.ts'
 import { uniqueText, writer } from './reencrypt/statements.ts'
 import { openThrottle, type ThrottleSettings } from './reencrypt/throttle.ts'
@@ -22,6 +23,7 @@ import type { Tables } from './tables.ts'
 
 export type { Counts } from './reencrypt/jobs.ts'
 export type { Rehearsed } from './reencrypt/rehearsal.ts'
+export type { Renewer, RenewTable } from './reencrypt/renew.ts'
 export type { Kind } from './reencrypt/shape.ts'
 export type { ThrottleSettings } from './reencrypt/throttle.ts'
 
@@ -34,6 +36,8 @@ export type ReencryptSettings = {
   readonly keyring: Keyring
   /** Old secrets of legacy columns by the name of their setting; needed for `import` and `verify` of such columns. */
   readonly secrets?: Secrets
+  /** Where values are opened and sealed (cli/reencrypt-thread.ts). By default in this thread. */
+  readonly renewer?: (table: RenewTable) => Renewer
   /** Only these tables; by default all that the kind of job concerns. */
   readonly only?: readonly string[]
   readonly throttle?: ThrottleSettings
@@ -58,7 +62,7 @@ export type JobResult = {
   readonly reasons: Readonly<Partial<Record<Reason, number>>>
 }
 
-function workOf(settings: ReencryptSettings, keyring: Keyring, shape: Shape, kind: Kind, facts: KeyFacts): Work {
+function workOf(settings: ReencryptSettings, keyring: Keyring, shape: Shape, kind: Kind, facts: KeyFacts, renewer?: Renewer): Work {
   const decoders: Decoders = (name) => {
     const column = shape.table.columns[name]
     if (column?.kind !== 'legacy' || column.source === null) throw new TypeError(`reencrypt: ${name} has no source`)
@@ -66,7 +70,7 @@ function workOf(settings: ReencryptSettings, keyring: Keyring, shape: Shape, kin
   }
   switch (kind) {
     case 'reencrypt':
-      return renewal({ shape, keyring, facts })
+      return renewal({ shape, keyring, facts, ...(renewer === undefined ? {} : { renewer }) })
     case 'import':
       return importing({ shape, keyring, decoders })
     case 'verify':
@@ -110,10 +114,10 @@ async function prove(settings: ReencryptSettings, shape: Shape, kind: Kind, fact
 }
 
 /** Works on whatever range is free until none of this pass is left. False: stopped. */
-async function pass(settings: ReencryptSettings, shape: Shape, job: Job, holder: string, facts: KeyFacts, leaseSeconds: number): Promise<boolean> {
+async function pass(settings: ReencryptSettings, shape: Shape, job: Job, holder: string, facts: KeyFacts, leaseSeconds: number, renewer?: Renewer): Promise<boolean> {
   const { pool } = settings
   const stopped = (): boolean => settings.signal?.aborted === true
-  const work = workOf(settings, usedBy(settings.keyring, job.kind), shape, job.kind, facts)
+  const work = workOf(settings, usedBy(settings.keyring, job.kind), shape, job.kind, facts, renewer)
   // Values that were unique stay so under one key; an import brings others together.
   const unique = job.kind !== 'import' ? [] : (await pool.query<{ readonly name: string }>({ ...uniqueText(), values: [shape.name, work.write] })).map(({ name }) => name)
   const write = writer(shape, job.kind, work, unique)
@@ -154,10 +158,15 @@ async function runOne(settings: ReencryptSettings, shape: Shape, kind: Kind): Pr
   const facts = openKeyFacts(settings.keysPool)
   let job = await takeJob(pool, shape, kind)
   emit({ type: 'reencrypt.started', job: job.id, kind, table: shape.name })
-  while (job.state === 'running' && (await pass(settings, shape, job, holder, facts, leaseSeconds))) {
-    const ended = await endRound({ pool, shape, job, holder, leaseSeconds, prove: () => prove(settings, shape, kind, facts) })
-    if (ended === null) await pause(200)
-    job = ended ?? (await readJob(pool, job.id))
+  const renewer = kind === 'reencrypt' ? (settings.renewer ?? renewerHere)(renewTable(shape)) : undefined
+  try {
+    while (job.state === 'running' && (await pass(settings, shape, job, holder, facts, leaseSeconds, renewer))) {
+      const ended = await endRound({ pool, shape, job, holder, leaseSeconds, prove: () => prove(settings, shape, kind, facts) })
+      if (ended === null) await pause(200)
+      job = ended ?? (await readJob(pool, job.id))
+    }
+  } finally {
+    await renewer?.close()
   }
   const [row] = await pool.query<{ readonly proven: boolean }>({ text: 'select j.proven_at is not null as proven from redoubt.crypto_jobs j where j.id = $1', values: [job.id] })
   const result = { id: job.id, kind, table: shape.name, state: job.state, proven: row?.proven === true, counts: await countsOf(pool, job), reasons: await reasonsOf(pool, job.id) }

@@ -59,6 +59,16 @@ let macTenantBytes = 0
  * @throws TypeError when the version or the place is malformed
  */
 export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | string): BlindIndex {
+  const out = Buffer.allocUnsafe(INDEX_BYTES)
+  blindIndexInto(key, place, value, out, 0)
+  return out as BlindIndex
+}
+
+/** Bytes of a blind index. */
+export const INDEX_BYTES = 17
+
+/** Like `blindIndex`, into the INDEX_BYTES bytes of `out` at `at`. */
+export function blindIndexInto(key: IndexKey, place: IndexPlace, value: Buffer | string, out: Buffer, at: number): void {
   const { tenant, table, column } = place
   if (!(Number.isInteger(key.version) && key.version > 0 && key.version < 256)) throw new TypeError('blindIndex: key.version must be 1 to 255')
   if (!isNumber(table)) throw new TypeError('blindIndex: place.table must be 1 to 65535')
@@ -86,8 +96,6 @@ export function blindIndex(key: IndexKey, place: IndexPlace, value: Buffer | str
   }
   // As text of one byte a character: a Buffer would be one more allocation outside the heap for each value.
   const digest = mac.digest('binary')
-  const out = Buffer.allocUnsafe(17)
-  out[0] = key.version
-  for (let i = 0; i < 16; i++) out[i + 1] = digest.charCodeAt(i)
-  return out as BlindIndex
+  out[at] = key.version
+  for (let i = 1; i < INDEX_BYTES; i++) out[at + i] = digest.charCodeAt(i - 1)
 }

@@ -14,6 +14,7 @@ import { tablesOf } from './app.ts'
 import { onDatabase, required } from './database.ts'
 import { aligned, asksForHelp, exits, UsageProblem, WorkRefused, type Io } from './io.ts'
 import { showProgress } from './progress.ts'
+import { renewerInThread } from './reencrypt/thread.ts'
 
 const usage = `redoubt reencrypt <what> --app <folder> [options]
 
@@ -99,7 +100,7 @@ async function withSettings<T>(io: Io, tables: Tables, options: Options, signal:
     const lagSeconds = amount('max-lag', options['max-lag'])
     try {
       return await work({
-        tables, pool, keysPool, keyring, signal, emit: quiet, secrets: (name) => secretOf(io, name),
+        tables, pool, keysPool, keyring, signal, emit: quiet, renewer: renewerInThread, secrets: (name) => secretOf(io, name),
         throttle: { ...(rowsPerSecond === undefined ? {} : { rowsPerSecond }), ...(latencyMs === undefined ? {} : { latencyMs }), ...(lagSeconds === undefined ? {} : { lagSeconds }) },
         ...(options.table.length === 0 ? {} : { only: options.table }),
       })

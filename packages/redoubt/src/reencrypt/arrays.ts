@@ -2,19 +2,39 @@
  * Arrays in PostgreSQL's binary form (array_recv): one dimension, lower bound 1. A page of values travels as a few
  * parameters that the server reads without parsing text; as text, each byte costs four and a scan on both sides.
  */
-const BYTEA = 17
+export const BYTEA = 17
 const TEXT = 25
-const UUID = 2950
-const HEAD = 20
+export const UUID = 2950
+/** Bytes before the first element. */
+export const HEAD = 20
 
-function begin(size: number, oid: number, count: number, hasNull: boolean): Buffer {
-  const out = Buffer.allocUnsafe(size)
+/**
+ * Writes what stands before the elements. It may always say that there are nulls: the server looks for itself.
+ * @returns the length of an array without elements, null for any other
+ */
+export function arrayHead(out: Buffer, oid: number, count: number): number | null {
   out.writeInt32BE(count === 0 ? 0 : 1, 0)
-  out.writeInt32BE(hasNull ? 1 : 0, 4)
+  out.writeInt32BE(count === 0 ? 0 : 1, 4)
   out.writeInt32BE(oid, 8)
-  if (count === 0) return out.subarray(0, 12)
+  if (count === 0) return 12
   out.writeInt32BE(count, 12)
   out.writeInt32BE(1, 16)
+  return null
+}
+
+function begin(size: number, oid: number, count: number): Buffer {
+  const out = Buffer.allocUnsafe(size)
+  const empty = arrayHead(out, oid, count)
+  return empty === null ? out : out.subarray(0, empty)
+}
+
+/** The elements of both arrays in one. @param rows how many elements `first` has */
+export function joinedArrays(first: Uint8Array, rows: number, second: Buffer): Buffer {
+  const buffer = Buffer.from(first.buffer, first.byteOffset, first.byteLength)
+  if (second.length <= HEAD) return buffer
+  if (rows === 0) return second
+  const out = Buffer.concat([buffer, second.subarray(HEAD)])
+  out.writeInt32BE(rows + second.readInt32BE(12), 12)
   return out
 }
 
@@ -30,13 +50,8 @@ export function textArray(values: readonly string[]): Buffer {
 
 function variable(values: readonly (Buffer | null)[], oid: number): Buffer {
   let size = HEAD
-  let hasNull = false
-  for (const value of values) {
-    size += 4
-    if (value === null) hasNull = true
-    else size += value.length
-  }
-  const out = begin(size, oid, values.length, hasNull)
+  for (const value of values) size += 4 + (value?.length ?? 0)
+  const out = begin(size, oid, values.length)
   let at = HEAD
   for (const value of values) {
     if (value === null) {
@@ -57,7 +72,7 @@ function variable(values: readonly (Buffer | null)[], oid: number): Buffer {
 
 /** A uuid[] parameter, of 16 bytes each. */
 export function uuidArray(ids: readonly Buffer[]): Buffer {
-  const out = begin(HEAD + ids.length * 20, UUID, ids.length, false)
+  const out = begin(HEAD + ids.length * 20, UUID, ids.length)
   let at = HEAD
   for (const id of ids) {
     out[at] = 0

@@ -26,10 +26,10 @@ export function importing(settings: { readonly shape: Shape; readonly keyring: K
     return { target, from: read.indexOf(part.name), at: read.indexOf(target.name), indexes: target.indexes.map(({ name, column }) => [read.indexOf(name), column.id] as const) }
   }
 
-  async function prepare(page: Page): Promise<() => Outcome> {
+  async function prepare(page: Pick<Page, 'rows'>): Promise<() => Outcome> {
     const decoded = new Map<PageRow, readonly (Decoded | null)[]>()
     const scopes = new Map<string, KeyScope>()
-    for (const row of page.rows) {
+    for (const row of page.rows()) {
       const values = parts.map(({ decode, from, at, target }) => {
         const stored = row.values[from]
         if (!Buffer.isBuffer(stored) || row.values[at] !== null || row.subject === null) return null
@@ -47,7 +47,7 @@ export function importing(settings: { readonly shape: Shape; readonly keyring: K
       scopes.size === 0 ? new Map<string, DataKey>() : sealingKeys(keyring, scopes), indexKeysOf(keyring, shape)])
     return () => {
       const out = tally()
-      for (const row of page.rows) out.add(look(row, decoded.get(row), keys, indexKeys, out.hold))
+      for (const row of page.rows()) out.add(look(row, decoded.get(row), keys, indexKeys, out.hold))
       return out.outcome()
     }
   }

@@ -30,9 +30,9 @@ function splitText(shape: Shape): string {
     from (select count(*)::int8 as total from ${relation(shape.name)}) n`
 }
 
-/** The ranges of a pass: first and last ids, in order. */
-export async function planRanges(pool: Asker, shape: Shape): Promise<{ readonly total: bigint; readonly next: readonly string[]; readonly last: readonly string[] }> {
-  const [row] = await pool.query<{ readonly total: bigint; readonly bounds: readonly string[] }>({ text: splitText(shape), values: [rangeRows, mostRanges] })
+/** The ranges of a pass: first and last ids, in order. @param rows how many a range has, about */
+export async function planRanges(pool: Asker, shape: Shape, rows = rangeRows): Promise<{ readonly total: bigint; readonly next: readonly string[]; readonly last: readonly string[] }> {
+  const [row] = await pool.query<{ readonly total: bigint; readonly bounds: readonly string[] }>({ text: splitText(shape), values: [rows, mostRanges] })
   const bounds = row?.bounds ?? []
   // Adjoining ranges share no id: the next begins behind the last of the one before (parsePage skips nothing).
   return { total: row?.total ?? 0n, next: [firstId, ...bounds.map(after)], last: [...bounds, lastId] }

@@ -6,9 +6,9 @@ import { byteaArray } from './arrays.ts'
 /**
  * What a key id in a value stands for, as far as rows of the key schema say; only opening a value proves it. The opened
  * keys stay with it: asking the keyring again for every page cost as much as opening and sealing. `sealing` is the key
- * that its scope is sealed under now, null where that was erased; undefined: not asked yet.
+ * that its scope is sealed under now, null where that was erased; undefined: not asked yet. No number is given twice.
  */
-export type KeyFact = { readonly scope: KeyScope; readonly active: boolean; opening: DataKey | null | undefined; sealing: DataKey | null | undefined }
+export type KeyFact = { readonly number: number; readonly scope: KeyScope; readonly active: boolean; opening: DataKey | null | undefined; sealing: DataKey | null | undefined }
 
 /** The id as a map key: 16 characters, one per byte. */
 export function keyIdText(sealed: Buffer): string {
@@ -44,6 +44,10 @@ const factLifetime = 60_000
 export type KeyFacts = {
   /** Facts of the keys that these values name, in their order; undefined for null, and for a key that does not exist. */
   of(values: readonly (Buffer | null)[]): Promise<readonly (KeyFact | undefined)[]>
+  /** The same for key ids as `keyIdText` writes them. */
+  byId(ids: readonly (string | null)[]): Promise<readonly (KeyFact | undefined)[]>
+  /** The least number of a fact that is still believed. */
+  floor(): number
   /** For a proof, asked anew each time: whether the keys that these values name are active; one that does not exist is absent. */
   active(values: readonly Buffer[]): Promise<ReadonlyMap<string, boolean>>
   /** Which of these scopes were erased, by scopeText. */
@@ -55,30 +59,38 @@ export type KeyFacts = {
 export function openKeyFacts(pool: KeysPool): KeyFacts {
   const known = new Map<string, KeyFact>()
   let since = performance.now()
+  let floor = 0
+  let numbers = 0
+
+  function forget(): void {
+    known.clear()
+    floor = numbers
+    since = performance.now()
+  }
+
+  async function byId(ids: readonly (string | null)[]): Promise<readonly (KeyFact | undefined)[]> {
+    if (performance.now() - since > factLifetime || known.size > mostFacts) forget()
+    const missing = new Set<string>()
+    const found = ids.map((id) => {
+      const fact = id === null ? undefined : known.get(id)
+      if (fact === undefined && id !== null) missing.add(id)
+      return fact
+    })
+    if (missing.size === 0) return found
+    const now = new Map<string, KeyFact>()
+    for (const row of await pool.query<FactRow>({ ...selectFacts, values: [byteaArray([...missing].map((id) => Buffer.from(id, 'latin1')))] })) {
+      const fact = { number: numbers++, scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active, opening: undefined, sealing: undefined }
+      const id = row.key_id.toString('latin1', 0, KEY_ID_BYTES)
+      now.set(id, fact)
+      known.set(id, fact)
+    }
+    return found.map((fact, n) => { const id = ids[n]; return fact ?? (id === null || id === undefined ? undefined : now.get(id)) })
+  }
+
   return {
-    async of(values) {
-      if (performance.now() - since > factLifetime || known.size > mostFacts) {
-        known.clear()
-        since = performance.now()
-      }
-      const missing = new Map<string, Buffer>()
-      const found = values.map((value) => {
-        if (value === null) return undefined
-        const id = keyIdText(value)
-        const fact = known.get(id)
-        if (fact === undefined) missing.set(id, value.subarray(1, 1 + KEY_ID_BYTES))
-        return fact
-      })
-      if (missing.size === 0) return found
-      const now = new Map<string, KeyFact>()
-      for (const row of await pool.query<FactRow>({ ...selectFacts, values: [byteaArray([...missing.values()])] })) {
-        const fact = { scope: { tenant: row.tenant, subject: row.subject, keep: row.keep }, active: row.active, opening: undefined, sealing: undefined }
-        const id = row.key_id.toString('latin1', 0, KEY_ID_BYTES)
-        now.set(id, fact)
-        known.set(id, fact)
-      }
-      return found.map((fact, n) => { const value = values[n]; return fact ?? (value === null || value === undefined ? undefined : now.get(keyIdText(value))) })
-    },
+    of: (values) => byId(values.map((value) => (value === null ? null : keyIdText(value)))),
+    byId,
+    floor: () => floor,
     async active(values) {
       const ids = new Map<string, Buffer>()
       for (const value of values) ids.set(keyIdText(value), value.subarray(1, 1 + KEY_ID_BYTES))
@@ -96,7 +108,7 @@ export function openKeyFacts(pool: KeysPool): KeyFacts {
       })
       return new Set(rows.flatMap(({ n }) => { const scope = scopes[n - 1]; return scope === undefined ? [] : [scopeText(scope)] }))
     },
-    forget: () => known.clear(),
+    forget,
   }
 }
 

@@ -1,5 +1,6 @@
 import type { DecodeFailure } from './codecs.ts'
 import type { Page } from './page.ts'
+import type { Renewed } from './renew.ts'
 
 /** Why a row was not settled: a class, never a value. docs/runbooks/re-encryption.md says what to do about each. */
 export type Reason =
@@ -25,6 +26,8 @@ export type Failure = { readonly idBytes: Buffer; readonly column: string; reado
 /** Rows by what became of them: each in exactly one. How many of the changes took effect only the database knows. */
 export type Outcome = {
   readonly changes: readonly Change[]
+  /** More changes, ready to be sent. */
+  readonly renewed: Pick<Renewed, 'rows' | 'ids' | 'olds' | 'news'> | null
   readonly failures: readonly Failure[]
   readonly already: number
   readonly absent: number
@@ -40,7 +43,9 @@ export type Work = {
   readonly read: readonly string[]
   /** Those of them that a change may write. */
   readonly write: readonly string[]
-  prepare(page: Page): Promise<() => Outcome>
+  prepare(page: Pick<Page, 'rows'>): Promise<() => Outcome>
+  /** The same for a whole page at once, where the job has a quick way. */
+  quick?(page: Page): Promise<Outcome>
   /** After a key was destroyed under us: believe nothing that was read before. */
   forget(): void
 }
@@ -65,6 +70,6 @@ export function tally(): { add(verdict: Verdict): void; hold(id: Buffer): void; 
       else counts.absent++
     },
     hold: (id) => void held.add(id),
-    outcome: () => ({ changes, failures, ...counts, held: [...held] }),
+    outcome: () => ({ changes, renewed: null, failures, ...counts, held: [...held] }),
   }
 }

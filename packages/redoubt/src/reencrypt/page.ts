@@ -1,6 +1,6 @@
 import { identifier, relation, type Shape } from './shape.ts'
 
-/** A row as a page carries it. The buffers are parts of the page: they live as long as it does. */
+/** A row of a page. The buffers are parts of the page: they live as long as it does. */
 export type PageRow = {
   readonly id: string
   readonly idBytes: Buffer
@@ -12,7 +12,13 @@ export type PageRow = {
 }
 
 export type Page = {
-  readonly rows: readonly PageRow[]
+  readonly packed: Buffer
+  /** For each row where it begins, then for each column where its value does, behind the length of it; -1 for none. */
+  readonly places: Int32Array
+  readonly count: number
+  /** Taken apart when somebody asks: most pages are worked on as they are (renew.ts). */
+  row(n: number): PageRow
+  rows(): readonly PageRow[]
   readonly bytes: number
   /** The id behind the last row: where reading goes on. */
   readonly next: string
@@ -20,19 +26,16 @@ export type Page = {
   readonly end: boolean
 }
 
-/** How much of a value a page carries. */
-export type Extent = 'whole' | 'head'
-
-/** What a value is recognised by: version and key id of a sealed value; version of a blind index. */
-const headBytes = 17
+/** Where the letters of the subject stand in a row, behind its id, and where its tenant does. */
+export const SUBJECT_AT = 16
+export const TENANT_AT = SUBJECT_AT + 36
 const nobody = ' '.repeat(36)
 
-function packed(shape: Shape, name: string, extent: Extent): string {
+function packed(shape: Shape, name: string): string {
   const column = shape.table.columns[name]
   const of = `p.${identifier(name)}`
   const bytes = column?.kind === 'legacy' && column.type === 'text' ? `convert_to(${of}, 'UTF8')` : of
-  const part = extent === 'head' ? `substring(${bytes} from 1 for ${headBytes})` : bytes
-  return `case when ${of} is null then '\\xffffffff'::bytea else int4send(octet_length(${part})) || ${part} end`
+  return `case when ${of} is null then '\\xffffffff'::bytea else int4send(octet_length(${bytes})) || ${bytes} end`
 }
 
 /**
@@ -40,19 +43,24 @@ function packed(shape: Shape, name: string, extent: Extent): string {
  * value instead of thousands: parsing rows costs this process more than decrypting them.
  * @param where $1 is a list of ids instead, for rows that somebody else changed under us
  */
-export function pageText(shape: Shape, columns: readonly string[], extent: Extent, where: 'range' | 'ids'): string {
+export function pageText(shape: Shape, columns: readonly string[], where: 'range' | 'ids'): string {
   const { rowId, subject, tenant } = shape.table
   const id = identifier(rowId)
   const named = [...new Set([rowId, ...(subject === null ? [] : [subject]), ...(tenant === null ? [] : [tenant]), ...columns])].map((name) => `t.${identifier(name)}`)
   const parts = [
     `uuid_send(p.${id})`,
-    `textsend(p.${id}::text)`,
     subject === null ? `textsend('${nobody}')` : `textsend(coalesce(p.${identifier(subject)}::text, '${nobody}'))`,
     ...(tenant === null ? [] : [`int4send(octet_length(p.${identifier(tenant)})) || convert_to(p.${identifier(tenant)}, 'UTF8')`]),
-    ...columns.map((name) => packed(shape, name, extent)),
+    ...columns.map((name) => packed(shape, name)),
   ]
   const rows = where === 'range' ? `t.${id} >= $1::uuid and t.${id} <= $2::uuid order by t.${id} limit $3::int8` : `t.${id} = any ($1::uuid[]) order by t.${id}`
   return `select string_agg(${parts.join(' || ')}, ''::bytea order by p.${id}) as page from (select ${named.join(', ')} from ${relation(shape.name)} t where ${rows}) p`
+}
+
+/** The text of the 16 bytes of an id. */
+function idText(bytes: Buffer): string {
+  const hex = bytes.toString('hex')
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`
 }
 
 /** The id after this one; the last of all is its own. */
@@ -60,47 +68,57 @@ function successor(id: Buffer): string {
   const bytes = Buffer.from(id)
   for (let at = 15; at >= 0; at--) {
     bytes[at] = ((bytes[at] ?? 0) + 1) & 0xff
-    if (bytes[at] !== 0) {
-      const hex = bytes.toString('hex')
-      return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`
-    }
+    if (bytes[at] !== 0) return idText(bytes)
   }
-  return 'f'.repeat(32).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
+  return idText(id)
 }
 
 /**
- * Takes a page apart.
+ * Finds the rows of a page, without taking them apart.
  * @param from the first id that was asked for
  * @param limit of the statement that read it: fewer rows mean the end of the range
  */
-export function parsePage(shape: Shape, columns: number, packedRows: Buffer | null, from: string, limit: number): Page {
-  if (packedRows === null) return { rows: [], bytes: 0, next: from, end: true }
-  const rows: PageRow[] = []
-  let at = 0
-  while (at < packedRows.length) {
-    const idBytes = packedRows.subarray(at, at + 16)
-    const id = packedRows.toString('latin1', at + 16, at + 52)
-    const subject = packedRows.toString('latin1', at + 52, at + 88)
-    at += 88
-    let tenant = shape.service
-    if (shape.table.tenant !== null) {
-      const length = packedRows.readInt32BE(at)
-      tenant = packedRows.toString('utf8', at + 4, at + 4 + length)
-      at += 4 + length
-    }
-    const values: (Buffer | null)[] = []
+export function parsePage(shape: Shape, columns: number, answered: Buffer | null, from: string, limit: number): Page {
+  const packed = answered ?? Buffer.alloc(0)
+  const tenants = shape.table.tenant !== null
+  const width = 1 + columns
+  const places: number[] = []
+  for (let at = 0; at < packed.length; ) {
+    places.push(at)
+    at += TENANT_AT
+    if (tenants) at += 4 + packed.readInt32BE(at)
     for (let column = 0; column < columns; column++) {
-      const length = packedRows.readInt32BE(at)
+      const length = packed.readInt32BE(at)
       at += 4
-      if (length < 0) {
-        values.push(null)
-        continue
-      }
-      values.push(packedRows.subarray(at, at + length))
-      at += length
+      places.push(length < 0 ? -1 : at)
+      if (length > 0) at += length
     }
-    rows.push({ id, idBytes, subject: subject === nobody ? null : subject, tenant, values })
   }
-  const last = rows.at(-1)
-  return { rows, bytes: packedRows.length, next: last === undefined ? from : successor(last.idBytes), end: rows.length < limit }
+  const count = places.length / width
+
+  function row(n: number): PageRow {
+    const at = places[n * width] as number
+    const idBytes = packed.subarray(at, at + 16)
+    const subject = packed.toString('latin1', at + SUBJECT_AT, at + TENANT_AT)
+    const tenant = tenants ? packed.toString('utf8', at + TENANT_AT + 4, at + TENANT_AT + 4 + packed.readInt32BE(at + TENANT_AT)) : shape.service
+    const values: (Buffer | null)[] = []
+    for (let column = 1; column < width; column++) {
+      const value = places[n * width + column] as number
+      values.push(value < 0 ? null : packed.subarray(value, value + packed.readInt32BE(value - 4)))
+    }
+    return { id: idText(idBytes), idBytes, subject: subject === nobody ? null : subject, tenant, values }
+  }
+
+  let made: readonly PageRow[] | undefined
+  const last = places[(count - 1) * width]
+  return {
+    packed,
+    places: Int32Array.from(places),
+    count,
+    row,
+    rows: () => (made ??= Array.from({ length: count }, (_, n) => row(n))),
+    bytes: packed.length,
+    next: last === undefined ? from : successor(packed.subarray(last, last + 16)),
+    end: count < limit,
+  }
 }

@@ -36,18 +36,18 @@ const retried = new Set(['40P01', '40001', '57014', '55P03'])
 /** What the table itself said to a batch; alone, the row that caused it becomes a failure with this reason. */
 const refusedRows: Readonly<Record<string, Reason>> = { '23505': 'duplicate', '23P01': 'duplicate', '23514': 'refused_by_table', '23503': 'refused_by_table', '23502': 'refused_by_table' }
 
-const nothing: Outcome = { changes: [], failures: [], already: 0, absent: 0, erased: 0, failed: 0, held: [] }
+const nothing: Outcome = { changes: [], renewed: null, failures: [], already: 0, absent: 0, erased: 0, failed: 0, held: [] }
 
 /**
- * Works a range to its end. One connection, three pages on their way: while the server writes one and reads the next but
- * one, this process computes the one between. A batch that the table refuses is read again in halves, until the row
+ * Works a range to its end. One connection, four pages on their way: while the server writes one and reads another, one
+ * of the two between is computed and the other made ready for it, so that none of the three waits for the others. A batch that the table refuses is read again in halves, until the row
  * that is to blame stands alone.
  * @throws Refusal when database or keys refuse; what was written stays, and the range is free when its lease is over
  */
 export async function workRange(settings: RangeWork, range: Range): Promise<Ended> {
   const { shape, kind, work, connection, write, throttle, leaseSeconds, stopped } = settings
-  const readText = pageText(shape, work.read, 'whole', 'range')
-  const againText = pageText(shape, work.read, 'whole', 'ids')
+  const readText = pageText(shape, work.read, 'range')
+  const againText = pageText(shape, work.read, 'ids')
   const label = `${kind}_${shape.table.id}`
   let cap = Infinity
 
@@ -55,8 +55,12 @@ export async function workRange(settings: RangeWork, range: Range): Promise<Ende
     return { name: `redoubt_reencrypt_read_${label}`, text: readText, values: [from, range.last, limit] }
   }
 
-  async function judge(page: Page): Promise<Judged> {
+  async function carefully(page: Page): Promise<Judged> {
     return { page, outcome: (await work.prepare(page))() }
+  }
+
+  async function judge(page: Page): Promise<Judged> {
+    return work.quick === undefined ? carefully(page) : { page, outcome: await work.quick(page) }
   }
 
   async function ask(statements: readonly { readonly text: string; readonly values: readonly unknown[]; readonly name?: string }[]): Promise<Sent> {
@@ -91,7 +95,7 @@ export async function workRange(settings: RangeWork, range: Range): Promise<Ende
   async function withoutErased(outcome: Outcome, page: Page): Promise<Outcome> {
     work.forget()
     settings.facts.forget()
-    const rows = new Map(page.rows.map((row) => [row.id, row]))
+    const rows = new Map(page.rows().map((row) => [row.id, row]))
     const news = outcome.changes.flatMap(({ news: values }) => values.filter((value) => value !== null && value.length > 17))
     const facts = await settings.facts.of(news)
     const alive = new Set(news.flatMap((value, n) => (value === null || facts[n] === undefined ? [] : [keyIdText(value)])))
@@ -108,54 +112,71 @@ export async function workRange(settings: RangeWork, range: Range): Promise<Ende
   }
 
   /** What to do after a batch failed: write it in another form, or read its rows again. Null: the range is lost. */
-  async function recover(now: Judged, failure: NonNullable<Sent['failure']>, attempt: number): Promise<Judged | 'read again' | null> {
+  async function recover(sent: Judged, failure: NonNullable<Sent['failure']>, attempt: number): Promise<Judged | 'read again' | null> {
     if (failure.sqlState === 'RD409') return null
     if (attempt >= 20) throw failure.refusal
-    if (failure.sqlState === 'RD410') return { page: now.page, outcome: await withoutErased(now.outcome, now.page) }
     if (retried.has(failure.sqlState)) return 'read again'
+    // Which row it was cannot be seen from what is ready to be sent.
+    const now = sent.outcome.renewed === null ? sent : await carefully(sent.page)
+    if (failure.sqlState === 'RD410') return { page: now.page, outcome: await withoutErased(now.outcome, now.page) }
     const reason = refusedRows[failure.sqlState]
     if (reason === undefined) throw failure.refusal
     const [only, more] = now.outcome.changes
     if (more === undefined && only !== undefined) {
       return { page: now.page, outcome: { ...now.outcome, changes: [], held: [], failures: [...now.outcome.failures, { idBytes: only.idBytes, column: '', reason }], failed: now.outcome.failed + 1 } }
     }
-    cap = Math.max(1, Math.floor(now.page.rows.length / 2))
+    cap = Math.max(1, Math.floor(now.page.count / 2))
     return 'read again'
+  }
+
+  /** A page that is being judged; what goes wrong with it is told when its turn comes. */
+  function judging(page: Page | null): Promise<Judged | Error> | null {
+    return page === null ? null : judge(page).catch((error: unknown) => (error instanceof Error ? error : new Error('reencrypt', { cause: error })))
+  }
+
+  async function readAhead(page: Page): Promise<Page | null> {
+    return page.end ? null : read(page.next)
   }
 
   let from = range.next
   let now = await judge(await read(from))
-  let next = now.page.end ? null : await read(now.page.next)
+  let page = await readAhead(now.page)
+  let ahead = judging(page)
+  let next = page === null ? null : await readAhead(page)
   for (let attempt = 0; ; ) {
     if (stopped()) return 'stopped'
     const started = performance.now()
     const beyond = next === null || next.end ? null : { from: next.next, limit: Math.min(cap, throttle.rows()) }
     const progress: Progress = { next: now.page.next, done: false, settled: [] }
     const sending = connection.send([...write(range, now.outcome, progress, leaseSeconds), ...(beyond === null ? [] : [reading(beyond.from, beyond.limit)])])
-    const ahead = next === null ? null : await judge(next).catch((error: unknown) => (error instanceof Error ? error : new Error('reencrypt', { cause: error })))
+    const after = judging(next)
     const { answers, failure } = await sending
     if (failure !== undefined) {
       if (failure.unexpected) throw failure.refusal
       const other = await recover(now, failure, attempt++)
       if (other === null) return 'lost'
       now = other === 'read again' ? await judge(await read(from)) : other
-      next = now.page.end ? null : await read(now.page.next)
+      page = await readAhead(now.page)
+      ahead = judging(page)
+      next = page === null ? null : await readAhead(page)
       continue
     }
     attempt = 0
     cap = cap === Infinity ? cap : cap * 2 > throttle.rows() ? Infinity : cap * 2
-    if (ahead instanceof Error) throw ahead
     const last = answers[answers.length - (beyond === null ? 1 : 2)]?.rows[0] as WriteAnswer | undefined
     if (last !== undefined && last.missed.length > 0) await again(last.missed)
-    settings.moved(now.page.rows.length)
-    await throttle.settle({ rows: now.page.rows.length, bytes: now.page.bytes, milliseconds: performance.now() - started })
-    if (ahead === null) {
-      const { failure: late } = await ask(write(range, nothing, { next: null, done: true, settled: [] }, leaseSeconds))
-      if (late !== undefined) return 'lost'
-      return 'done'
-    }
+    settings.moved(now.page.count)
+    await throttle.settle({ rows: now.page.count, bytes: now.page.bytes, milliseconds: performance.now() - started })
     from = now.page.next
-    now = ahead
-    next = beyond === null ? null : parsePage(shape, work.read.length, (answers.at(-1)?.rows[0] as PageRowAnswer | undefined)?.page ?? null, beyond.from, beyond.limit)
+    const later = beyond === null ? null : parsePage(shape, work.read.length, (answers.at(-1)?.rows[0] as PageRowAnswer | undefined)?.page ?? null, beyond.from, beyond.limit)
+    const judged = await ahead
+    if (judged instanceof Error) throw judged
+    if (judged === null) {
+      const { failure: late } = await ask(write(range, nothing, { next: null, done: true, settled: [] }, leaseSeconds))
+      return late === undefined ? 'done' : 'lost'
+    }
+    now = judged
+    ahead = after
+    next = later
   }
 }

@@ -41,7 +41,7 @@ export type Rehearsed = { readonly kind: Kind; readonly table: string; readonly 
  * table itself would refuse (a duplicate under a unique index) is not foreseen.
  */
 export async function rehearse(pool: Pick<Pool, 'query'>, shape: Shape, kind: Kind, work: Work, stopped: () => boolean, moved: (rows: number) => void): Promise<Rehearsed> {
-  const text = pageText(shape, work.read, 'whole', 'range')
+  const text = pageText(shape, work.read, 'range')
   const counts = { changed: 0, already: 0, absent: 0, erased: 0, failed: 0, seen: 0 }
   const reasons: Partial<Record<Reason, number>> = {}
   for (let from = firstId, end = false; !end && !stopped(); ) {
@@ -53,9 +53,9 @@ export async function rehearse(pool: Pick<Pool, 'query'>, shape: Shape, kind: Ki
     counts.absent += outcome.absent
     counts.erased += outcome.erased
     counts.failed += outcome.failed
-    counts.seen += page.rows.length
+    counts.seen += page.count
     for (const { reason } of outcome.failures) reasons[reason] = (reasons[reason] ?? 0) + 1
-    moved(page.rows.length)
+    moved(page.count)
     from = page.next
     end = page.end
   }

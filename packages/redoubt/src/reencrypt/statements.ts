@@ -1,5 +1,5 @@
 import type { Statement } from '../pg.ts'
-import { byteaArray, textArray, uuidArray } from './arrays.ts'
+import { byteaArray, joinedArrays, textArray, uuidArray } from './arrays.ts'
 import type { Outcome, Work } from './outcome.ts'
 import { identifier, relation, type Kind, type Shape } from './shape.ts'
 
@@ -79,7 +79,8 @@ export function writer(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'writ
   const text = writeText(shape, kind, work, unique)
   const written = work.write.map((column) => work.read.indexOf(column))
   return ({ job, round, range, holder }, outcome, { next, done, settled }, leaseSeconds) => {
-    const { changes, failures, held } = outcome
+    const { changes, renewed, failures, held } = outcome
+    const array = (ready: Uint8Array | undefined, more: Buffer): Buffer => (renewed === null || ready === undefined ? more : joinedArrays(ready, renewed.rows, more))
     return [
       { name: 'redoubt_reencrypt_hold', text: 'select redoubt.hold_crypto_range($1, $2, $3, $4)', values: [job, round, range, holder] },
       ...(held.length === 0 ? [] : [{ name: 'redoubt_reencrypt_keys', text: 'select guard.hold_keys($1::bytea[])', values: [byteaArray(held)] }]),
@@ -92,9 +93,9 @@ export function writer(shape: Shape, kind: Kind, work: Pick<Work, 'read' | 'writ
         values: [
           job, round, range, next, done, leaseSeconds, outcome.already, outcome.absent, outcome.erased, outcome.failed,
           uuidArray(failures.map(({ idBytes }) => idBytes)), textArray(failures.map(({ column }) => column)), textArray(failures.map(({ reason }) => reason)), settled.length,
-          uuidArray(changes.map(({ idBytes }) => idBytes)),
-          ...work.read.map((_, column) => byteaArray(changes.map(({ olds }) => olds[column] ?? null))),
-          ...written.map((column) => byteaArray(changes.map(({ news }) => news[column] ?? null))),
+          array(renewed?.ids, uuidArray(changes.map(({ idBytes }) => idBytes))),
+          ...work.read.map((_, column) => array(renewed?.olds[column], byteaArray(changes.map(({ olds }) => olds[column] ?? null)))),
+          ...written.map((column) => array(renewed?.news[column], byteaArray(changes.map(({ news }) => news[column] ?? null)))),
         ],
       },
     ]

@@ -11,12 +11,12 @@ import { columnsFor, type SealedPart, type Shape } from './shape.ts'
 type Keys = { readonly opening: ReadonlyMap<string, DataKey>; readonly erased: ReadonlySet<string>; readonly indexes: IndexKeysOf }
 
 /** Everything that opens the sealed values of a page, and which subjects are erased. */
-async function keysOf(page: Page, shape: Shape, parts: ReturnType<typeof placesOf>, keyring: Keyring, facts: KeyFacts): Promise<Keys> {
+async function keysOf(page: Pick<Page, 'rows'>, shape: Shape, parts: ReturnType<typeof placesOf>, keyring: Keyring, facts: KeyFacts): Promise<Keys> {
   const { values, scope } = scopesOf(page, parts.map(([part, at]) => [part, at] as const))
   const named = new Map(values.map((value) => [keyIdText(value), value]))
   const [opening, indexes] = await Promise.all([openingKeys(keyring, named), indexKeysOf(keyring, shape)])
   const unknown = new Map<string, KeyScope>()
-  for (const row of page.rows) for (const [part, at] of parts) {
+  for (const row of page.rows()) for (const [part, at] of parts) {
     const value = row.values[at]
     const owner = scope(row, part)
     if (owner !== null && Buffer.isBuffer(value) && looksSealed(value) && !opening.has(keyIdText(value))) unknown.set(scopeText(owner), owner)
@@ -89,7 +89,7 @@ export function verification(settings: { readonly shape: Shape; readonly keyring
       const keys = await keysOf(page, shape, parts, keyring, facts)
       return () => {
         const out = tally()
-        for (const row of page.rows) out.add(look(row, keys))
+        for (const row of page.rows()) out.add(look(row, keys))
         return out.outcome()
       }
     },
@@ -141,7 +141,7 @@ export function wiping(settings: { readonly shape: Shape; readonly keyring: Keyr
       const keys = await keysOf(page, shape, parts, keyring, facts)
       return () => {
         const out = tally()
-        for (const row of page.rows) out.add(look(row, keys))
+        for (const row of page.rows()) out.add(look(row, keys))
         return out.outcome()
       }
     },

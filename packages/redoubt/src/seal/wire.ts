@@ -20,7 +20,7 @@ export const version = 1
 export const NONCE_AT = 1 + KEY_ID_BYTES
 const HEADER_BYTES = NONCE_AT + NONCE_BYTES
 /** Bytes that sealing adds to a value, whatever its length. */
-const OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
+export const OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 
 const TABLE_AT = HEADER_BYTES
 const COLUMN_AT = TABLE_AT + 2
@@ -107,6 +107,62 @@ export function sealWith(key: DataKey, place: Place, plaintext: Buffer | string,
 /** Bytes that could be a sealed value of a version this reader knows. */
 export function looksSealed(sealed: Buffer): boolean {
   return Buffer.isBuffer(sealed) && sealed.length >= OVERHEAD_BYTES && sealed[0] === version
+}
+
+/** A place whose row and subject stand in a page of a job: 16 bytes of the one, 36 letters of the other. */
+export type PagePlace = Pick<Place, 'tenant' | 'table' | 'column'> & { readonly page: Buffer; readonly rowAt: number; readonly subjectAt: number }
+
+/** Whether a key of this tenant and subject may open and seal here. */
+export function fitsPage({ tenant, subject }: Pick<Place, 'tenant' | 'subject'>, { tenant: of, page, subjectAt }: PagePlace): boolean {
+  if (tenant !== of || subject.length !== 36) return false
+  let other = 0
+  for (let i = 0; i < 36; i++) other |= subject.charCodeAt(i) ^ (page[subjectAt + i] as number)
+  return other === 0
+}
+
+/** `subject` is that of a key that fits the page. Row ids need not be texts for this: two strings less for each value. */
+function writePagePlace({ tenant, table, column, page, rowAt }: PagePlace, subject: string): number | keyof Place {
+  if (!writeNumber(table, TABLE_AT)) return 'table'
+  if (!writeNumber(column, COLUMN_AT)) return 'column'
+  for (let i = 0; i < 16; i++) aadScratch[ROW_AT + i] = page[rowAt + i] as number
+  if (!writeUuid(subject, SUBJECT_AT)) return 'subject'
+  const { length } = tenant
+  if (length === 0 || length > TENANT_BYTES / 3) return 'tenant'
+  return TENANT_AT + aadScratch.write(tenant, TENANT_AT)
+}
+
+/** Like `openWith`, of the bytes of a page from `from` to `to`. */
+export function openInPage(key: DataKey, place: PagePlace, from: number, to: number): Buffer | null {
+  const { page } = place
+  if (to - from < OVERHEAD_BYTES || page[from] !== version || !fitsPage(key.scope, place)) return null
+  let other = 0
+  for (let i = 0; i < KEY_ID_BYTES; i++) other |= (page[from + 1 + i] as number) ^ (key.id[i] as number)
+  if (other !== 0) return null
+  for (let i = 0; i < HEADER_BYTES; i++) aadScratch[i] = page[from + i] as number
+  const end = writePagePlace(place, key.scope.subject)
+  if (typeof end === 'string') return null
+  return decrypt(key.key, nonceScratch, aadScratch.subarray(0, end), page.subarray(from + HEADER_BYTES, to - TAG_BYTES), page.subarray(to - TAG_BYTES, to))
+}
+
+/**
+ * Like `sealWith`, into the bytes of `into` at `at`, where there is room for OVERHEAD_BYTES more than the plaintext.
+ * @returns where it ends
+ * @throws TypeError naming the argument that does not fit
+ */
+export function sealInPage(key: DataKey, place: PagePlace, plaintext: Buffer, drawNonce: (into: Buffer, at: number) => void, into: Buffer, at: number): number {
+  if (!fitsPage(key.scope, place)) throw new TypeError('seal: key belongs to another tenant or subject than place')
+  aadScratch[0] = version
+  for (let i = 0; i < KEY_ID_BYTES; i++) aadScratch[1 + i] = key.id[i] as number
+  drawNonce(aadScratch, NONCE_AT)
+  const end = writePagePlace(place, key.scope.subject)
+  if (typeof end === 'string') throw new TypeError(`seal: place.${end} is not acceptable`)
+  const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadScratch.subarray(0, end), plaintext)
+  const { length } = ciphertext
+  if (into.length < at + OVERHEAD_BYTES + length) throw new TypeError('seal: into is too short')
+  for (let i = 0; i < HEADER_BYTES; i++) into[at + i] = aadScratch[i] as number
+  into.set(ciphertext, at + HEADER_BYTES)
+  for (let i = 0; i < TAG_BYTES; i++) into[at + HEADER_BYTES + length + i] = tag[i] as number
+  return at + OVERHEAD_BYTES + length
 }
 
 /** The plaintext, or null when anything does not fit. */
