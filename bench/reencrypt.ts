@@ -1,13 +1,13 @@
 import { parseArgs } from 'node:util'
 import { rounds } from './rounds.ts'
-import { openWorld } from './reencrypt/world.ts'
+import { openWorld, type Ids } from './reencrypt/world.ts'
 
 /** Bytes of resident memory, as people write them. */
 const megabytes = (bytes: number): string => `${Math.round(bytes / 1e6)} MB`
 
 /** One job over so many rows: what it costs on both sides, and how far its memory grows. */
-async function once(rows: number, people: number): Promise<void> {
-  const world = await openWorld(rows, people)
+async function once(rows: number, people: number, ids: Ids): Promise<void> {
+  const world = await openWorld(rows, people, ids)
   try {
     await world.rotate()
     const { seconds, cpuSeconds, serverSeconds, rss, rssBefore, result } = await world.job()
@@ -24,33 +24,37 @@ function whole(name: string, text: string | undefined, fallback: number): number
 }
 
 /**
- * `npm run bench -- reencrypt [--rows n] [--people n] [--once]`: re-encryption with a blind index against a loop of one UPDATE
+ * `npm run bench -- reencrypt [--rows n] [--people n] [--ids time|random] [--once]`: re-encryption with a blind index against a loop of one UPDATE
  * per row and against `UPDATE … SET col = col` of the same rows. Every round has new data keys and a new index key, so
  * that each row is opened, sealed and indexed anew; the job counts from planning to proof. Two mixes unless --people
  * says one: thirty rows a person, and the hardest, one row a person (two data keys unwrapped for each row).
- * All write the same table: primary key, unique index over the blind index, forced row security, no trigger. The bare
+ * All write a table with primary key, unique index over the blind index, forced row security, no trigger. The bare
  * update runs as superuser, past the policies, in one statement and one commit, with its scan in the order of the
- * table; the loop is one prepared statement a row by primary key, each its own commit, with decryption and encryption
- * under one key, without index, compare-and-set or place to resume from. The server flushes its log as it is shipped.
+ * table. The loop works on a copy with the same indexes and policies: one prepared statement a row by primary key, each
+ * its own commit, that writes what the job writes, the value sealed anew and its index under a new key; under one data
+ * key, without compare-and-set or place to resume from. The server flushes its log as it is shipped. Row ids are made
+ * as the platform makes them (UUIDv7); `--ids random` scatters the rows of a page over the table.
  * --once runs the job alone, over a million rows unless --rows says otherwise, and prints what its memory grows to.
  */
 export async function run(): Promise<void> {
-  const { values } = parseArgs({ args: process.argv.slice(3), options: { rows: { type: 'string' }, people: { type: 'string' }, once: { type: 'boolean', default: false } } })
+  const { values } = parseArgs({ args: process.argv.slice(3), options: { rows: { type: 'string' }, people: { type: 'string' }, ids: { type: 'string', default: 'time' }, once: { type: 'boolean', default: false } } })
+  const { ids } = values
+  if (ids !== 'time' && ids !== 'random') throw new TypeError('reencrypt: --ids must be time or random')
   if (values.once) {
     const many = whole('rows', values.rows, 1_000_000)
-    return once(many, whole('people', values.people, Math.ceil(many / 30)))
+    return once(many, whole('people', values.people, Math.ceil(many / 30)), ids)
   }
   const rows = whole('rows', values.rows, 300_000)
   const mixes = values.people === undefined ? [Math.ceil(rows / 30), rows] : [whole('people', values.people, rows)]
   for (const people of mixes) {
-    const world = await openWorld(rows, people)
+    const world = await openWorld(rows, people, ids)
     try {
       const seconds: number[] = []
       const cpu: number[] = []
       const server: number[] = []
       let rss = 0
       const outcome = await rounds({
-        title: `re-encryption of ${rows.toLocaleString('en')} rows with a blind index, ${people.toLocaleString('en')} people`,
+        title: `re-encryption of ${rows.toLocaleString('en')} rows with a blind index, ${people.toLocaleString('en')} people${ids === 'random' ? ', ids at random' : ''}`,
         rounds: 5,
         variants: {
           job: async () => {
