@@ -31,8 +31,11 @@ export type Redis = {
   close(): void
 }
 
-/** Milliseconds by which a timer of Node comes late on a free loop: a deadline that much earlier is kept. */
-const timerSlack = 2
+/**
+ * Milliseconds by which the deadline of a command comes before `timeout`, so that nobody waits longer than that: a timer of
+ * Node comes up to two late, and the turn of the loop in which it comes takes its time.
+ */
+const timerSlack = 4
 
 /** @param text Lua; it must touch only the keys it is given */
 export function defineScript(text: string): Script {

@@ -12,11 +12,17 @@ export type Told = {
   readonly allowed: number
   /** Decisions that threw: none may. */
   readonly failed: number
-  /** Decisions after which Redis was away, and that had waited for it; and the longest wait, in milliseconds. */
+  /** Decisions after which Redis was away, and that had waited for it. */
   readonly waited: number
+  /** The longest of all decisions in milliseconds; how much of it the loop of the process itself stood still, and was at work in that. */
   readonly longest: number
-  /** The longest time its event loop stood still, in milliseconds: on a busy machine a wait ends that much later. */
-  readonly lag: number
+  readonly paused: number
+  readonly atWork: number
+  /** The longest wait of any decision, without the time in which the process itself stood still. */
+  readonly longestWait: number
+  /** By Node's histogram of the delay of the loop: 99th percentile and longest. */
+  readonly usualPause: number
+  readonly longestPause: number
 }
 
 type Instance = { readonly working: Promise<void>; readonly told: Promise<Told> }
@@ -72,10 +78,13 @@ export const soak: Soak = async ({ short, print }) => {
     const told = await Promise.all(running.map((each) => each.told))
     const [decisions, allowed, failed, waited] = [sum(told, (each) => each.decisions), sum(told, (each) => each.allowed), sum(told, (each) => each.failed), sum(told, (each) => each.waited)]
     const bound = quota * (1 + emptied) + instances * away
-    print(`${instances} instances, ${decisions} decisions while Redis was stopped, flushed and killed ${rounds} times each: ${failed} failed, ${allowed} allowed (bound ${bound}), ${waited} waited for it, at most ${Math.round(Math.max(...told.map(({ longest }) => longest)))} ms (the instances themselves stood still for up to ${Math.round(Math.max(...told.map(({ lag }) => lag)))} ms)`)
+    print(`${instances} instances, ${decisions} decisions while Redis was stopped, flushed and killed ${rounds} times each: ${failed} failed, ${allowed} allowed (bound ${bound}), ${waited} waited for it`)
+    for (const { longest, paused, atWork, longestWait, usualPause, longestPause } of told) {
+      print(`longest decision ${longest.toFixed(1)} ms, in ${paused.toFixed(1)} of which the process itself stood still (at work in ${atWork.toFixed(1)}, else not let run); longest wait without such pauses ${longestWait.toFixed(1)} ms (delay of its loop: p99 ${usualPause.toFixed(1)}, longest ${longestPause.toFixed(1)} ms)`)
+    }
     assert.equal(failed, 0)
     assert.ok(allowed <= bound, 'more than the quota for each time it was emptied, and what instances give by themselves')
-    for (const { longest, lag } of told) assert.ok(longest <= 50 + 2 * lag + 10, `somebody waited ${Math.round(longest)} ms`)
+    for (const { longestWait } of told) assert.ok(longestWait <= 50, `somebody waited ${longestWait} ms for Redis`)
     assert.ok(waited > 0, 'nobody was on the way: nothing was shown')
     // Twenty under way in each instance, and the door closed for all of them at once: three times a round it can happen.
     assert.ok(waited <= instances * 20 * 3 * rounds + instances * 20, 'somebody waited twice')

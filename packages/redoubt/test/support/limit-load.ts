@@ -1,9 +1,9 @@
 import { createSecretKey } from 'node:crypto'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
 import { openLimits } from '../../src/limits.ts'
 import { openRedis } from '../../src/redis.ts'
 import { limitOf } from '../contracts/counters.ts'
+import { watchPauses } from './pauses.ts'
 
 /** One instance under load, twenty asking at a time; tells what became of it. */
 type Settings = { readonly url: string; readonly secret: string; readonly key: string; readonly quota: number; readonly away: number; readonly timeout: number; readonly tries?: number; readonly seconds?: number }
@@ -12,9 +12,8 @@ const redis = openRedis({ url, name: 'sample', timeout, connectTimeout: Math.max
 await redis.tried
 const limits = openLimits({ shared: { redis, secret: createSecretKey(Buffer.from(secret, 'hex')), prefix: 'sample' } })
 const limit = limitOf(quota, { away, window: 3_600_000 })
-const told = { decisions: 0, allowed: 0, failed: 0, waited: 0, longest: 0, lag: 0 }
-const delay = monitorEventLoopDelay({ resolution: 5 })
-delay.enable()
+const told = { decisions: 0, allowed: 0, failed: 0, waited: 0, longest: 0, paused: 0, atWork: 0, longestWait: 0, usualPause: 0, longestPause: 0 }
+const pauses = watchPauses()
 process.send?.('working')
 const until = seconds === undefined ? Infinity : performance.now() + seconds * 1000
 let left = tries
@@ -24,12 +23,15 @@ await Promise.all(Array.from({ length: 20 }, async () => {
     const started = performance.now()
     try {
       const decision = await limits.take([{ limit, key, cost: 1 }])
-      const took = performance.now() - started
+      const ended = performance.now()
+      const took = ended - started
       told.decisions++
       if (decision.allowed) told.allowed++
-      if (decision.by === 'memory' && took >= timeout * 0.9) {
-        told.waited++
-        told.longest = Math.max(told.longest, took)
+      if (decision.by === 'memory' && took >= timeout * 0.9) told.waited++
+      if (took > told.longestWait) {
+        const { paused, atWork } = pauses.within(started, ended)
+        told.longestWait = Math.max(told.longestWait, took - paused)
+        if (took > told.longest) Object.assign(told, { longest: took, paused, atWork })
       }
     } catch {
       told.failed++
@@ -39,5 +41,5 @@ await Promise.all(Array.from({ length: 20 }, async () => {
   }
 }))
 redis.close()
-told.lag = delay.max / 1e6
+;({ usual: told.usualPause, longest: told.longestPause } = pauses.stop())
 process.send?.(told, () => process.disconnect())
