@@ -127,3 +127,26 @@ test('a value asked for near its end is loaded anew beside the answer; one that 
   assert.deepEqual(await cache.find(['a']), [{ of: 'second' }])
   assert.equal(loads.length, 3)
 })
+
+test('what one turn asks for is loaded in pages, two at a time, and does not hold up what the next turn asks for', async () => {
+  const { cache, loads, begun } = byHand()
+  const names = Array.from({ length: 20_000 }, (_, n) => `n${n}`)
+  const many = cache.find(names)
+  await begun()
+  assert.deepEqual(loads.map(({ queries }) => queries.length), [4096, 4096])
+  const one = cache.find(['one'])
+  await begun()
+  assert.deepEqual(loads[2]?.queries, ['one'])
+  loads[2]?.answer([{ of: 'one' }])
+  assert.deepEqual(await one, [{ of: 'one' }])
+  let answered = 0
+  for (const turn of [0, 1, 3, 4, 5]) {
+    const load = loads[turn]
+    answered += load?.queries.length ?? 0
+    load?.answer((load?.queries ?? []).map((of) => ({ of })))
+    await begun()
+    assert.ok(loads.length - 1 <= Math.min(5, [0, 1, 3, 4, 5].indexOf(turn) + 3), 'never more than two under way')
+  }
+  assert.equal(answered, 20_000)
+  assert.deepEqual((await many).map((value) => value?.of), names)
+})

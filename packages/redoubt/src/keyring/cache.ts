@@ -52,6 +52,11 @@ const sweepEvery = 60_000
 const tryAgain = 30_000
 /** Statements stay of a bounded size. */
 const batchSize = 4096
+/**
+ * Statements at a time for what one turn asked for: all at once, those behind the first of a small pool waited for a
+ * connection until its time was up, from some 16,000 keys on.
+ */
+const batchesAtOnce = 2
 
 /**
  * A bounded cache in which N askers of the same thing share one load, and those of different things share one
@@ -131,9 +136,13 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
   }
 
   function flushAll(): void {
-    const all = waiting
+    const [all, ours] = [waiting, flights]
     waiting = []
-    for (let at = 0; at < all.length; at += batchSize) void flush(all.slice(at, at + batchSize), flights)
+    let at = 0
+    async function lane(): Promise<void> {
+      while (at < all.length) await flush(all.slice(at, (at += batchSize)), ours)
+    }
+    for (let n = 0; n < batchesAtOnce; n++) void lane()
   }
 
   function board(id: string, query: Q): Promise<V | undefined> {
