@@ -76,6 +76,7 @@ const words: Readonly<Partial<Record<Refused['code'], readonly [heading: string,
   forbidden: ['Not for this account', 'Your account may not see this page.'],
   not_found: ['Not found', 'There is no such thing here, or it is gone.'],
   invalid_input: ['Something in the form is not right', 'Go back and look through what you filled in.'],
+  malformed_request: ['Your browser sent something that is not taken here', 'Delete the cookies of this site and of others under the same name in your browser, and sign in again.'],
   busy: ['Please wait a moment', 'Many people are signing in just now. Try again in a few seconds.'],
 }
 
