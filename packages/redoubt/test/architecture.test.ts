@@ -120,6 +120,7 @@ test('the doors have teeth', () => {
     ['http.ts', 'process.exit(1)'],
     ['http.ts', "process.stdout.write('x')"],
     ['http.ts', "import { execFile } from 'node:child_process'"],
+    ['tokens.ts', "import { Worker } from 'node:worker_threads'"],
     ['limits.ts', "import { createClient } from 'redis'"],
   ]
   for (const [path, text] of outside) assert.notEqual(doorFindings(planted(path, text)).length, 0, `${path}: ${text}`)

@@ -1,12 +1,13 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
-import { hash as argon2, parseOptions, verify as argon2Verify } from '@node-rs/argon2'
+import { parseOptions } from '@node-rs/argon2'
 import { framed, newId } from '../bytes.ts'
 import { Refusal } from '../errors.ts'
 import type { IndexKey, Keyring } from '../keyring.ts'
 import { kernelTables } from '../tables/kernel.ts'
 import { lane } from './password-lane.ts'
 import { brokenRule, passwordLength } from './password-rules.ts'
+import { hashApart, verifyApart } from './password-threads.ts'
 
 export { passwordLength } from './password-rules.ts'
 
@@ -43,11 +44,13 @@ export type Passwords = {
    * @throws Refusal busy
    */
   verify(stored: { readonly account: string; readonly hash: string } | undefined, password: string): Promise<'right' | 'outdated' | 'wrong'>
+  /** Work that ends in a `verify`, and is refused before it begins where that would be. @throws Refusal busy */
+  room<T>(work: () => Promise<T>): Promise<T>
 }
 
 /**
- * Passwords by argon2id, off the main thread and behind a bounded queue: 19 MiB a hash and all cores would
- * otherwise be anybody's to take who can reach the sign-in.
+ * Passwords by argon2id, on threads of their own that yield to all else, and behind a bounded queue: 19 MiB a hash and
+ * all cores would otherwise be anybody's to take who can reach the sign-in.
  *
  * What argon2id hashes is HMAC-SHA-256(key, account and password), under a key that the database does not have: a
  * stolen table cannot be tried against a list of passwords, and a hash moved to another account's row is nobody's.
@@ -65,8 +68,8 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
   }
   if (!(memoryCost >= 47_104 || (memoryCost >= 19_456 && timeCost >= 2))) throw new TypeError('openPasswords: weaker than OWASP recommends (m=19456,t=2 or m=47104,t=1)')
   const parameters = { algorithm: argon2id, memoryCost, timeCost, parallelism }
-  const run = lane(concurrency, queue)
-  const dummy = { account: newId(), phc: await argon2(randomBytes(32), parameters) }
+  const { room, run } = lane(concurrency, queue)
+  const dummy = { account: newId(), phc: await hashApart(randomBytes(32), parameters) }
 
   async function newestKey(): Promise<IndexKey> {
     const [newest] = await keyring.indexKeys(keyPlace.table, keyPlace.column)
@@ -76,7 +79,7 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
 
   async function make(account: string, normal: string): Promise<string> {
     const key = await newestKey()
-    return `${key.version}${await run(() => argon2(keyed(key, account, normal), parameters))}`
+    return `${key.version}${await run(() => hashApart(keyed(key, account, normal), parameters))}`
   }
 
   function isOutdated(phc: string): boolean {
@@ -85,6 +88,7 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
   }
 
   return Object.freeze<Passwords>({
+    room,
     async hash(account, password, { personal = [] } = {}) {
       refuseWeak(password, personal)
       return make(account, password.normalize('NFC'))
@@ -99,7 +103,7 @@ export async function openPasswords(keyring: Pick<Keyring, 'indexKeys'>, options
       const [, version, phc = dummy.phc] = /^(\d{1,3})(\$.*)$/s.exec(stored?.hash ?? '') ?? []
       const key = keys.find((one) => String(one.version) === version)
       const known = stored !== undefined && key !== undefined && normal !== ''
-      const right = await run(() => argon2Verify(known ? phc : dummy.phc, keyed(key ?? newest, stored?.account ?? dummy.account, normal)))
+      const right = await run(() => verifyApart(known ? phc : dummy.phc, keyed(key ?? newest, stored?.account ?? dummy.account, normal)))
       if (!right || !known) return 'wrong'
       return key.version !== newest.version || isOutdated(phc) ? 'outdated' : 'right'
     },

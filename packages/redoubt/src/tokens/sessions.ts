@@ -108,8 +108,10 @@ function lookupStatement(indexes: readonly BlindIndex[], realm: Realm): Statemen
 export async function checkPassword(identity: Identity, visitor: Visitor, given: { readonly indexes: readonly BlindIndex[]; readonly password: string }): Promise<Account> {
   const { gate, passwords, emit } = identity
   const caller = systemCaller('sign-in', identity.tenant, visitor)
-  const [found] = await transaction.one(gate, caller, 'auth.sign_in', lookupStatement(given.indexes, identity.realm))
-  const answer = await passwords.verify(found === undefined ? undefined : { account: found.id, hash: found.password_hash }, given.password)
+  const { found, answer } = await passwords.room(async () => {
+    const [row] = await transaction.one(gate, caller, 'auth.sign_in', lookupStatement(given.indexes, identity.realm))
+    return { found: row, answer: await passwords.verify(row === undefined ? undefined : { account: row.id, hash: row.password_hash }, given.password) }
+  })
   const right = answer !== 'wrong'
   if (found === undefined || !right || found.status !== 'active') {
     const about = found === undefined ? {} : { resource: { type: 'user', id: found.id } }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { test } from 'node:test'
 import { createSecretKey, randomBytes, randomUUID } from 'node:crypto'
@@ -87,6 +88,40 @@ test('a full queue refuses with a time to come back, and the loop stays free', a
   for (const error of refused) assert.ok(error instanceof Refusal && error.code === 'busy' && (error.retryAfter ?? 0) >= 1)
   assert.equal(await small.verify(undefined, 'some password'), 'wrong', 'the lane is free again')
   assert.ok(delay.percentile(50) / 1e6 < 15, `median loop delay ${delay.percentile(50) / 1e6} ms`)
+})
+
+test('a burst beyond the queue is refused before it has cost anything, and what waits begins when its turn comes near', async () => {
+  const small = await openPasswords(keyring, { concurrency: 1, queue: 4 })
+  let [begun, atOnce, most] = [0, 0, 0]
+  const work = async (): Promise<string> => {
+    begun++
+    most = Math.max(most, ++atOnce)
+    const answer = await small.verify(undefined, 'some password')
+    atOnce--
+    return answer
+  }
+  const results = await Promise.allSettled(Array.from({ length: 50 }, () => small.room(work)))
+  const refused = results.filter((result) => result.status === 'rejected').map((result) => result.reason as unknown)
+  assert.ok(refused.every((error) => error instanceof Refusal && error.code === 'busy' && (error.retryAfter ?? 0) >= 1))
+  // Some of them may come when the first are done already.
+  assert.ok(begun >= 5 && begun < 20 && begun + refused.length === 50, `${begun} begun`)
+  assert.equal(most, 2, 'one is hashed, the next looks up its account')
+  assert.equal(await small.room(work), 'wrong', 'there is room again')
+})
+
+test('a work in the room that fails gives its place back', async () => {
+  const one = await openPasswords(keyring, { concurrency: 1, queue: 1 })
+  for (let i = 0; i < 5; i++) await assert.rejects(one.room(() => Promise.reject(new Error('failed'))), /failed/)
+  assert.equal(await one.room(() => Promise.resolve('done')), 'done')
+})
+
+test('passwords are hashed on a thread of lower priority than the event loop', { skip: process.platform !== 'linux' }, async () => {
+  await passwords.verify(undefined, 'some password')
+  // proc(5): nice is the 19th field, the 17th behind the name.
+  const nice = (task: string): string | undefined => readFileSync(`/proc/self/task/${task}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')[16]
+  const own = nice(String(process.pid))
+  assert.ok(readdirSync('/proc/self/task').some((task) => nice(task) === String(Math.max(10, Number(own)))))
+  assert.notEqual(own, '10')
 })
 
 test('a hash that fails gives its place back', async () => {

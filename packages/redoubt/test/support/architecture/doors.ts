@@ -23,7 +23,8 @@ export const packageDoors: readonly (readonly [name: RegExp, may: Place, who: st
   [/^@nestjs(\/|$)/, isApp, 'the apps'],
   [/^node:https?2?$|^https?2?$/, either(heads('http', 'log', 'metrics', 'health', 'verify'), (path) => path.startsWith('packages/redoubt/src/kms/'), hands), 'the edge, the hands, and kms/* as a client of its key service'],
   [/^node:async_hooks$/, heads('log'), 'log.ts: the request id of a line and nothing else is ambient'],
-  [/^(node:)?(child_process|cluster|worker_threads)$/, hands, 'the hands'],
+  [/^(node:)?(child_process|cluster)$/, hands, 'the hands'],
+  [/^(node:)?worker_threads$/, either(hands, file('tokens/password-threads.ts', 'tokens/password-thread.ts')), 'the hands, and the hashing of passwords'],
   [/^(node:)?(vm|inspector|repl|wasi)$/, () => false, 'nobody'],
 ]
 
