@@ -2,8 +2,7 @@ import { createHash } from 'node:crypto'
 import { ErrorReply } from '@redis/client'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
-import { connectRedis, probe, reasonOf, type Connection } from './redis/connection.ts'
-import { openDeadline } from './redis/deadline.ts'
+import { connectRedis, probe, reasonOf, within, type Connection } from './redis/connection.ts'
 
 /** A script and the name Redis knows it by. */
 export type Script = { readonly text: string; readonly sha: string }
@@ -65,7 +64,7 @@ export function openRedis(options: { readonly url: string; readonly name: string
   const timeout = bounded('timeout', options.timeout ?? 50, 1, 10_000)
   const connectTimeout = bounded('connectTimeout', options.connectTimeout ?? 1_000, 10, 60_000)
 
-  const deadline = openDeadline(Math.max(timeout - timerSlack, 1))
+  const deadline = Math.max(timeout - timerSlack, 1)
   let connection: Connection | undefined
   let state: 'up' | 'down' = 'down'
   let since = performance.now()
@@ -132,7 +131,7 @@ export function openRedis(options: { readonly url: string; readonly name: string
   function inTime(script: Script, asked: (to: Connection) => Promise<unknown>, rest: () => readonly string[]): Promise<unknown> {
     const to = connection
     if (state !== 'up' || to === undefined) return Promise.reject(new Refusal('redis_unavailable'))
-    return deadline.within(asked(to).catch((error: unknown) => {
+    return within(deadline, asked(to).catch((error: unknown) => {
       if (error instanceof ErrorReply && error.message.startsWith('NOSCRIPT')) return to.send(['EVAL', script.text, ...rest()])
       throw error
     })).catch((error: unknown) => {

@@ -1,6 +1,5 @@
 import { createClient, ErrorReply } from '@redis/client'
 import { Refusal } from '../errors.ts'
-import { within } from './deadline.ts'
 
 /** One connection. It never reconnects by itself: redis.ts decides when, and what is told meanwhile. */
 export type Connection = {
@@ -95,6 +94,27 @@ export async function probe(connection: Connection, name: string, timeout: numbe
   const started = performance.now()
   await within(timeout, connection.send(['SET', `${name}:probe`, '1', 'PX', '10000']), 'silent')
   return performance.now() - started
+}
+
+/**
+ * The result, or a refusal after the time.
+ * @param word what the refusal says: `timeout`, or `silent` for a server that is given up
+ */
+export function within<T>(milliseconds: number, work: Promise<T>, word = 'timeout'): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    // A loop that was held up runs its timers before it reads what has arrived meanwhile: that must not look like an outage.
+    const late = setTimeout(() => setImmediate(() => reject(new Refusal('redis_unavailable', { detail: word }))), milliseconds)
+    work.then(
+      (value) => {
+        clearTimeout(late)
+        resolve(value)
+      },
+      (error: unknown) => {
+        clearTimeout(late)
+        reject(error instanceof Error ? error : new Error('redis: the driver threw something else than an error'))
+      },
+    )
+  })
 }
 
 /** Why, in one word: the first of an error reply, the code of a socket error, or ours. Never the message, which may repeat what was sent. */
