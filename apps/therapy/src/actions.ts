@@ -21,6 +21,7 @@ export const actions = {
   ...administrationActions,
   'auth.administrator_sought': { audited: false },
   'auth.administrator_created': { audited: true, keep: 'change', purpose: 'administration' },
+  'auth.administrator_recovered': { audited: true, keep: 'change', purpose: 'administration' },
   'auth.administrator_renewed': { audited: true, keep: 'change', purpose: 'administration' },
   'audit.queried': { audited: true, purpose: 'oversight' },
   ...controlActions,

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { newId } from 'redoubt/bytes'
 import { systemCaller, type Caller, type Visitor } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
+import { putMail } from 'redoubt/outbox'
 import { claimEmail } from 'redoubt/tokens/accounts'
 import { canonicalEmail } from 'redoubt/tokens/sessions'
 import { transaction } from 'redoubt/transaction'
@@ -54,6 +55,26 @@ export async function renewAdministrator(app: App, visitor: Visitor, address: st
   await transaction(app.db, caller, { action: 'auth.administrator_renewed', resource: { type: 'user', id } }, async (tx) => {
     await tx.query({ text: 'select guard.renew_enrolment($1, $2, $3)', values: [id, password_hash, role] })
   })
+  return { id, password }
+}
+
+/**
+ * Where nobody else administers and could ask for it: an account that administers or audits begins anew though it has a
+ * second factor. Its factors, recovery codes and sessions are gone at once, and its owner is told by mail.
+ * @throws Refusal not_found where no such account has the address; invalid_input when the address is none
+ */
+export async function recoverAdministrator(app: App, visitor: Visitor, address: string): Promise<Begun> {
+  const { email: given, indexes, caller } = await sought(app, visitor, address)
+  const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_administrator($1) as id', values: [indexes] })
+  const id = known?.id ?? null
+  if (id === null) throw new Refusal('not_found', { detail: 'no account that administers or audits and is not suspended has this address' })
+  const password = passwordToBegin()
+  const password_hash = await app.passwords.hash(id, password, { personal: [given] })
+  await transaction(app.db, caller, { action: 'auth.administrator_recovered', resource: { type: 'user', id } }, async (tx) => {
+    await tx.query({ text: 'select guard.recover_administrator($1, $2)', values: [id, password_hash] })
+    await putMail(app.columns, tx, { id: newId(), topic: 'administrator_recovered', user: id })
+  })
+  app.emit({ type: 'auth.factor_reset', requestId: visitor.requestId, actor: id, step: 'applied' })
   return { id, password }
 }
 

@@ -2,7 +2,7 @@ import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { UsageProblem } from 'redoubt/cli/io'
 import { Refusal } from 'redoubt/errors'
-import { createAdministrator, renewAdministrator } from './administrators.ts'
+import { createAdministrator, recoverAdministrator, renewAdministrator } from './administrators.ts'
 import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
 import type { App } from './app.ts'
 import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
@@ -19,6 +19,9 @@ const help = `npm run therapy -- <command>
   create-auditor <e-mail>     the same for one that reads the record
       --new-password          for such an account that exists and has no second factor yet: it begins anew, with another
                               password and another day; what began before ends. Stands in the record
+  recover-admin <e-mail>      for one that administers or audits, lost the second factor or the password, and has nobody
+                              else who could ask for their recovery: all of it is gone at once, it begins anew as above,
+                              and its owner is told by mail. Stands in the record
   api-client create <name> <scopes> [<networks>]
                               makes an API client and prints its id and secret, this once; scopes and networks are
                               comma-separated, scopes: ${scopes.join(', ')}
@@ -59,6 +62,15 @@ function workOf(words: readonly string[]): Work {
         service: async (app) => {
           const { id, password } = await (again ? renewAdministrator : createAdministrator)(app, visitor, address, role)
           return `${again ? 'begins anew: ' : 'created '}${id}\npassword to begin with, shown this once: ${password}`
+        },
+      }
+    }
+    case 'recover-admin': {
+      const address = oneAddress(command, rest)
+      return {
+        service: async (app) => {
+          const { id, password } = await recoverAdministrator(app, visitor, address)
+          return `begins anew, without a second factor and signed out everywhere: ${id}\npassword to begin with, shown this once: ${password}`
         },
       }
     }

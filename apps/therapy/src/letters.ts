@@ -72,6 +72,8 @@ async function envelopeOf(writer: Writer, due: Due, account: { readonly id: stri
       return own(mailTexts.factorReset((await payloadOf(writer, due))['at'] ?? ''))
     case 'factors_reset':
       return own(mailTexts.factorsReset(due.created_at))
+    case 'administrator_recovered':
+      return own(mailTexts.administratorRecovered(due.created_at))
     case 'new_device':
       return own(mailTexts.newDevice(due.created_at, (await payloadOf(writer, due))['device'] ?? 'Unknown device'))
     default:

@@ -64,6 +64,10 @@ export const mailTexts = {
     subject: 'Your second step was removed',
     text: `Hello,\n\non ${when(at)} the second step of your sign-in and your recovery codes were removed, as was asked. Other devices were signed out. Set up a new second step now.\n\nIt was not you? Ask for a new password at once, and call us.${sign}`,
   }),
+  administratorRecovered: (at: Date): Text => ({
+    subject: 'Your account begins anew',
+    text: `Hello,\n\non ${when(at)} whoever operates this service removed the password, the second step and the recovery codes of your account, and signed it out everywhere. They have the password to begin with.\n\nYou did not ask them to? Call them at once.${sign}`,
+  }),
 } as const
 
 function when(at: Date): string {

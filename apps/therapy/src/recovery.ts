@@ -42,6 +42,24 @@ export function recoveryRoutes(app: App): readonly Route[] {
         return { status: 'accepted' as const }
       },
     }),
+    ...forgottenRoutes(app),
+    route({
+      method: 'POST', path: '/api/auth/email/undo', tags: ['auth'], summary: 'Take a change of address back, with the token that was mailed to the former one; ends every session and voids the password',
+      access: 'public', body: z.strictObject({ token: handle }), answer: z.object({ status: z.literal('restored') }), refuses: ['code_refused', 'already_exists'],
+      handle: async ({ visitor, body }) => {
+        await restoreEmail(app, visitor, body.token)
+        return { status: 'restored' as const }
+      },
+    }),
+  ]
+}
+
+/**
+ * Passwords that were forgotten. Of whoever administers a code is mailed only while another administrator's request for
+ * their recovery holds; the answer is the same.
+ */
+export function forgottenRoutes(app: App): readonly Route[] {
+  return [
     route({
       method: 'POST', path: '/api/auth/password/forgot', tags: ['auth'], summary: 'Ask for a code to set a new password. The answer is the same whether or not the address has an account; the code goes there by mail',
       access: 'public', body: z.strictObject({ email }), answer: accepted, status: 202, refuses: ['too_many_requests'],
@@ -53,14 +71,6 @@ export function recoveryRoutes(app: App): readonly Route[] {
       handle: async ({ visitor, body }) => {
         await setForgotten(app, visitor, { handle: body.request, digits: body.code }, body.password)
         return { status: 'changed' as const }
-      },
-    }),
-    route({
-      method: 'POST', path: '/api/auth/email/undo', tags: ['auth'], summary: 'Take a change of address back, with the token that was mailed to the former one; ends every session and voids the password',
-      access: 'public', body: z.strictObject({ token: handle }), answer: z.object({ status: z.literal('restored') }), refuses: ['code_refused', 'already_exists'],
-      handle: async ({ visitor, body }) => {
-        await restoreEmail(app, visitor, body.token)
-        return { status: 'restored' as const }
       },
     }),
   ]

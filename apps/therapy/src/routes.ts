@@ -15,7 +15,7 @@ import { factorResetRoutes, factorRoutes } from './factor-routes.ts'
 import { noteRoutes } from './notes.ts'
 import { patientRoutes } from './patients.ts'
 import { recordRoutes } from './records.ts'
-import { recoveryRoutes } from './recovery.ts'
+import { forgottenRoutes, recoveryRoutes } from './recovery.ts'
 import { relationshipRoutes } from './relationships.ts'
 import { signInRoutes } from './sign-in.ts'
 import { profileRoutes, therapistRoutes } from './therapists.ts'
@@ -39,7 +39,7 @@ export function adminRoutesOf(app: App): readonly Route[] {
   const roles = ['admin', 'auditor', 'enrolment'] as const
   return [
     ...signInRoutes(app, roles), ...factorRoutes(app, roles), ...accountRoutes(app, roles),
-    ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app),
+    ...forgottenRoutes(app), ...adminRoutes(app), ...profileRoutes(app, ['admin', 'auditor']), ...factorResetRoutes(app), ...apiClientRoutes(app),
     keySetRoute(app.identity.tokens), cspReports('/csp-report', app.emit),
   ]
 }

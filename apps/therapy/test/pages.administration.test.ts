@@ -135,6 +135,23 @@ test('a lost second step is removed only with a fresh proof, and the removal can
   clean(at)
 })
 
+test('who administers and cannot sign in is told what to do, and asks for a code at that door', { skip }, async () => {
+  const root = await clinic.administrator()
+  const at = await site.visit('telephone')
+  const { page } = at
+  await page.goto(`${adminOrigin}/sign-in`)
+  await page.getByRole('link', { name: 'Lost your password or second step?' }).click()
+  await page.getByText('Ask another administrator').waitFor()
+  await site.picture(at, 'admin-forgotten')
+  await page.getByLabel('E-mail address').fill(root.email)
+  await page.getByRole('button', { name: 'Send me a code' }).click()
+  await page.waitForURL(`${adminOrigin}/forgotten/code`)
+  await page.getByText('If the address has an account that is being recovered').waitFor()
+  await site.picture(at, 'admin-forgotten-code')
+  assert.equal((await page.goto(`${adminOrigin}/take-back`))?.status(), 404)
+  clean(at)
+})
+
 test('an auditor reads the record, and changes nothing', { skip }, async () => {
   const auditor = await clinic.administrator('auditor')
   const at = await inside(auditor, 0)

@@ -65,6 +65,7 @@ begin
       when 'system.sign-in' then p_topic in ('new_device', 'factors_reset') and p_user is not null
       when 'system.second-factor' then p_topic in ('new_device', 'recovery_code_used') and p_user is not null
       when 'system.reset' then p_topic = 'password_changed' and p_user is not null
+      when 'system.create-admin' then p_topic = 'administrator_recovered' and p_user is not null
       when 'system.email-undo' then p_topic = 'email_restored' and p_user is not null
       when 'admin' then p_topic = 'factor_reset_requested' and p_user is not null or who.actor = p_user
       else who.actor = p_user end is true) or pg_catalog.cardinality(p_address) > 4 then
@@ -96,7 +97,8 @@ begin
 end $$;
 
 -- To whom a waiting message goes, asked when it is sent: the account as it is then. The worker reads no other account.
--- taken: the address of somebody who has just registered is another account's.
+-- A code for a new password goes to whoever administers only while their recovery holds (000015): a mailbox alone opens
+-- no account there. taken: the address of somebody who has just registered is another account's.
 create function guard.mail_recipient(p_id uuid)
 returns table (id uuid, tenant text, email_enc bytea, email_bidx bytea, status text, taken boolean)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -105,7 +107,7 @@ begin
   return query select u.id, u.tenant, u.email_enc, u.email_bidx, u.status,
       exists (select from redoubt.users v where v.id <> u.id and v.status <> 'pending' and pg_catalog.position(o.address_bidx, v.email_bidx) > 0)
     from redoubt.outbox o join redoubt.users u on u.id = o.user_id
-      or o.user_id is null and u.status = 'active' and u.realm = 'tenant' and pg_catalog.position(o.address_bidx, u.email_bidx) > 0
+      or o.user_id is null and u.status = 'active' and (u.realm = 'tenant' or guard.recovery_holds(u.id)) and pg_catalog.position(o.address_bidx, u.email_bidx) > 0
     where o.id = p_id and o.state = 'waiting' limit 1;
 end $$;
 
@@ -158,7 +160,7 @@ as $$
 declare
   whose uuid := guard.redeem_code(p_code, 'reset');
 begin
-  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1 where u.id = whose and u.status = 'active';
+  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1 where u.id = whose and u.status = 'active' and (u.realm = 'tenant' or guard.recovery_holds(u.id));
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;

@@ -94,6 +94,15 @@ begin
       and r.effective_at <= pg_catalog.now() and r.expires_at > pg_catalog.now());
 end $$;
 
+-- Whether an administrator's request has waited its time for this account, and nothing ended it since.
+create function guard.recovery_holds(p_user uuid) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from redoubt.factor_resets r where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null
+    and r.effective_at <= pg_catalog.now() and r.expires_at > pg_catalog.now());
+end $$;
+
 -- Removes all factors and recovery codes and ends all sessions. SQL injected into a sign-in gains nothing: what is due is due.
 create function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -112,6 +121,42 @@ begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_account and s.revoked_at is null;
 end $$;
 
+-- For the operator's command, where nobody else administers: the account begins anew, at once. What began before ends,
+-- a request for its recovery and the codes mailed under it too.
+create function guard.find_administrator(p_email_bidx bytea[]) returns uuid
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active');
+end $$;
+
+create function guard.recover_administrator(p_user uuid, p_password_hash text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'system.create-admin' or who.action <> 'auth.administrator_recovered' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform from redoubt.users u where u.id = p_user for no key update;
+  update redoubt.users u set password_hash = p_password_hash, password_changed_at = u.created_at, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+    where u.id = p_user and u.realm = 'platform' and u.status = 'active';
+  if not found then
+    raise exception using errcode = 'RD404', message = 'not found';
+  end if;
+  delete from redoubt.mfa_factors f where f.user_id = p_user;
+  delete from redoubt.recovery_codes c where c.user_id = p_user;
+  delete from redoubt.factor_tries t where t.user_id = p_user;
+  update redoubt.factor_resets r set cancelled_at = pg_catalog.now() where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+end $$;
+
+revoke all on function guard.recovery_holds(uuid), guard.find_administrator(bytea[]), guard.recover_administrator(uuid, text) from public;
+grant execute on function guard.find_administrator(bytea[]), guard.recover_administrator(uuid, text) to {app};
 revoke all on function guard.request_factor_reset(uuid, uuid, int), guard.cancel_factor_reset(uuid), guard.factor_was_used(),
   guard.factor_reset_due(uuid, bytea[]), guard.apply_factor_reset(uuid, bytea[]) from public;
 grant execute on function guard.request_factor_reset(uuid, uuid, int), guard.cancel_factor_reset(uuid), guard.factor_reset_due(uuid, bytea[]),

@@ -1895,6 +1895,21 @@ end $function$;
 alter function guard.factor_was_used() owner to {guard};
 grant execute on function guard.factor_was_used() to {owner};
 
+CREATE OR REPLACE FUNCTION guard.find_administrator(p_email_bidx bytea[])
+ RETURNS uuid
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (guard.caller()).role <> 'system.create-admin' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active');
+end $function$;
+alter function guard.find_administrator(p_email_bidx bytea[]) owner to {guard};
+grant execute on function guard.find_administrator(p_email_bidx bytea[]) to {app};
+
 CREATE OR REPLACE FUNCTION guard.find_unenrolled(p_email_bidx bytea[])
  RETURNS uuid
  LANGUAGE plpgsql
@@ -2225,7 +2240,7 @@ begin
   return query select u.id, u.tenant, u.email_enc, u.email_bidx, u.status,
       exists (select from redoubt.users v where v.id <> u.id and v.status <> 'pending' and pg_catalog.position(o.address_bidx, v.email_bidx) > 0)
     from redoubt.outbox o join redoubt.users u on u.id = o.user_id
-      or o.user_id is null and u.status = 'active' and u.realm = 'tenant' and pg_catalog.position(o.address_bidx, u.email_bidx) > 0
+      or o.user_id is null and u.status = 'active' and (u.realm = 'tenant' or guard.recovery_holds(u.id)) and pg_catalog.position(o.address_bidx, u.email_bidx) > 0
     where o.id = p_id and o.state = 'waiting' limit 1;
 end $function$;
 alter function guard.mail_recipient(p_id uuid) owner to {guard};
@@ -2451,6 +2466,7 @@ begin
       when 'system.sign-in' then p_topic in ('new_device', 'factors_reset') and p_user is not null
       when 'system.second-factor' then p_topic in ('new_device', 'recovery_code_used') and p_user is not null
       when 'system.reset' then p_topic = 'password_changed' and p_user is not null
+      when 'system.create-admin' then p_topic = 'administrator_recovered' and p_user is not null
       when 'system.email-undo' then p_topic = 'email_restored' and p_user is not null
       when 'admin' then p_topic = 'factor_reset_requested' and p_user is not null or who.actor = p_user
       else who.actor = p_user end is true) or pg_catalog.cardinality(p_address) > 4 then
@@ -2526,6 +2542,45 @@ begin
 end $function$;
 alter function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) owner to {guard};
 grant execute on function guard.record_key_usage(p_batch uuid, p_age_ms bigint, p_uses jsonb, p_calls jsonb) to {keys};
+
+CREATE OR REPLACE FUNCTION guard.recover_administrator(p_user uuid, p_password_hash text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  who guard.verified := guard.caller();
+begin
+  if who.role <> 'system.create-admin' or who.action <> 'auth.administrator_recovered' then
+    raise exception using errcode = 'RD403', message = 'forbidden';
+  end if;
+  perform from redoubt.users u where u.id = p_user for no key update;
+  update redoubt.users u set password_hash = p_password_hash, password_changed_at = u.created_at, enrol_until = pg_catalog.now() + interval '24 hours', version = u.version + 1
+    where u.id = p_user and u.realm = 'platform' and u.status = 'active';
+  if not found then
+    raise exception using errcode = 'RD404', message = 'not found';
+  end if;
+  delete from redoubt.mfa_factors f where f.user_id = p_user;
+  delete from redoubt.recovery_codes c where c.user_id = p_user;
+  delete from redoubt.factor_tries t where t.user_id = p_user;
+  update redoubt.factor_resets r set cancelled_at = pg_catalog.now() where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+end $function$;
+alter function guard.recover_administrator(p_user uuid, p_password_hash text) owner to {guard};
+grant execute on function guard.recover_administrator(p_user uuid, p_password_hash text) to {app};
+
+CREATE OR REPLACE FUNCTION guard.recovery_holds(p_user uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return exists (select from redoubt.factor_resets r where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null
+    and r.effective_at <= pg_catalog.now() and r.expires_at > pg_catalog.now());
+end $function$;
+alter function guard.recovery_holds(p_user uuid) owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.redeem_code(p_id uuid, p_purpose text)
  RETURNS uuid
@@ -2846,7 +2901,7 @@ AS $function$
 declare
   whose uuid := guard.redeem_code(p_code, 'reset');
 begin
-  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1 where u.id = whose and u.status = 'active';
+  update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1 where u.id = whose and u.status = 'active' and (u.realm = 'tenant' or guard.recovery_holds(u.id));
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;

@@ -16,7 +16,7 @@ import { frame } from './frame.ts'
 /** Seconds the browser keeps the handle: longer than the code lives, so that it can be said that it is over. */
 const kept = 3_600
 
-/** A forgotten password and a stolen address, by what was mailed. Nothing here tells who has an account. */
+/** A forgotten password, by what was mailed. Nothing here tells who has an account. */
 export function forgottenPages(app: App, service: string): readonly Route[] {
   const waiting = stepCookie(service, 'reset')
   return [
@@ -59,6 +59,12 @@ export function forgottenPages(app: App, service: string): readonly Route[] {
         }
       },
     }),
+  ]
+}
+
+/** A stolen address, by what was mailed to the former one. */
+export function takeBackPages(app: App): readonly Route[] {
+  return [
     page({ method: 'GET', path: '/take-back', summary: 'Take back a change of one’s address', access: 'public', handle: () => takeBackPage(app, undefined) }),
     page({
       method: 'POST', path: '/take-back', summary: 'Takes back a change of one’s address', access: 'public', form: z.strictObject({ token: z.string().max(200) }),
@@ -76,10 +82,23 @@ export function forgottenPages(app: App, service: string): readonly Route[] {
 }
 
 function askPage({ identity }: App, { email, wrong }: { readonly email?: string; readonly wrong?: string }): Html {
+  const form = html`<form method="post" action="/forgotten">${field({ name: 'email', label: 'E-mail address', type: 'email', autocomplete: 'username', value: email, marked: wrong !== undefined, focus: identity.realm === 'tenant' })}<button>Send me a code</button></form>`
+  if (identity.realm === 'platform') {
+    return frame(identity.realm, {
+      title: 'Cannot sign in', heading: 'Lost your password or your second step?', wrong,
+      content: html`<section class="card"><p>A mailbox alone opens no account here. A lost second step: use a recovery code when you sign in. Without one, or without your password:</p>
+<ol><li>Ask another administrator, in person or by telephone, to recover your account. You get a mail.</li>
+<li>After the delay that the mail names, and for seven days: have a code for a new password sent to you, below.</li>
+<li>Sign in with it. Your old second step is gone then; set up another one within a day.</li></ol>
+<p>Whoever still has their second step and uses it meanwhile ends all that. Is there no other administrator, ask whoever operates this service: there is a command for it.</p></section>
+<section class="card"><h2>A code for a new password</h2><p>It is sent only while your account is being recovered, after the delay.</p>${form}</section>
+<p class="beside"><a href="/sign-in">Back to signing in</a></p>`,
+    })
+  }
   return frame(identity.realm, {
     title: 'Forgotten password', wrong,
     content: html`<section class="card"><p>Tell us the address of your account. A code to choose a new password goes there.</p>
-<form method="post" action="/forgotten">${field({ name: 'email', label: 'E-mail address', type: 'email', autocomplete: 'username', value: email, marked: wrong !== undefined, focus: true })}<button>Send me a code</button></form></section>
+${form}</section>
 <p class="beside"><a href="/sign-in">Back to signing in</a></p>
 <p class="beside">Your address was changed, and not by you? <a href="/take-back">Take it back</a></p>`,
   })
@@ -88,9 +107,9 @@ function askPage({ identity }: App, { email, wrong }: { readonly email?: string;
 function resetPage({ identity }: App, { wrong, slips = {}, code }: { readonly wrong?: string; readonly slips?: Slips; readonly code?: string }): Html {
   return frame(identity.realm, {
     title: 'New password', heading: 'Choose a new password', wrong,
-    content: html`<section class="card"><p>If the address has an account, a code of eight digits is on its way there. It is good for ${codeMinutes} minutes.</p>
+    content: html`<section class="card"><p>${identity.realm === 'tenant' ? 'If the address has an account, a code' : 'If the address has an account that is being recovered, and the delay is over, a code'} of eight digits is on its way there. It is good for ${codeMinutes} minutes.</p>
 <form method="post" action="/forgotten/code">${mailedCodeField(slips['code'], code)}${newPasswordField(slips['password'], 'New password')}<button>Set the new password</button></form>
-<p class="fine">Every device is signed out by it. A second step of your sign-in stays.</p></section>
+<p class="fine">Every device is signed out by it. ${identity.realm === 'tenant' && 'A second step of your sign-in stays.'}</p></section>
 <p class="beside"><a href="/forgotten">Ask for a new code</a></p>`,
   })
 }

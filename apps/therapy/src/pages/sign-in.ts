@@ -99,6 +99,7 @@ function signInPage({ identity }: App, { email, wrong, told }: Shown, options: A
 </form>
 ${options !== undefined && passkeyForm({ action: '/sign-in/passkey', options, label: 'Sign in with a passkey', divider: 'or', fresh: '/api/auth/passkey/options' })}
 </section>
-${identity.realm === 'tenant' && html`<p class="beside"><a href="/forgotten">Forgotten password</a></p><p class="beside">New here? <a href="/register">Create an account</a></p>`}`,
+${identity.realm === 'tenant' && html`<p class="beside"><a href="/forgotten">Forgotten password</a></p><p class="beside">New here? <a href="/register">Create an account</a></p>`}
+${identity.realm === 'platform' && html`<p class="beside"><a href="/forgotten">Lost your password or second step?</a></p>`}`,
   })
 }

@@ -8,7 +8,7 @@ import { accountsPages } from './administration/accounts.ts'
 import { enrolmentPages } from './administration/enrolment.ts'
 import { recordPages } from './administration/record.ts'
 import { assetRoutes, refusedPage } from './frame.ts'
-import { forgottenPages } from './forgotten.ts'
+import { forgottenPages, takeBackPages } from './forgotten.ts'
 import { newFactorPages } from './new-factor.ts'
 import { pendingSignIn } from './pending.ts'
 import { registerPages } from './register.ts'
@@ -28,12 +28,12 @@ function ownPages(app: App, service: string, roles: Roles, settled: Roles): read
 /** Every page for patients and therapists, and the files they are made of. @param service prefix of its cookies */
 export function pageRoutes(app: App, service: string): readonly Route[] {
   const roles: Roles = ['patient', 'therapist']
-  return [...ownPages(app, service, roles, roles), ...registerPages(app, service), ...forgottenPages(app, service)]
+  return [...ownPages(app, service, roles, roles), ...registerPages(app, service), ...forgottenPages(app, service), ...takeBackPages(app)]
 }
 
 /** Every page of the administration. @param app with the browser, tokens and identity of that door */
 export function adminPageRoutes(app: App, service: string): readonly Route[] {
-  return [...ownPages(app, service, ['admin', 'auditor', 'enrolment'], ['admin', 'auditor']), ...enrolmentPages(app), ...accountsPages(app), ...recordPages(app)]
+  return [...ownPages(app, service, ['admin', 'auditor', 'enrolment'], ['admin', 'auditor']), ...forgottenPages(app, service), ...enrolmentPages(app), ...accountsPages(app), ...recordPages(app)]
 }
 
 /** How they are answered, by the modes of the controls. */

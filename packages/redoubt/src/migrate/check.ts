@@ -22,6 +22,7 @@ const kernelDefiners: readonly string[] = [
   'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',
   'guard.redeem_step_up', 'guard.enrol_factor', 'guard.confirm_factor', 'guard.remove_factor', 'guard.replace_recovery_codes', 'guard.end_recovery_codes', 'guard.forget_registrations',
   'guard.request_factor_reset', 'guard.cancel_factor_reset', 'guard.factor_was_used', 'guard.factor_reset_due', 'guard.apply_factor_reset',
+  'guard.recovery_holds', 'guard.find_administrator', 'guard.recover_administrator',
   'guard.open_client_session', 'guard.bound_api_client', 'guard.rotate_api_client', 'guard.revoke_api_client',
 ]
 

@@ -47,7 +47,7 @@ const deeds = {
     fits: ({ role }) => role === 'therapist', run: (app, caller, id) => verifyLicence(app, caller, id),
   },
   'factor-reset': {
-    name: 'Remove a lost second step', why: 'Only after you have made sure who asks. The person gets a mail and can end it; after the delay the password alone opens the account once, to set up a new second step.', note: 'The removal is asked for, and the person is told by mail. It takes effect after the delay.',
+    name: 'Remove a lost second step', why: 'Only after you have made sure who asks. The person gets a mail and can end it; after the delay the password alone opens the account once, to set up a new second step. Of an administrator or auditor who forgot the password it is the way too: from then on they can have a code for a new one mailed.', note: 'The removal is asked for, and the person is told by mail. It takes effect after the delay.',
     fits: confirmed, proof: true, run: async (app, caller, id, proof) => requestReset(app.factors, caller, { user: id, stepUp: await proven(app, caller, { action: resetPurpose, resource: id }, true, proof) }),
   },
   'factor-reset-cancel': {
