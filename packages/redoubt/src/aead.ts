@@ -28,13 +28,13 @@ function emptyPool(): void {
 }
 
 /**
- * Writes so many fresh random bytes, 64 at most, into `into` at `at`.
- * The bytes of 32 nonces are drawn at a time, and what is left is dropped at the end of the event loop's turn or after one
+ * Writes a fresh random nonce (96 bits) into `into` at `at`.
+ * Nonces are drawn 32 at a time, and what is left is dropped at the end of the event loop's turn or after one
  * second: a machine resumed twice from one snapshot would otherwise hand out the same nonces under the same key.
  */
-export function freshBytes(into: Buffer, at: number, length: number): void {
+export function freshNonce(into: Buffer, at: number): void {
   const now = Date.now()
-  if (used + length > poolBytes || now - filledAt >= poolMilliseconds || now < filledAt) {
+  if (used === poolBytes || now - filledAt >= poolMilliseconds || now < filledAt) {
     randomFillSync(pool)
     used = 0
     filledAt = now
@@ -43,13 +43,8 @@ export function freshBytes(into: Buffer, at: number, length: number): void {
       setImmediate(emptyPool).unref()
     }
   }
-  for (let i = 0; i < length; i++) into[at + i] = pool[used + i] ?? 0
-  used += length
-}
-
-/** Writes a fresh random nonce (96 bits) into `into` at `at`. */
-export function freshNonce(into: Buffer, at: number): void {
-  freshBytes(into, at, NONCE_BYTES)
+  for (let i = 0; i < NONCE_BYTES; i++) into[at + i] = pool[used + i] ?? 0
+  used += NONCE_BYTES
 }
 
 /**

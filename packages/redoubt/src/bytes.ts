@@ -17,8 +17,9 @@ function take(length: number): Buffer {
 }
 
 /**
- * Random bytes of the CSPRNG that need be unique and not secret: a salt, the id of a token. They come from memory (a
- * machine that was cloned while running may give some of them twice), so never a key, a nonce or a token.
+ * Random bytes of the CSPRNG that nobody can guess, where the same ones twice give nothing away: a salt, the id of a
+ * token. They come from memory (a machine that was cloned while running may give some of them twice), so never a key, a
+ * nonce or a token.
  * @param length at most 64
  */
 export function saltBytes(length: number): Buffer {

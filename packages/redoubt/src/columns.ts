@@ -155,16 +155,21 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
   async function openRows(witness: Witness, name: string, rows: readonly Row[]): Promise<readonly Row[]> {
     const of = shape(name)
     const ids = new Map<string, Buffer>()
+    let last: Buffer | undefined
     for (const row of rows) {
       for (const [column] of of.sealed) {
         const value = row[column]
         if (!Buffer.isBuffer(value)) continue
         const id = keyIdOf(value)
+        if (last?.equals(id) === true) continue
+        last = id
         ids.set(id.toString('hex'), id)
       }
     }
     const keys = ids.size === 0 ? new Map<string, DataKey>() : await keyring.byId([...ids.values()], witness.keyUser)
     const opened: Row[] = []
+    // Columns of a row, and often rows of a page, stand under one key.
+    let key: DataKey | undefined
     for (const row of rows) {
       const out: Record<string, unknown> = { ...row }
       let place: Omit<Place, 'column'> | undefined
@@ -180,7 +185,8 @@ export function openColumns<D extends Tables>(tables: D, keyring: Keyring): Colu
           place = placeOf(name, of, tables.service, row)
           witness.opened(place.subject)
         }
-        const key = keys.get(keyIdOf(value).toString('hex'))
+        const id = keyIdOf(value)
+        if (key === undefined || !id.equals(key.id)) key = keys.get(id.toString('hex'))
         const at = { ...place, column: declaredColumn.id }
         out[clear] = key === undefined ? await withoutKey(at, keep, declaredColumn) : openValue(key, at, keep, value)
       }

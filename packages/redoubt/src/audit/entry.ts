@@ -1,6 +1,5 @@
 import { createHmac, createSecretKey, timingSafeEqual } from 'node:crypto'
-import { freshBytes } from '../aead.ts'
-import { framed } from '../bytes.ts'
+import { framed, saltBytes } from '../bytes.ts'
 
 const saltLength = 16
 
@@ -20,8 +19,7 @@ function commitmentOf(salt: Buffer, fields: Readonly<Record<string, string>>): B
  */
 export function commitPersonal(address: string): { readonly clear: string; readonly commitment: Buffer } {
   if (address === '') throw new TypeError('commitPersonal: address must not be empty')
-  const salt = Buffer.allocUnsafe(saltLength)
-  freshBytes(salt, 0, saltLength)
+  const salt = saltBytes(saltLength)
   return { clear: JSON.stringify({ salt: salt.toString('base64url'), address }), commitment: commitmentOf(salt, { address }) }
 }
 
