@@ -2,8 +2,10 @@ import { hash } from 'node:crypto'
 import { systemCaller } from '../context.ts'
 import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
+import type { IndexKey } from '../keyring.ts'
 import { transaction } from '../transaction.ts'
-import { issueFor, signAhead } from './ahead.ts'
+import { isOf, issueFor, signAhead } from './ahead.ts'
+import type { Facts } from './ahead.ts'
 import { bindingKeys, isBound, sessionBinding } from './binding.ts'
 import { addressPrefix, agentHash } from './device.ts'
 import { familyHash, newSalt, readToken, successorOf, tokenHash } from './refresh-token.ts'
@@ -41,20 +43,23 @@ export async function refreshSession(
   const caller = systemCaller('refresh', identity.tenant, visitor)
   const family = familyHash(presented)
   const rotation = { family, presented: tokenHash(presented), next: tokenHash(next), salt, attempt, agent: agentHash(given.agent), prefix: addressPrefix(visitor.address) }
-  const [row, ahead] = await Promise.all([rotate(identity, visitor, rotation), signAhead(tokens, family)])
+  const [newest] = binding
+  if (newest === undefined) throw new Refusal('key_refused')
+  const bindingOf = (key: IndexKey, { actor: user, session, role, tenant }: Facts): Buffer => sessionBinding(key, { session, user, tenant, realm, enrolling: role === enrolmentRole, family })
+  const [row, ahead] = await Promise.all([rotate(identity, visitor, rotation), signAhead(tokens, family, (facts) => bindingOf(newest, facts))])
   if (row === undefined || row.outcome === 'unknown' || row.outcome === 'ended') {
     emit({ type: 'auth.refresh_refused', requestId, reason: row?.outcome === 'ended' ? 'ended' : 'unknown' })
     throw new Refusal('caller_refused')
   }
-  const { outcome, actor, session, role, tenant } = row
+  const { outcome, actor, session, role } = row
   if (outcome === 'reused') {
     emit({ type: 'auth.refresh_reused', requestId, actor, session })
     await transaction(gate, caller, { action: 'auth.refresh_reused', resource: { type: 'session', id: session } }, () => Promise.resolve())
     throw new Refusal('caller_refused')
   }
   // Whoever writes the database can name anybody in a row, with the hash of a token of theirs.
-  const bound = { session, user: actor, tenant, realm, enrolling: role === enrolmentRole, family }
-  if (!isBound(binding, row.binding, (key) => sessionBinding(key, bound))) {
+  const expected = ahead !== undefined && isOf(ahead, row) && row.binding?.equals(ahead.made) === true
+  if (!expected && !isBound(binding, row.binding, (key) => bindingOf(key, row))) {
     emit({ type: 'security.session_refused', requestId, actor, session })
     const refuse = { name: 'redoubt.refuse_session', text: 'select guard.refuse_session($1, $2)', values: [session, family] }
     await transaction(gate, caller, { action: 'auth.session_refused', resource: { type: 'session', id: session } }, (tx) => tx.query(refuse))
