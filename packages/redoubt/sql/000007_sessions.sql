@@ -68,27 +68,33 @@ end $$;
 -- `place` says which (from 1). What is not answered is asked of guard.refresh_session by itself.
 -- It waits for nobody: a row that somebody else holds is left out. Otherwise one locked row would hold up the others, and two
 -- that lock several rows in different order (this, and the end of all sessions of a person) would end as a deadlock.
--- One scan by the index for each, whatever the statistics said when the plan was made.
+-- What is looked for is the family alone, and users by their key: whatever the statistics said when the plan was made (a
+-- new table has none), no plan reads all sessions or all users. The rest is asked of the rows that are held by then.
 create function guard.refresh_sessions(
   p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds int
 ) returns table (place int, session uuid, actor uuid, role text, tenant text, binding bytea)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
-  free bytea[];
+  newest int[];
 begin
   if (guard.caller()).role <> 'system.refresh' or p_idle_seconds not between 60 and 2592000 or pg_catalog.cardinality(p_families) > 64 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  free := array(select s.refresh_family from redoubt.sessions s where s.refresh_family = any(p_families) for no key update skip locked);
+  with held as materialized (
+    select s.user_id, s.realm, s.refresh_hash, s.revoked_at, s.idle_expires_at, s.absolute_expires_at, pg_catalog.array_position(p_families, s.refresh_family) as n
+      from redoubt.sessions s where s.refresh_family = any(p_families) for no key update skip locked
+  )
+  select pg_catalog.array_agg(h.n) into newest from held h
+    where h.refresh_hash = p_presented[h.n] and h.realm = p_realm and h.revoked_at is null and h.idle_expires_at > pg_catalog.now()
+      and h.absolute_expires_at > pg_catalog.now() and (select u.status from redoubt.users u where u.id = h.user_id) = 'active';
   return query update redoubt.sessions s
     set refresh_hash = p_next[g.n], previous_hash = p_presented[g.n], successor_salt = p_salts[g.n], attempt_hash = p_attempts[g.n], agent_hash = p_agents[g.n],
       address_prefix = p_prefixes[g.n], generation = s.generation + 1, rotated_at = pg_catalog.clock_timestamp(), last_used_at = pg_catalog.clock_timestamp(),
       idle_expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_idle_seconds)
-    from pg_catalog.unnest(p_families) with ordinality g (family, n), redoubt.users u
-    where s.refresh_family = g.family and g.family = any(free) and s.refresh_hash = p_presented[g.n] and s.realm = p_realm and s.revoked_at is null
-      and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
-    returning g.n::int, s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, s.binding;
+    from pg_catalog.unnest(newest) g (n)
+    where s.refresh_family = p_families[g.n]
+    returning g.n, s.id, s.user_id, case when s.enrolling then 'enrolment' else (select u.role from redoubt.users u where u.id = s.user_id) end, s.tenant, s.binding;
 end $$;
 
 -- Ends a session whose row is not the one that was bound, for whoever showed a token of it.

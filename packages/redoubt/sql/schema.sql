@@ -2686,20 +2686,25 @@ CREATE OR REPLACE FUNCTION guard.refresh_sessions(p_realm text, p_families bytea
  SET enable_mergejoin TO 'off'
 AS $function$
 declare
-  free bytea[];
+  newest int[];
 begin
   if (guard.caller()).role <> 'system.refresh' or p_idle_seconds not between 60 and 2592000 or pg_catalog.cardinality(p_families) > 64 then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  free := array(select s.refresh_family from redoubt.sessions s where s.refresh_family = any(p_families) for no key update skip locked);
+  with held as materialized (
+    select s.user_id, s.realm, s.refresh_hash, s.revoked_at, s.idle_expires_at, s.absolute_expires_at, pg_catalog.array_position(p_families, s.refresh_family) as n
+      from redoubt.sessions s where s.refresh_family = any(p_families) for no key update skip locked
+  )
+  select pg_catalog.array_agg(h.n) into newest from held h
+    where h.refresh_hash = p_presented[h.n] and h.realm = p_realm and h.revoked_at is null and h.idle_expires_at > pg_catalog.now()
+      and h.absolute_expires_at > pg_catalog.now() and (select u.status from redoubt.users u where u.id = h.user_id) = 'active';
   return query update redoubt.sessions s
     set refresh_hash = p_next[g.n], previous_hash = p_presented[g.n], successor_salt = p_salts[g.n], attempt_hash = p_attempts[g.n], agent_hash = p_agents[g.n],
       address_prefix = p_prefixes[g.n], generation = s.generation + 1, rotated_at = pg_catalog.clock_timestamp(), last_used_at = pg_catalog.clock_timestamp(),
       idle_expires_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_idle_seconds)
-    from pg_catalog.unnest(p_families) with ordinality g (family, n), redoubt.users u
-    where s.refresh_family = g.family and g.family = any(free) and s.refresh_hash = p_presented[g.n] and s.realm = p_realm and s.revoked_at is null
-      and s.idle_expires_at > pg_catalog.now() and s.absolute_expires_at > pg_catalog.now() and u.id = s.user_id and u.status = 'active'
-    returning g.n::int, s.id, s.user_id, case when s.enrolling then 'enrolment' else u.role end, s.tenant, s.binding;
+    from pg_catalog.unnest(newest) g (n)
+    where s.refresh_family = p_families[g.n]
+    returning g.n, s.id, s.user_id, case when s.enrolling then 'enrolment' else (select u.role from redoubt.users u where u.id = s.user_id) end, s.tenant, s.binding;
 end $function$;
 alter function guard.refresh_sessions(p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds integer) owner to {guard};
 grant execute on function guard.refresh_sessions(p_realm text, p_families bytea[], p_presented bytea[], p_next bytea[], p_salts bytea[], p_attempts bytea[], p_agents bytea[], p_prefixes text[], p_idle_seconds integer) to {app};
