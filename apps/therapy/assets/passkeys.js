@@ -81,3 +81,42 @@ for (const form of supported ? document.querySelectorAll('form[data-passkey]') :
   setInterval(() => button.disabled || document.hidden || offer(), goodFor)
   document.addEventListener('visibilitychange', () => button.disabled || document.hidden || offer())
 }
+
+// A fresh proof within another form: the question is made for that one thing, and only when it is asked for.
+for (const box of supported ? document.querySelectorAll('[data-step-up]') : []) {
+  const { form } = box.querySelector('button')
+  const code = form.querySelector('input[name=proof]:not([type=hidden])')
+  const field = box.querySelector('input')
+  const button = box.querySelector('button')
+  const status = box.querySelector('[role=status]')
+
+  function turn(toPasskey) {
+    code.disabled = toPasskey
+    field.disabled = !toPasskey
+    button.disabled = toPasskey
+  }
+
+  box.hidden = false
+  button.addEventListener('click', async () => {
+    turn(true)
+    // All the other fields have to be there first.
+    if (!form.reportValidity()) return turn(false)
+    status.textContent = 'Your browser asks for the passkey …'
+    try {
+      const headers = { 'Content-Type': 'application/json', 'X-CSRF-Token': form.elements.namedItem('csrf_token').value }
+      const response = await fetch('/api/auth/step-up/options', { method: 'POST', headers, body: box.dataset.stepUp })
+      if (!response.ok) throw new Error('no question')
+      const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(await response.json())
+      field.value = JSON.stringify((await navigator.credentials.get({ publicKey })).toJSON())
+      form.submit()
+    } catch {
+      status.textContent = 'No passkey was used. Try again, load the page anew, or use a code.'
+      turn(false)
+    }
+  })
+  window.addEventListener('pageshow', () => {
+    field.value = ''
+    status.textContent = ''
+    turn(false)
+  })
+}

@@ -16,8 +16,7 @@ import { digits, handle } from '../recovery.ts'
 import type { Asking } from './doors.ts'
 import { field, lookBelow, mailedCodeField, newPasswordField, passwordSlip, type Slips } from './field.ts'
 import { frame, token } from './frame.ts'
-import { proofField, proofInput, proven, saidOf } from './proof.ts'
-import { isGuarded } from './security.ts'
+import { orPasskey, proofBy, proofField, proofInput, proven, saidOf } from './proof.ts'
 
 const present = z.string().max(passwordLength.most)
 /** The proof is there for whoever has a second factor. */
@@ -115,18 +114,20 @@ function presentPassword(name: string, label: string): Html {
 }
 
 async function passwordPage(app: App, by: Asking, { wrong, slips = {} }: Shown): Promise<Html> {
+  const guard = await proofBy(app, by.caller)
   return frame(app.identity.realm, {
-    title: 'Change your password', by, here: '/account/security', wrong,
+    title: 'Change your password', by, here: '/account/security', wrong, passkeys: guard === 'passkey',
     content: html`<section class="card"><p>Your other devices are signed out by it, and a mail tells you of it.</p>
-<form method="post" action="/account/password">${token(by.csrf)}${presentPassword('old_password', 'Present password')}${newPasswordField(slips['password'], 'New password')}${(await isGuarded(app, by.caller)) && proofInput('proof', true)}<button>Change the password</button></form></section>`,
+<form method="post" action="/account/password">${token(by.csrf)}${presentPassword('old_password', 'Present password')}${newPasswordField(slips['password'], 'New password')}${guard !== 'password' && proofInput('proof', true)}<button>Change the password</button>${orPasskey(guard, { action: accountPurposes.password, resource: by.caller.actor })}</form></section>`,
   })
 }
 
 async function emailPage(app: App, by: Asking, { wrong, slips = {}, email }: Shown): Promise<Html> {
+  const guard = await proofBy(app, by.caller)
   return frame(app.identity.realm, {
-    title: 'Change your address', by, here: '/account/security', wrong,
+    title: 'Change your address', by, here: '/account/security', wrong, passkeys: guard === 'passkey',
     content: html`<section class="card"><p>A code goes to the new address. Once you have entered it, you sign in with that address. The former one gets a mail with which it can be taken back for ${undoDays} days.</p>
-<form method="post" action="/account/email">${token(by.csrf)}${field({ name: 'email', label: 'New e-mail address', type: 'email', autocomplete: 'email', value: email, slip: slips['email'] })}${presentPassword('password', 'Your password')}${(await isGuarded(app, by.caller)) && proofInput('proof', true)}<button>Send me a code</button></form></section>`,
+<form method="post" action="/account/email">${token(by.csrf)}${field({ name: 'email', label: 'New e-mail address', type: 'email', autocomplete: 'email', value: email, slip: slips['email'] })}${presentPassword('password', 'Your password')}${guard !== 'password' && proofInput('proof', true)}<button>Send me a code</button>${orPasskey(guard, { action: accountPurposes.email, resource: by.caller.actor })}</form></section>`,
   })
 }
 

@@ -11,7 +11,7 @@ import type { App } from '../../app.ts'
 import { idParams } from '../../fields.ts'
 import type { Asking } from '../doors.ts'
 import { token } from '../frame.ts'
-import { proofField, proofInput, proven, saidOf } from '../proof.ts'
+import { orPasskey, proofField, proofInput, proven, saidOf, type ProofBy } from '../proof.ts'
 
 type Deed = {
   readonly name: string
@@ -70,11 +70,11 @@ const all = Object.entries(deeds) as readonly [Name, Deed][]
 /** What is said once it is done. */
 export const notes = Object.fromEntries(all.map(([path, { note }]) => [path, note])) as Readonly<Record<Name, string>>
 
-/** The form of each thing that can be done to this account; none for one's own. */
-export function deedForms({ caller, csrf }: Asking, row: ListedAccount): Html | undefined {
+/** The form of each thing that can be done to this account; none for one's own. @param guard what its caller proves with */
+export function deedForms({ caller, csrf }: Asking, row: ListedAccount, guard: ProofBy): Html | undefined {
   const fitting = row.id === caller.actor ? [] : all.filter(([, { fits }]) => fits(row))
   if (fitting.length === 0) return undefined
-  return html`<div class="deeds">${fitting.map(([path, { name, why, proof }]) => html`<details><summary>${name}<span class="unseen"> ${row.id}</span></summary><form method="post" action="${`/accounts/${row.id}/${path}`}">${token(csrf)}<p>${why}</p>${proof === true && proofInput(`proof-${row.id}`, true)}<button class="danger">${name}</button></form></details>`)}</div>`
+  return html`<div class="deeds">${fitting.map(([path, { name, why, proof }]) => html`<details><summary>${name}<span class="unseen"> ${row.id}</span></summary><form method="post" action="${`/accounts/${row.id}/${path}`}">${token(csrf)}<p>${why}</p>${proof === true && proofInput(`proof-${row.id}`, true)}<button class="danger">${name}</button>${proof === true && orPasskey(guard, { action: resetPurpose, resource: row.id })}</form></details>`)}</div>`
 }
 
 /** @param anew the list with what went wrong */
