@@ -12,8 +12,8 @@ type Asker = Pick<Pool, 'query'>
 
 export const firstId = '00000000-0000-0000-0000-000000000000'
 export const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
-/** Rows of a range: what a worker that died holds back until its lease ends. */
-const rangeRows = 20_000
+/** Rows of a range: what a worker that died holds back until its lease ends. Of 20,000 each, a tenth of a job was beginnings of ranges (28.6 µs a row, 24.1 to 26.8 now). */
+const rangeRows = 60_000
 const mostRanges = 1024
 
 function jobOf(row: JobRow): Job {
