@@ -60,13 +60,19 @@ export async function testDatabase(options: { readonly origins?: readonly Origin
   const client = new pg.Client({ connectionString: adminUrl, application_name: 'redoubt-test' })
   await client.connect()
   let dropped: Promise<void> | undefined
+  // One connection does one thing at a time, whatever a test asks for at once.
+  let before: Promise<unknown> = Promise.resolve()
   const database: TestDatabase = {
     name,
     service: testService,
     url: (login) => server.url(roleName(testService, login), name),
     adminUrl,
-    admin: async <R extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]) =>
-      (await client.query<R>(sql, values === undefined ? undefined : [...values])).rows,
+    admin: async <R extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]) => {
+      const ask = (): Promise<pg.QueryResult<R>> => client.query<R>(sql, values === undefined ? undefined : [...values])
+      const asked = before.then(ask)
+      before = asked.catch(() => undefined)
+      return (await asked).rows
+    },
     drop: () =>
       (dropped ??= (async () => {
         await client.end()
