@@ -37,6 +37,7 @@ export type Event =
   | { readonly type: 'security.csp_violation'; readonly requestId: string; readonly directive: string; readonly blocked: string; readonly disposition: string }
   | { readonly type: 'security.rate_limited'; readonly requestId: string; readonly limit: string; readonly mode: 'report' | 'enforce' }
   | { readonly type: 'security.suspicious_activity'; readonly rule: 'guessing'; readonly requestId: string; readonly tried: string; readonly account: string; readonly tries: number }
+  | { readonly type: 'security.suspicious_activity'; readonly rule: 'spraying'; readonly requestId: string; readonly tried: string; readonly tries: number }
   | { readonly type: 'security.statement_refused'; readonly requestId: string; readonly action: string; readonly command: string }
   | { readonly type: 'security.injection_suspected'; readonly requestId: string; readonly action: string; readonly sqlState: string }
   | { readonly type: 'security.audit_chain_broken'; readonly problem: string; readonly seq?: string }

@@ -56,8 +56,11 @@ export type Tried = 'sign-in' | 'second-factor' | 'reset' | 'register'
 /** Failed tries of an account from everywhere, before answers are held back. */
 export const freeTries = 10
 
+/** Failed tries of all accounts together in 15 minutes, before an event tells of them. */
+export const manyTries = 100
+
 /** The limits of one kind of try. While Redis is away each instance is stricter, for it sees only its own part. */
-export type TryTable = { readonly device: Limit; readonly pair: Limit; readonly network: NetworkLimit; readonly account: Limit }
+export type TryTable = { readonly device: Limit; readonly pair: Limit; readonly network: NetworkLimit; readonly account: Limit; readonly everybody: Limit }
 
 export function tryTable(tried: Tried, { signIn, signInAddress }: LimitNumbers): TryTable {
   const strict = Math.max(Math.floor(signIn / 2), 1)
@@ -66,6 +69,7 @@ export function tryTable(tried: Tried, { signIn, signInAddress }: LimitNumbers):
     pair: defineLimit({ name: `${tried}-pair`, quota: signIn, window: quarter, away: strict }),
     network: networkLimit(`${tried}-address`, signInAddress, quarter, Math.max(Math.floor(signInAddress / 4), 1)),
     account: defineLimit({ name: `${tried}-account`, quota: freeTries, window: quarter, away: freeTries, counts: true }),
+    everybody: defineLimit({ name: `${tried}-everybody`, quota: manyTries, window: quarter, away: manyTries, counts: true }),
   })
 }
 

@@ -3,7 +3,7 @@ import type { Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import type { Demand, Limit, Limits } from '../limits.ts'
-import { freeTries, networksOf, standardNumbers, tryTable, type LimitNumbers, type Tried } from './standard.ts'
+import { freeTries, manyTries, networksOf, standardNumbers, tryTable, type LimitNumbers, type Tried } from './standard.ts'
 
 /** One try, counted before anybody looked whether it is right. */
 export type Try = {
@@ -37,7 +37,8 @@ export function delayFor(tries: number): number {
  * Limits of guessing. Who is refused is the guesser, never the account: five failures per account and address network,
  * twenty per network, and from a device the owner signed in with before five of its own, whatever happens elsewhere. Of
  * an account as a whole there is no limit that strangers could use up: answers come later and later, up to
- * `longestDelay`, and an event tells of it. A known device waits for nobody.
+ * `longestDelay`, and an event tells of it. Failures of all accounts together are told too, and refuse nobody. A known
+ * device waits for nobody.
  * @param options.mode asked at each try; `report` lets pass what `enforce` refuses, with the same event
  */
 export function openTries(options: { readonly limits: Limits; readonly numbers?: LimitNumbers; readonly mode: () => 'off' | 'report' | 'enforce'; readonly emit: Emit }): Tries {
@@ -45,14 +46,24 @@ export function openTries(options: { readonly limits: Limits; readonly numbers?:
   const numbers = options.numbers ?? standardNumbers
   const tables = { 'sign-in': tryTable('sign-in', numbers), 'second-factor': tryTable('second-factor', numbers), reset: tryTable('reset', numbers), register: tryTable('register', numbers) }
   let waiting = 0
+  const sprayed = new Map<Tried, { readonly doublings: number; readonly until: number }>()
+
+  /** Once a quarter of an hour for each doubling: right tries come and go, and would pass the same number again and again. */
+  function isNews(tried: Tried, all: number): boolean {
+    if (all <= manyTries) return false
+    const [doublings, now, last] = [Math.floor(Math.log2(all / manyTries)), performance.now(), sprayed.get(tried)]
+    if (last !== undefined && now < last.until && doublings <= last.doublings) return false
+    sprayed.set(tried, { doublings, until: now + 900_000 })
+    return true
+  }
 
   function demandsOf(visitor: Visitor, tried: Tried, account: string, device: string | undefined): readonly Demand[] {
     const table = tables[tried]
     const one = (limit: Limit, key: string): Demand => ({ limit, key, cost: 1 })
-    const everywhere = one(table.account, account)
-    if (device !== undefined) return [everywhere, one(table.device, `${account} ${device}`)]
+    const counted = [one(table.account, account), one(table.everybody, 'all')]
+    if (device !== undefined) return [...counted, one(table.device, `${account} ${device}`)]
     const { narrow, wide } = networksOf(visitor.address)
-    const near = [everywhere, one(table.pair, `${account} ${narrow}`), one(table.network.narrow, narrow)]
+    const near = [...counted, one(table.pair, `${account} ${narrow}`), one(table.network.narrow, narrow)]
     return wide === undefined ? near : [...near, one(table.network.wide, wide)]
   }
 
@@ -86,6 +97,9 @@ export function openTries(options: { readonly limits: Limits; readonly numbers?:
       if (tries === freeTries + 1 || (tries > freeTries && Number.isInteger(Math.log2(tries / freeTries)))) {
         emit({ type: 'security.suspicious_activity', rule: 'guessing', requestId, tried, account, tries })
       }
+      // One try each of very many accounts, from very many addresses, is within every limit but this.
+      const all = taken.standings[1]?.used ?? 0
+      if (isNews(tried, all)) emit({ type: 'security.suspicious_activity', rule: 'spraying', requestId, tried, tries: all })
       if (device === undefined && active === 'enforce') await hold(delayFor(tries))
       let right = false
       return {

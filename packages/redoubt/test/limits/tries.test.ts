@@ -108,6 +108,15 @@ test('attack: distributed guessing of one account: each answer comes later than 
   assert.deepEqual(told, [{ type: 'security.suspicious_activity', rule: 'guessing', requestId: 'request-1', tried, account: 'ada', tries: 11 }])
 })
 
+test('attack: one try each of very many accounts from as many addresses: within every limit, and told; who is right is not counted', async () => {
+  const { tries, events } = setup()
+  for (let nr = 0; nr < 199; nr++) assert.equal(await attempt(tries, `198.51.${nr}.7`, `account ${nr}`), true)
+  for (let nr = 0; nr < 300; nr++) await attempt(tries, `203.0.${nr % 256}.9`, `owner ${nr}`, { right: true })
+  const told = events.flatMap((event) => (event.type === 'security.suspicious_activity' && event.rule === 'spraying' ? [event.tries] : []))
+  assert.deepEqual(told, [101, 200])
+  assert.deepEqual(events.filter((event) => event.type !== 'security.suspicious_activity' || event.rule !== 'spraying'), [])
+})
+
 test('kinds of tries are counted apart; report only tells, off not even that', async () => {
   const { tries } = setup()
   await passedOf(6, () => attempt(tries, '192.0.2.1', 'ada'))
