@@ -115,7 +115,8 @@ test('attack: a token of one realm opens nothing in the other, nor does a refres
 
 test('every route of the administration without a token: 401; only these are public', async () => {
   assert.deepEqual(adminRoutes.filter(({ access }) => access === 'public').map(({ method, path }) => `${method} ${path}`), [
-    'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey', 'GET /.well-known/jwks.json', 'POST /csp-report',
+    'POST /api/auth/login', 'POST /api/auth/refresh', 'POST /api/auth/second-factor', 'POST /api/auth/passkey/options', 'POST /api/auth/passkey',
+    'POST /api/auth/password/forgot', 'POST /api/auth/password/reset', 'GET /.well-known/jwks.json', 'POST /csp-report',
   ])
   for (const { access, method, path } of adminRoutes) {
     if (access !== 'public') assert.equal((await clinic.admin()(method, path.replace('{id}', absent))).status, 401, `${method} ${path}`)

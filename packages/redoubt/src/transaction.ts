@@ -105,7 +105,7 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
     ? { statements: [enter, statement, finishStatement({ ...entry, personal }), resetStatement], commit: { durable: durableStatement, deferred: deferredStatement }, poison }
     : { statements: [enter, statement, resetStatement], poison })
   const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
-  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison }) : undefined
+  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison: (each) => poisonOf(each, []) }) : undefined
   way.release()
   return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
 }

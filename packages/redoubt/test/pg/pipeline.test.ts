@@ -79,6 +79,20 @@ test('a refusal among them is that caller’s alone', async () => {
   await opened.close()
 })
 
+test('a reading that finds nothing is verified once more, on a session that serves on: shared or one’s own', async () => {
+  const opened = await openGate(database, anna)
+  const pid = await shares(opened, anna)
+  const nothing = look('select body, pg_catalog.pg_backend_pid() as pid from attacks.notes where body is null')
+  const { brief: _, ...alone } = nothing
+  for (const statement of [nothing, alone]) {
+    assert.deepEqual(await transaction.one(opened.gate, as(anna), 'test.look', statement), [])
+    await assert.rejects(transaction.one(opened.gate, { ...as(anna), session: randomUUID() }, 'test.look', statement), { code: 'caller_refused' })
+  }
+  assert.equal(await shares(opened, anna), pid)
+  assert.deepEqual(destroyed(opened), [])
+  await opened.close()
+})
+
 test('a statement that is new to the session is prepared once, however many bring it at the same time', async () => {
   const opened = await openGate(database, anna)
   const name = `pipeline_${process.pid}`

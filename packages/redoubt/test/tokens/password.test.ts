@@ -8,6 +8,7 @@ import { Refusal } from '../../src/errors.ts'
 import type { IndexKey } from '../../src/keyring.ts'
 import { isBreached } from '../../src/tokens/breached.ts'
 import { openPasswords } from '../../src/tokens/password.ts'
+import { hashApart, verifyApart } from '../../src/tokens/password-threads.ts'
 
 const pepper = createSecretKey(randomBytes(32))
 const keysOf = (...versions: readonly number[]): { indexKeys(): Promise<readonly IndexKey[]> } => ({ indexKeys: () => Promise.resolve(versions.map((version) => ({ version, key: pepper }))) })
@@ -146,4 +147,9 @@ test('a password whose hash has other parameters, or an older key, is right and 
 test('parameters below OWASP are refused', async () => {
   for (const options of [{ memoryCost: 12_288 }, { timeCost: 1 }, { memoryCost: 19_455 }, { concurrency: 0 }, { queue: 1.5 }]) await assert.rejects(openPasswords(keyring, options), TypeError)
   await openPasswords(keyring, { memoryCost: 47_104, timeCost: 1 })
+})
+
+test('what argon2id cannot take is a mistake of the caller, told without what was hashed', async () => {
+  await assert.rejects(hashApart('a text', { algorithm: 2, memoryCost: 1, timeCost: 0, parallelism: 0 }), TypeError)
+  await assert.rejects(verifyApart('no PHC string', 'a text'), (error: Error) => error instanceof TypeError && !error.message.includes('a text'))
 })
