@@ -82,10 +82,12 @@ export function memoryCounters(options: { readonly clock: () => number; readonly
 
   function entryOf(table: Table, key: string, slot: number): Entry {
     const known = table.entries.get(key)
-    if (known !== undefined) {
-      advance(known, slot)
-      return known
-    }
+    if (known === undefined) return newEntry(table, key, slot)
+    advance(known, slot)
+    return known
+  }
+
+  function newEntry(table: Table, key: string, slot: number): Entry {
     sweep(table, slot)
     if (table.entries.size >= keys) makeRoom(table)
     const made: Entry = { slot: -1, units: 0, total: 0, oldest: -1, past: [], level: 0, next: stepAfter(table, 0) }

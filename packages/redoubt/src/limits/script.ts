@@ -3,8 +3,8 @@ import { counted } from './window.ts'
 
 /*
  * The arithmetic of window.ts in Redis. A key holds the numbers of `Use`: newest tenth, its units, all units, oldest tenth,
- * then tenth and units of those before, oldest first, each as a double. struct reads and writes them in 0.2 µs; as text,
- * as which they stood here before, a key took four times as long, most of it for printing numbers. Units counted in the
+ * then tenth and units of those before, oldest first, each as a double. struct reads and writes those of one tenth in 0.24 µs; as
+ * text, as which they stood here before, it took 0.86. Units counted in the
  * tenth in which the key was written last overwrite its first 32 bytes, and leave its expiry as it is.
  */
 
