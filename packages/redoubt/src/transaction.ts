@@ -7,6 +7,7 @@ import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { deferredStatement, durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
+import { verifiedByRows } from './transaction/verification.ts'
 import { openWork } from './transaction/work.ts'
 
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
@@ -69,11 +70,6 @@ export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: C
   }
 }
 
-/** A SELECT writes nothing unless a function in it does, and those verify by themselves. */
-const reading = /^\s*select\b/i
-/** Nothing but one call of a function of the guard: each that brings rows to the app asks for the caller itself. */
-const guarded = /^select [a-z_, ]+ from guard\.[a-z_]+\([$0-9, ]*\)$/
-
 /** Where calls go: to a session that others use too while the statement is brief, else all to one of their own. */
 function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared): Promise<SharedOutcome>; release(): void } {
   let connection: Connection | undefined
@@ -94,10 +90,7 @@ function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared
 /** One try of transaction.one. */
 async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, statement: Statement<R>): Promise<SharedOutcome> {
   const personal = audited ? await personalOf(gate, caller, entry.id) : null
-  // A person's reading without an entry is verified by the policy of each row that comes, and once more is half the
-  // cost. No row may mean that no policy was asked: then that is made up for. System callers have no policies to speak of;
-  // theirs are functions of the guard.
-  const byRows = !audited && (caller.kind === 'user' ? reading : guarded).test(statement.text)
+  const byRows = !audited && verifiedByRows(caller, statement.text)
   const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows)
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
   const way = openWay(gate, statement)
@@ -105,7 +98,7 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
     ? { statements: [enter, statement, finishStatement({ ...entry, personal }), resetStatement], commit: { durable: durableStatement, deferred: deferredStatement }, poison }
     : { statements: [enter, statement, resetStatement], poison })
   const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
-  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }), resetStatement], poison: (each) => poisonOf(each, []) }) : undefined
+  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }, true), resetStatement], poison: (each) => poisonOf(each, []) }) : undefined
   way.release()
   return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
 }

@@ -3,7 +3,7 @@ import { after, test } from 'node:test'
 import { CompiledQuery } from 'kysely'
 import { systemCaller } from '../src/context.ts'
 import { Refusal } from '../src/errors.ts'
-import type { Compilable } from '../src/pg.ts'
+import type { Compilable, Tx } from '../src/pg.ts'
 import { transaction } from '../src/transaction.ts'
 import { queryById } from '../src/transaction/prepared.ts'
 import { makeAccount } from './support/accounts.ts'
@@ -177,6 +177,28 @@ test('attack: a revoked session gets nothing from an action without an entry, al
     await assert.rejects(transaction.one(opened.gate, gone, 'test.look', { text, values: [] }), refusal('caller_refused'), text)
   }
   await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query(harmless)), refusal('caller_refused'))
+})
+
+test('attack: a revoked session learns and does nothing in a transaction without an entry, however that ends', async () => {
+  const gone = await makeAccount(database, 'gone-too')
+  await database.admin('update redoubt.sessions set revoked_at = now() where id = $1', [gone.session])
+  await database.admin('insert into notes.notes (id, owner) values (70, $1)', [anna.actor])
+  const plain = (id: number) => ({ text: 'insert into notes.notes (id, owner) values ($1, $2)', values: [id, gone.actor] })
+  const ways: readonly [told: string | undefined, (tx: Tx) => Promise<unknown>][] = [
+    [undefined, (tx) => tx.query({ text: 'select id from redoubt.users where false', values: [] })],
+    [undefined, (tx) => tx.query(plain(71))],
+    [undefined, (tx) => tx.query({ text: 'update notes.notes set body = null where false', values: [] })],
+    ['not_found', (tx) => tx.query({ text: 'select id from redoubt.users where false', values: [] }).then(() => Promise.reject(new Refusal('not_found')))],
+    ['already_exists', (tx) => tx.query(plain(70))],
+    ['already_exists', (tx) => tx.query(plain(70)).catch(() => undefined)],
+  ]
+  for (const [told, way] of ways) {
+    await assert.rejects(transaction(opened.gate, gone, 'test.look', way), refusal('caller_refused'), `${way}`)
+    if (told === undefined) await transaction(opened.gate, anna, 'test.look', way)
+    else await assert.rejects(transaction(opened.gate, anna, 'test.look', way), refusal(told))
+  }
+  assert.deepEqual(await database.admin('select id from notes.notes where owner = $1', [gone.actor]), [{ id: 71 }], 'what anna put there, and nothing else')
+  await assert.rejects(transaction(opened.gate, gone, 'test.look', () => Promise.reject(new Error('a fault of ours'))), /a fault of ours/)
 })
 
 test('a row that must be found gives itself and its entry in one trip; one that is not there is refused and names nobody', async () => {

@@ -71,6 +71,15 @@ export const catalogueQueries = {
     where c.relkind in ('r', 'p') and (n.nspname = 'keys' or (n.nspname, c.relname) = ('guard', 'caller_keys'))
       and pg_catalog.has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE')`,
 
+  elsewhere: `
+    select 'runtime role may touch ' || n.nspname || '.' || c.relname || ', which no declaration knows' as what,
+      'declare it in tables.ts, or revoke all on it: nobody asks there who is calling' as todo
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname <> all($1) and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+      and pg_catalog.has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE')
+      -- What an extension brings for everybody (pg_stat_statements) holds no data of the service.
+      and not exists (select from pg_catalog.pg_depend d where d.objid = c.oid and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype = 'e')`,
+
   cascades: `
     select 'foreign key ' || k.conname || ' of ' || n.nspname || '.' || c.relname || ' cascades' as what,
       'use ON DELETE/UPDATE NO ACTION: a cascade runs past the policies of the other table' as todo

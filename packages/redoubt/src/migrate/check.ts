@@ -108,7 +108,7 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
   const columns = await ask<ColumnRow>(catalogueQueries.columns)
   const relations = await ask<TableRow>(catalogueQueries.relations)
   const findings = [...(await loginFindings(pool, `${tables.service}_app`)), ...columnFindings(tables, columns), ...tableFindings(tables, relations)]
-  for (const query of [catalogueQueries.role, catalogueQueries.grants, catalogueQueries.cascades, catalogueQueries.publicRights, catalogueQueries.settings, catalogueQueries.jobs]) {
+  for (const query of [catalogueQueries.role, catalogueQueries.grants, catalogueQueries.elsewhere, catalogueQueries.cascades, catalogueQueries.publicRights, catalogueQueries.settings, catalogueQueries.jobs]) {
     findings.push(...(await ask<Finding>(query)))
   }
   const known = new Set([...kernelDefiners, ...definers])

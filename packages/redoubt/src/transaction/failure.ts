@@ -93,7 +93,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
       metadata: { ...plan.entry.metadata, ...lack, ...(unknown && caller.actor !== null ? { claimed_actor: caller.actor } : {}) },
     }
     const connection = await gate.pool.connect()
-    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }), finishStatement(entry)])
+    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false), finishStatement(entry)])
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
   } catch (cause) {

@@ -38,18 +38,21 @@ const enter =
   `pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('lock_timeout', '5s', true), ` +
   `pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', true), pg_catalog.set_config('timezone', 'UTC', true)`
 
+/** Refuses a caller whom the database does not accept. */
+export const verifyStatement: Statement = { name: 'redoubt_verify', text: 'select (guard.caller()).role', values: [] }
+
 /**
  * The first statement of every transaction: the signed caller and the settings that decide over safety, all local, all
  * in one call; the caller is a bind parameter always. Every other setting is given back by resetStatement.
- * A call without an entry is verified here, because its statements may reach no row whose policy asks: without it a
- * revoked session was told that nothing is there, instead of that it has ended. Where there is an entry, guard.finish()
- * verifies; a SELECT of transaction.one that brings rows has been verified by their policy.
+ * @param verified asks for the caller at once. A transaction asks at its end where its answers do not show that it was
+ *   asked before, and where there is an entry guard.finish() does: without any a revoked session was told that nothing
+ *   is there, instead of that it has ended
  */
 export function enterStatement(
   gate: { readonly signer: Signer; readonly pool: Pool },
   caller: Caller,
   entry: { readonly id: string; readonly action: string; readonly audited: boolean },
-  verified: boolean = !entry.audited,
+  verified: boolean,
 ): Statement {
   return {
     ...(!verified ? { name: 'redoubt_enter', text: enter } : { name: 'redoubt_enter_verified', text: `${enter}, (guard.caller()).role` }),

@@ -4,7 +4,8 @@ import type { Answer, Connection, Outcome, Statement, Tx } from '../pg.ts'
 import { lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
 import { preparedStatement } from './prepared.ts'
-import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement } from './statements.ts'
+import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement, verifyStatement } from './statements.ts'
+import { showsVerified } from './verification.ts'
 
 type Waiting = { readonly statement: Statement<unknown>; resolve(rows: readonly Record<string, unknown>[]): void; reject(error: unknown): void }
 
@@ -22,6 +23,8 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   let failure: unknown
   let poison: string | undefined
   let ended = false
+  // Where nothing shows it before the end, COMMIT goes behind a look at the caller; guard.finish() has one of its own.
+  let verified = plan.audited
 
   /** Sends `statements`, the first time behind BEGIN and the signed caller; gives the answers to `statements` alone. */
   async function send(statements: readonly Statement<unknown>[]): Promise<{ readonly outcome: Outcome; readonly answers: readonly Answer[] }> {
@@ -29,7 +32,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     if (connection === undefined) {
       connection = await gate.pool.connect()
       // Signed here, after the wait for a connection: the signature holds for seconds.
-      lead = [beginStatement, enterStatement(gate, caller, { ...plan.entry, audited: plan.audited })]
+      lead = [beginStatement, enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, false)]
     }
     const outcome = await connection.send([...lead, ...statements])
     return { outcome, answers: outcome.answers.slice(lead.length) }
@@ -50,6 +53,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       failure = refusalFor(gate, caller, plan.entry.action, outcome, poison)
       batch.forEach((item, index) => {
         const answer = answers[index]
+        verified ||= answer !== undefined && showsVerified(caller, item.statement.text, answer)
         if (failure === undefined && answer !== undefined) item.resolve(answer.rows)
         else item.reject(failure)
       })
@@ -57,6 +61,12 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       failure = error
       for (const item of batch) item.reject(error)
     }
+  }
+
+  /** Who is refused something learns first that their session has ended: "not found" would be news. */
+  function askedLate(error: unknown): readonly Statement<unknown>[] {
+    if (verified || !(error instanceof Refusal) || error.code === 'caller_refused') return []
+    return [enterStatement(gate, caller, { ...plan.entry, audited: false }, true), resetStatement]
   }
 
   function query<R>(statement: Statement<R>): Promise<readonly R[]> {
@@ -99,6 +109,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
         const personal = await personalOf(gate, caller, plan.entry.id)
         last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }))
       }
+      if (!verified) last.push(verifyStatement)
       last.push(commitStatement, resetStatement)
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
@@ -118,8 +129,9 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       ended = true
       if (connection !== undefined) {
         if (poison === undefined) {
-          const { failure: broken } = await connection.send([rollbackStatement])
-          if (broken !== undefined) poison = `ROLLBACK failed, SQLSTATE ${broken.sqlState}`
+          const { answers, failure: broken } = await connection.send([rollbackStatement, ...askedLate(failure ?? error)])
+          if (broken !== undefined && (answers.length === 0 || broken.unexpected)) poison = `ROLLBACK failed, SQLSTATE ${broken.sqlState}`
+          else failure = broken?.refusal ?? failure
         }
         connection.release(poison)
         connection = undefined
