@@ -12,6 +12,7 @@ import { mount } from 'redoubt/http/mount'
 import type { PagesOptions } from 'redoubt/http/pages'
 import { problems } from 'redoubt/http/problem'
 import type { Route } from 'redoubt/http/route'
+import { checkSession } from 'redoubt/tokens/own-sessions'
 import type { App } from './app.ts'
 import type { Settings as Config } from './config.ts'
 import { hstsOf } from './rollout.ts'
@@ -55,7 +56,7 @@ export function openDoor(shared: DoorSettings, door: Door): Server {
   })
   const routes = mount(door.routes, {
     authenticate: limits.counting(anyOf(bearer(app.identity.tokens), cookie(app.identity.tokens, app.browser.cookies, renewal(app.identity)))),
-    checks: [limits.check], csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
+    checks: [limits.check], standing: (caller) => checkSession(app.identity, caller), csrf: app.browser.csrf, roles: door.roles, emit, pages: door.pages,
     // Nobody outside needs it where the service is real, and whoever maps it for an attack shall do their own work.
     ...(production ? {} : { openapi: { title: door.title, version: '0.1.0', servers: [door.origins[0]] } }),
   })

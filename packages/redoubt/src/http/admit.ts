@@ -8,24 +8,31 @@ import type { Route } from './route.ts'
 import type { Visit } from './visit.ts'
 
 /**
- * The caller of a route that is not public: authenticated, and let in by role or scope. A promise only where
- * authentication makes one, so that a bearer token costs no turn of the event loop.
- * @throws Refusal what `authenticate` refuses with; forbidden, with an event
+ * The caller of a route that is not public, by what they show. A promise only where authentication makes one, so that a
+ * bearer token costs no turn of the event loop.
+ * @throws Refusal what `authenticate` refuses with
  */
-export function admit(authenticate: Authenticate, route: Route, req: IncomingMessage, res: ServerResponse, visit: Visit, emit: Emit): Known | Promise<Known> {
+export function identify(authenticate: Authenticate, route: Route, req: IncomingMessage, res: ServerResponse, visit: Visit): Known | Promise<Known> {
   const known = authenticate(req, visit.visitor, route.kind)
-  return known instanceof Promise ? known.then((each) => letIn(each, route, res, visit, emit)) : letIn(known, route, res, visit, emit)
+  return known instanceof Promise ? known.then((each) => note(each, res, visit)) : note(known, res, visit)
 }
 
-function letIn(known: Known, route: Route, res: ServerResponse, visit: Visit, emit: Emit): Known {
-  const { actor } = known.caller
-  visit.actor = actor
+function note(known: Known, res: ServerResponse, visit: Visit): Known {
+  visit.actor = known.caller.actor
   if (known.renewed !== undefined) {
     visit.renewed = known.renewed
     setField(res, 'Set-Cookie', known.renewed)
   }
-  if (mayCall(route, known.caller)) return known
-  emit({ type: 'security.unauthorized_access', requestId: visit.visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor })
+  return known
+}
+
+/**
+ * Lets a caller in by role or scope.
+ * @throws Refusal forbidden, with an event
+ */
+export function letIn(caller: Person | ApiClient, route: Route, { visitor }: Visit, emit: Emit): void {
+  if (mayCall(route, caller)) return
+  emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor: caller.actor })
   throw new Refusal('forbidden')
 }
 

@@ -1,7 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ApiClient, Person, Visitor } from '../context.ts'
+import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import { admit } from './admit.ts'
+import { isOfVerified } from '../transaction/failure.ts'
+import { identify, letIn } from './admit.ts'
 import { answer } from './answer.ts'
 import type { Authenticate, Known } from './authenticate.ts'
 import { defaultBodyLimit } from './body.ts'
@@ -40,6 +42,12 @@ export type MountOptions = {
   /** Milliseconds for a whole body, default 10,000. */
   readonly bodyTimeout?: number
   readonly checks?: readonly Check[]
+  /**
+   * Asked before a caller is told a refusal that did not pass the gate, such as one for role, CSRF token or input: throws
+   * `caller_refused` where the session has ended (tokens/own-sessions: `checkSession`). Left out: an ended session is told
+   * what a standing one would be, until its token expires.
+   */
+  readonly standing?: (caller: Person | ApiClient) => Promise<void>
   /** Asked of every caller by cookie; required where `authenticate` takes cookies, or a page is mounted. */
   readonly csrf?: Csrf
   /** Required where a page is mounted. */
@@ -51,17 +59,19 @@ export type MountOptions = {
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
  * answered before authentication, since the list of routes is no secret (it is in the OpenAPI document), and an
- * unknown path then costs no signature check. The order for a declared route: caller, role or scope, whose page it comes
- * from, checks, CSRF token, path, query, headers, body, handler, answer by its schema. The token of a form stands in its
- * body, and is asked as soon as that is read.
+ * unknown path then costs no signature check. The order for a declared route: caller, whose page it comes from, checks,
+ * role or scope, CSRF token, path, query, headers, body, handler, answer by its schema. The token of a form stands in its
+ * body, and is asked as soon as that is read. What is refused behind the checks is told to a session that still stands
+ * alone: whoever has only a signed token costs one look at the database for it, within the limits of the checks.
  * @throws TypeError when two routes are the same, a role is unknown, or an option would do nothing
  */
 export function mount(routes: readonly Route[], options: MountOptions): Step {
-  onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'csrf', 'pages', 'openapi'])
-  const { authenticate, emit, csrf, checks = [] } = options
+  onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'standing', 'csrf', 'pages', 'openapi'])
+  const { authenticate, emit, csrf, checks = [], standing } = options
   for (const [name, value] of [['authenticate', authenticate], ['emit', emit]] as const) {
     if (typeof value !== 'function') throw new TypeError(`mount: ${name} must be a function`)
   }
+  if (standing !== undefined && typeof standing !== 'function') throw new TypeError('mount: standing must be a function')
   if (csrf === undefined && authenticate.ways?.includes('cookie') === true) throw new TypeError('mount: callers by cookie need csrf')
   const limits = {
     limit: whole('mount: limit', options.limit ?? defaultBodyLimit, 1, 64 * 1024 * 1024),
@@ -82,8 +92,8 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     visit.route = route.path
     visit.kind = route.kind
 
-    const admitting = route.access === 'public' ? undefined : admit(authenticate, route, req, res, visit, emit)
-    const known = admitting instanceof Promise ? await admitting : admitting
+    const identifying = route.access === 'public' ? undefined : identify(authenticate, route, req, res, visit)
+    const known = identifying instanceof Promise ? await identifying : identifying
     const caller = known?.caller ?? null
     const session = known?.via === 'cookie' ? known.caller.session : undefined
     checkSource(csrf, route, session, req, visitor)
@@ -92,6 +102,10 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       if (!doesKeepHead(check)) settleHead(res)
       const checking = check(req, res, { visitor, caller, via: known?.via, route })
       if (checking instanceof Promise) await checking
+    }
+    if (caller !== null) {
+      visit.unasked = caller
+      letIn(caller, route, visit, emit)
     }
     const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
     if (asking !== undefined) await asking
@@ -117,11 +131,20 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
   return keepsHead<Step>((req, res) => {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
-    run(req, res, visit).catch((error: unknown) => {
+    const refuse = (error: unknown): void => {
       if (visit.kind === 'page' && pages !== undefined) pages.refuse(req, res, error)
       else answerProblem(req, res, error, emit)
+    }
+    run(req, res, visit).catch((error: unknown) => {
+      if (standing === undefined || visit.unasked === undefined || !(error instanceof Refusal) || isKnownToStand(error)) return refuse(error)
+      standing(visit.unasked).then(() => refuse(error), refuse)
     })
   })
+}
+
+/** Where the gate has asked already, or nothing can be asked. */
+function isKnownToStand(refusal: Refusal): boolean {
+  return refusal.status >= 500 || refusal.code === 'caller_refused' || isOfVerified(refusal)
 }
 
 function documentOf(routes: readonly Route[], { openapi, authenticate }: MountOptions): Document | undefined {

@@ -25,6 +25,7 @@ export function requestId(proxies: Proxies, emit: Emit): Step {
       kind: 'api',
       code: undefined,
       actor: undefined,
+      unasked: undefined,
       renewed: [],
     }
     setVisit(req, visit)

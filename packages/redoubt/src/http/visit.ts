@@ -1,12 +1,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Visitor } from '../context.ts'
+import type { ApiClient, Person, Visitor } from '../context.ts'
 import type { RefusalCode } from '../errors.ts'
 import type { Kind } from './route.ts'
 
 /** One step of the perimeter. Mounts on Express 5, on NestJS and on bare node:http. */
 export type Step = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
 
-/** What the edge knows of a request; the last five are filled as the request goes on, for `http.answered`. */
+/** What the edge knows of a request; the last six are filled as the request goes on, for `http.answered`. */
 export type Visit = {
   readonly visitor: Visitor
   /** Over TLS, by the socket or by the word of a trusted proxy. */
@@ -16,6 +16,8 @@ export type Visit = {
   kind: Kind
   code: RefusalCode | undefined
   actor: string | undefined
+  /** Past the limits by a signed token alone: whether the session still stands is asked before a refusal is told. */
+  unasked: Person | ApiClient | undefined
   /** Lines of Set-Cookie that go with any answer: the browser's old refresh token is spent. */
   renewed: readonly string[]
 }

@@ -1,4 +1,4 @@
-import type { Person } from '../context.ts'
+import type { ApiClient, Person } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import { transaction } from '../transaction.ts'
 import type { Tx } from '../pg.ts'
@@ -26,10 +26,10 @@ const list = `select id, device, address_prefix, created_at, last_used_at, id = 
   where revoked_at is null and idle_expires_at > now() and absolute_expires_at > now() order by id = $1 desc, last_used_at desc, id limit 200`
 
 /**
- * For a route that reads nothing else: whether the caller's session still stands.
+ * For a route that reads nothing else, and for `mount` before it tells a refusal: whether the caller's session still stands.
  * @throws Refusal caller_refused when it has ended
  */
-export async function checkSession(service: Service, caller: Person): Promise<void> {
+export async function checkSession(service: Service, caller: Person | ApiClient): Promise<void> {
   await transaction.one(service.gate, caller, 'auth.session_checked', { name: 'redoubt.check_session', text: 'select guard.actor()', values: [] })
 }
 
