@@ -15,6 +15,7 @@ import { standardNumbers } from '../../src/limits/standard.ts'
 import { openTokens } from '../../src/tokens.ts'
 import { checkSession, endSession } from '../../src/tokens/own-sessions.ts'
 import { signOut } from '../../src/tokens/sessions.ts'
+import { until } from '../support/audit.ts'
 import { cookies, fromOwn, own, secret } from '../support/browser.ts'
 import { testDatabase } from '../support/database.ts'
 import { ask, edge, kinds, problemOf, thing, type Edge, type Kind } from '../support/edge.ts'
@@ -109,12 +110,14 @@ test('where the database cannot say whether a session stands, nothing else is to
   const { at } = await service('node')
   const { token } = await signIn((await account()).indexes)
   const [role] = faults
-  await database.admin(`alter role ${database.service}_app connection limit 0`)
+  // Of this database alone: roles, and the server, are those of other test files too.
+  await database.admin(`alter database ${database.name} connection limit 0`)
   try {
-    await database.admin('select pg_terminate_backend(pid) from pg_stat_activity where usename = $1', [`${database.service}_app`])
+    await database.admin('select pg_terminate_backend(pid, 2000) from pg_stat_activity where usename = $1 and datname = $2', [`${database.service}_app`, database.name])
+    await until('the pool has noticed', () => identity.gate.pool.gauge().open === 0)
     const [status, code] = await refused(at, token, role ?? right)
     assert.deepEqual([status, code], [503, 'database_unavailable'])
   } finally {
-    await database.admin(`alter role ${database.service}_app connection limit -1`)
+    await database.admin(`alter database ${database.name} connection limit -1`)
   }
 })
