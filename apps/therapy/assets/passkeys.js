@@ -82,6 +82,17 @@ for (const form of supported ? document.querySelectorAll('form[data-passkey]') :
   document.addEventListener('visibilitychange', () => button.disabled || document.hidden || offer())
 }
 
+// What a page that was left open longer than its access token lives asks, it asks once more behind the session's next one.
+async function ask(path, body, csrf) {
+  const send = (to, text) => fetch(to, { method: 'POST', headers: { 'Content-Type': 'application/json', 'X-CSRF-Token': csrf }, body: text })
+  const response = await send(path, body)
+  if (response.status !== 401) return response
+  const renewed = await send('/api/auth/refresh', '{}')
+  if (renewed.ok) return send(path, body)
+  if (renewed.status === 401) location.assign('/sign-in')
+  return renewed
+}
+
 // A fresh proof within another form: the question is made for that one thing, and only when it is asked for.
 for (const box of supported ? document.querySelectorAll('[data-step-up]') : []) {
   const { form } = box.querySelector('button')
@@ -103,8 +114,7 @@ for (const box of supported ? document.querySelectorAll('[data-step-up]') : []) 
     if (!form.reportValidity()) return turn(false)
     status.textContent = 'Your browser asks for the passkey …'
     try {
-      const headers = { 'Content-Type': 'application/json', 'X-CSRF-Token': form.elements.namedItem('csrf_token').value }
-      const response = await fetch('/api/auth/step-up/options', { method: 'POST', headers, body: box.dataset.stepUp })
+      const response = await ask('/api/auth/step-up/options', box.dataset.stepUp, form.elements.namedItem('csrf_token').value)
       if (!response.ok) throw new Error('no question')
       const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(await response.json())
       field.value = JSON.stringify((await navigator.credentials.get({ publicKey })).toJSON())

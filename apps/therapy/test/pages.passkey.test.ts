@@ -1,32 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { CDPSession } from 'playwright-core'
-import type { Visit } from './support/chromium.ts'
+import { passkeyOwner, type Owner } from './support/passkeys.ts'
 import { clean, openSite } from './support/site.ts'
 
 const site = await openSite()
 const { clinic, origin, skip } = site
 
-/** A device with a passkey of somebody new, at the sign-in page. */
-async function withPasskey(): Promise<Visit & { readonly device: CDPSession; readonly authenticator: string; readonly password: string; readonly email: string }> {
-  const ada = await clinic.patient()
-  const at = await site.visit()
-  const { page } = at
-  const device = await at.context.newCDPSession(page)
-  await device.send('WebAuthn.enable')
-  const { authenticatorId: authenticator } = await device.send('WebAuthn.addVirtualAuthenticator', {
-    options: { protocol: 'ctap2', transport: 'internal', hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
-  })
-  await site.fillIn(at, ada)
-  await page.goto(`${origin}/account/security`)
-  await page.locator('summary', { hasText: 'Set up a passkey' }).click()
-  const card = page.locator('.card', { hasText: 'Set up a passkey' })
-  await card.getByLabel('Your password').fill(ada.password)
-  await card.getByRole('button', { name: 'Continue' }).click()
-  await page.getByRole('button', { name: 'Make the passkey' }).click()
-  await page.getByRole('link', { name: 'I have kept them' }).click()
-  return { ...at, device, authenticator, password: ada.password, email: ada.email }
-}
+const withPasskey = (): Promise<Owner> => passkeyOwner(site)
 
 test('the browser offers the passkey where the address is filled in: whoever takes it is signed in, without a password or a button', { skip }, async () => {
   const at = await withPasskey()
