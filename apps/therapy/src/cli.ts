@@ -2,12 +2,13 @@ import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { UsageProblem } from 'redoubt/cli/io'
 import { Refusal } from 'redoubt/errors'
+import { openSink } from 'redoubt/log/sink'
 import { createAdministrator, recoverAdministrator, renewAdministrator } from './administrators.ts'
 import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
 import type { App } from './app.ts'
 import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
 import { email } from './fields.ts'
-import { complain, exitCodes, run, say, settingsFrom } from './hands.ts'
+import { complain, exitCodes, openReports, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
 import { mailerSettings, sendTrialMail } from './trial-mail.ts'
 import { verifyTherapist } from './verification.ts'
@@ -31,6 +32,7 @@ const help = `npm run therapy -- <command>
 
 Whoever begins with such a password sets up a second factor and a password of their own, at ADMIN_ORIGIN,
 within a day; until then they can do nothing else.
+What is noteworthy is an event, as a line of JSON on stderr.
 Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.
 Exit codes: 0 done, 1 refused, nothing was changed, 2 wrong usage or settings`
 
@@ -118,14 +120,17 @@ run('therapy', async () => {
 /** With the service opened on what the environment names, or on the embedded server of `home`. */
 async function onService(home: string | undefined, work: (app: App) => Promise<string>): Promise<string> {
   const development = home === undefined ? undefined : await embedded(home)
+  // To stderr: what a command prints for its operator alone, such as a password, is on stdout.
+  const { log, emit } = openReports('therapy-command', 'warn', openSink(2))
   try {
-    const service = await openService({ ...serviceSettings(settingsFrom({ ...process.env, ...development?.env }), process.env, () => undefined), poolSize: 1 })
+    const service = await openService({ ...serviceSettings(settingsFrom({ ...process.env, ...development?.env }), process.env, emit), poolSize: 1 })
     try {
       return await work(service.app)
     } finally {
       await service.close()
     }
   } finally {
+    log.close()
     await development?.stop()
   }
 }

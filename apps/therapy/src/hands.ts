@@ -3,6 +3,7 @@ import { ConfigProblem, modeOf, readConfig, type Environment } from 'redoubt/con
 import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
 import { logEvents, openLog, type Log } from 'redoubt/log'
+import type { Sink } from 'redoubt/log/sink'
 import { MigrationDrift } from 'redoubt/migrate'
 import { DatabaseRefused } from 'redoubt/migrate/check'
 import { settings, type Settings } from './config.ts'
@@ -35,9 +36,9 @@ export function complain(line: string): void {
   process.stderr.write(`${line}\n`)
 }
 
-/** The log of a process and the way the library reports to it. */
-export function openReports(service: string, level: Settings['LOG_LEVEL']): { readonly log: Log; readonly emit: Emit } {
-  const log = openLog({ service, version, tables, level })
+/** The log of a process and the way the library reports to it. @param sink where the lines go, default stdout */
+export function openReports(service: string, level: Settings['LOG_LEVEL'], sink?: Sink): { readonly log: Log; readonly emit: Emit } {
+  const log = openLog({ service, version, tables, level, ...(sink === undefined ? {} : { sink }) })
   return { log, emit: logEvents(log) }
 }
 

@@ -4,6 +4,7 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
+import { operatorOf, sender } from './support/operator.ts'
 import { accountsOf, openStarts, ready, until } from './support/starts.ts'
 
 const { home, port, start, login } = await openStarts()
@@ -34,6 +35,37 @@ async function verifyAnother(token: string): Promise<void> {
   }
 }
 
+/** The operator's last resort, as the runbook has it, beside the running service. */
+async function recoverTheOnlyAdministrator(origin: string, patient: string): Promise<void> {
+  const operator = operatorOf(home)
+  const email = 'only.admin@example.org'
+  const printed = ({ out }: { readonly out: string }): string => /^password to begin with, shown this once: (\S+)$/m.exec(out)?.[1] ?? assert.fail(out)
+  const before = await operator.administrator(origin, email, printed(await operator.therapy('create-admin', email)), 'seven quiet harbours')
+  for (const address of [patient, 'nobody.admin@example.org']) {
+    const refused = await operator.asWritten('lost-factor.md', /recover-admin/, address)
+    assert.deepEqual([refused.code, refused.out], [1, ''], refused.err)
+    assert.match(refused.err, /^therapy recover-admin: nothing was changed: not_found: .*no account that administers or audits and is not suspended has this address$/m)
+    assert.ok(!refused.err.includes(address))
+  }
+  assert.equal((await before.send('GET', '/api/auth/me')).status, 200, 'what is refused changes nothing')
+
+  const done = await operator.asWritten('lost-factor.md', /recover-admin/, email)
+  assert.equal(done.code, 0, done.err)
+  assert.match(done.out, new RegExp(`^begins anew, without a second factor and signed out everywhere: ${before.id}\npassword to begin with, shown this once: \\S{20}\n$`))
+  const [event] = done.err.trim().split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as Record<string, unknown>)
+  assert.deepEqual([event?.['msg'], event?.['actor'], event?.['step']], ['auth.factor_reset', before.id, 'applied'])
+  assert.ok(!done.err.includes(printed(done)), 'the password is on stdout alone')
+  assert.equal((await before.send('GET', '/api/auth/me')).body['code'], 'caller_refused')
+  for (const [path, body] of [['refresh', { refresh_token: before.refresh }], ['login', { email, password: 'seven quiet harbours' }]] as const) assert.equal((await sender(origin)('POST', `/api/auth/${path}`, body)).status, 401, path)
+  assert.doesNotMatch(await operator.mailTo(email, /^Subject: Your account begins anew\r$/m), new RegExp(printed(done)))
+
+  const again = await operator.administrator(origin, email, printed(done), 'nine slow rivers bend')
+  const { body } = await again.send('GET', '/api/admin/audit?action=auth.administrator_recovered')
+  const entries = body['items'] as unknown as readonly { readonly actor: { readonly role: string }; readonly outcome: string; readonly resource: { readonly id: string } }[]
+  assert.deepEqual(entries.map(({ actor, outcome, resource }) => [actor.role, outcome, resource.id]), [['system.create-admin', 'done', before.id]])
+  await until('the event that the runbook says to alarm on', async () => (await readFile(join(home, 'therapy.log'), 'utf8')).split('\n').some((line) => line.includes('"topic":"administrator_recovered"') && line.includes('"msg":"mail.sent"')))
+}
+
 test('npm start: first start, second start, kill -9 and start again, reset', async (t) => {
   let first: readonly (readonly string[])[] = []
   let patients = ''
@@ -58,6 +90,7 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
     assert.match(second.output(), /port is used by another process/)
 
     await verifyAnother(token)
+    await recoverTheOnlyAdministrator(/^Administration +(http:\/\/localhost:\d+)\//m.exec(running.output())?.[1] ?? '', first[2]?.[0] ?? '')
 
     running.child.kill('SIGINT')
     assert.equal(await running.ended, 0)
