@@ -4,7 +4,7 @@ import { passkeyOwner, type Owner } from './support/passkeys.ts'
 import { clean, openSite } from './support/site.ts'
 
 const site = await openSite()
-const { clinic, origin, skip } = site
+const { origin, skip } = site
 
 const withPasskey = (): Promise<Owner> => passkeyOwner(site)
 
