@@ -21,8 +21,8 @@ type Role = 'admin' | 'auditor'
  * @throws Refusal already_exists, saying what can be done instead; invalid_input when the address is none
  */
 export async function createAdministrator(app: App, visitor: Visitor, address: string, role: Role): Promise<Begun> {
-  const { email: given, indexes, caller, unenrolled } = await sought(app, visitor, address)
-  if (unenrolled !== null) throw new Refusal('already_exists', { detail: `${unenrolled} has this address and no second factor yet; with --new-password it begins anew, and the password before it ends` })
+  const { email: given, indexes, caller, known } = await sought(app, visitor, address, 'unenrolled')
+  if (known !== null) throw new Refusal('already_exists', { detail: `${known} has this address and no second factor yet; with --new-password it begins anew, and the password before it ends` })
   const [index] = indexes
   if (index === undefined) throw new Refusal('key_refused')
   const id = newId()
@@ -48,7 +48,7 @@ export async function createAdministrator(app: App, visitor: Visitor, address: s
  * @throws Refusal not_found where no such account has the address; invalid_input when the address is none
  */
 export async function renewAdministrator(app: App, visitor: Visitor, address: string, role: Role): Promise<Begun> {
-  const { email: given, caller, unenrolled: id } = await sought(app, visitor, address)
+  const { email: given, caller, known: id } = await sought(app, visitor, address, 'unenrolled')
   if (id === null) throw new Refusal('not_found', { detail: 'no account that administers or audits and has no second factor yet has this address' })
   const password = passwordToBegin()
   const password_hash = await app.passwords.hash(id, password, { personal: [given] })
@@ -64,9 +64,7 @@ export async function renewAdministrator(app: App, visitor: Visitor, address: st
  * @throws Refusal not_found where no such account has the address; invalid_input when the address is none
  */
 export async function recoverAdministrator(app: App, visitor: Visitor, address: string): Promise<Begun> {
-  const { email: given, indexes, caller } = await sought(app, visitor, address)
-  const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_administrator($1) as id', values: [indexes] })
-  const id = known?.id ?? null
+  const { email: given, caller, known: id } = await sought(app, visitor, address, 'any')
   if (id === null) throw new Refusal('not_found', { detail: 'no account that administers or audits and is not suspended has this address' })
   const password = passwordToBegin()
   const password_hash = await app.passwords.hash(id, password, { personal: [given] })
@@ -83,14 +81,15 @@ function passwordToBegin(): string {
   return randomBytes(15).toString('base64url')
 }
 
-type Sought = { readonly email: string; readonly indexes: Awaited<ReturnType<App['columns']['lookup']>>; readonly caller: Caller; readonly unenrolled: string | null }
+type Sought = { readonly email: string; readonly indexes: Awaited<ReturnType<App['columns']['lookup']>>; readonly caller: Caller; readonly known: string | null }
 
-/** Who has the address and could begin anew. */
-async function sought(app: App, visitor: Visitor, address: string): Promise<Sought> {
+/** Who administers or audits and has the address; `unenrolled`: where no second factor was ever set up. */
+async function sought(app: App, visitor: Visitor, address: string, which: 'any' | 'unenrolled'): Promise<Sought> {
   const given = email.safeParse(address)
   if (!given.success) throw new Refusal('invalid_input', { detail: 'this is no e-mail address', fields: [{ field: 'email', rule: 'form' }] })
   const caller = systemCaller('create-admin', tenant, visitor)
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.data))
-  const [known] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', { text: 'select guard.find_unenrolled($1) as id', values: [indexes] })
-  return { email: given.data, indexes, caller, unenrolled: known?.id ?? null }
+  const find = { text: 'select guard.find_administrator($1, $2) as id', values: [indexes, which === 'unenrolled'] }
+  const [found] = await transaction.one<typeof actions, { readonly id: string | null }>(app.db, caller, 'auth.administrator_sought', find)
+  return { email: given.data, indexes, caller, known: found?.id ?? null }
 }

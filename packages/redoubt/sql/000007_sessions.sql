@@ -227,18 +227,21 @@ begin
   return 'changed';
 end $$;
 
--- For the operator's command: an account of the platform that has never set up a second factor begins anew, with another
--- password and another day for it. One that has a factor is not touched.
-create function guard.find_unenrolled(p_email_bidx bytea[]) returns uuid
+-- For the operator's command: the account of the platform that has an address; with p_unenrolled, where it has never set up
+-- a second factor.
+create function guard.find_administrator(p_email_bidx bytea[], p_unenrolled boolean) returns uuid
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (guard.caller()).role <> 'system.create-admin' then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id));
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active'
+    and not (p_unenrolled and guard.has_factor(u.id)));
 end $$;
 
+-- Such an account begins anew, with another password and another day for its second factor. One that has a factor is not
+-- touched.
 create function guard.renew_enrolment(p_user uuid, p_password_hash text, p_role text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -281,11 +284,11 @@ revoke all on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int),
   guard.refresh_sessions(text, bytea[], bytea[], bytea[], bytea[], bytea[], bytea[], text[], int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
-  guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
+  guard.set_account_role(uuid, text), guard.find_administrator(bytea[], boolean), guard.renew_enrolment(uuid, text, text),
   guard.read_audit(text, uuid, text, text, text, timestamptz, timestamptz, uuid, int) from public;
 grant execute on function
   guard.refresh_session(text, bytea, bytea, bytea, bytea, bytea, bytea, text, int),
   guard.refresh_sessions(text, bytea[], bytea[], bytea[], bytea[], bytea[], bytea[], text[], int), guard.refuse_session(uuid, bytea), guard.end_session(uuid), guard.end_other_sessions(text),
   guard.end_sessions_of(uuid, text), guard.list_accounts(bytea[], text, text, uuid, int), guard.set_account_status(uuid, text),
-  guard.set_account_role(uuid, text), guard.find_unenrolled(bytea[]), guard.renew_enrolment(uuid, text, text),
+  guard.set_account_role(uuid, text), guard.find_administrator(bytea[], boolean), guard.renew_enrolment(uuid, text, text),
   guard.read_audit(text, uuid, text, text, text, timestamptz, timestamptz, uuid, int) to {app};

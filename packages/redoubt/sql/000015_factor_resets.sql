@@ -103,7 +103,19 @@ begin
     and r.effective_at <= pg_catalog.now() and r.expires_at > pg_catalog.now());
 end $$;
 
--- Removes all factors and recovery codes and ends all sessions. SQL injected into a sign-in gains nothing: what is due is due.
+-- Removes all factors and recovery codes and ends all sessions: for the functions below, which know why. It has nobody's
+-- rights but theirs.
+create function guard.remove_all_factors(p_user uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from redoubt.mfa_factors f where f.user_id = p_user;
+  delete from redoubt.recovery_codes c where c.user_id = p_user;
+  delete from redoubt.factor_tries t where t.user_id = p_user;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+end $$;
+
+-- Where the time has come. SQL injected into a sign-in gains nothing: what is due is due.
 create function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -113,26 +125,13 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   update redoubt.factor_resets r set applied_at = pg_catalog.now() where r.user_id = p_account and r.cancelled_at is null and r.applied_at is null;
-  delete from redoubt.mfa_factors f where f.user_id = p_account;
-  delete from redoubt.recovery_codes c where c.user_id = p_account;
-  delete from redoubt.factor_tries t where t.user_id = p_account;
   -- Who administers sets up another one, in the time that a new administrator has for it.
   update redoubt.users u set enrol_until = pg_catalog.now() + interval '24 hours' where u.id = p_account;
-  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_account and s.revoked_at is null;
+  perform guard.remove_all_factors(p_account);
 end $$;
 
 -- For the operator's command, where nobody else administers: the account begins anew, at once. What began before ends,
 -- a request for its recovery and the codes mailed under it too.
-create function guard.find_administrator(p_email_bidx bytea[]) returns uuid
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if (guard.caller()).role <> 'system.create-admin' then
-    raise exception using errcode = 'RD403', message = 'forbidden';
-  end if;
-  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active');
-end $$;
-
 create function guard.recover_administrator(p_user uuid, p_password_hash text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -148,17 +147,14 @@ begin
   if not found then
     raise exception using errcode = 'RD404', message = 'not found';
   end if;
-  delete from redoubt.mfa_factors f where f.user_id = p_user;
-  delete from redoubt.recovery_codes c where c.user_id = p_user;
-  delete from redoubt.factor_tries t where t.user_id = p_user;
   update redoubt.factor_resets r set cancelled_at = pg_catalog.now() where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null;
-  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+  perform guard.remove_all_factors(p_user);
 end $$;
 
-revoke all on function guard.recovery_holds(uuid), guard.find_administrator(bytea[]), guard.recover_administrator(uuid, text) from public;
-grant execute on function guard.find_administrator(bytea[]), guard.recover_administrator(uuid, text) to {app};
+revoke all on function guard.recovery_holds(uuid), guard.recover_administrator(uuid, text) from public;
+grant execute on function guard.recover_administrator(uuid, text) to {app};
 revoke all on function guard.request_factor_reset(uuid, uuid, int), guard.cancel_factor_reset(uuid), guard.factor_was_used(),
-  guard.factor_reset_due(uuid, bytea[]), guard.apply_factor_reset(uuid, bytea[]) from public;
+  guard.factor_reset_due(uuid, bytea[]), guard.apply_factor_reset(uuid, bytea[]), guard.remove_all_factors(uuid) from public;
 grant execute on function guard.request_factor_reset(uuid, uuid, int), guard.cancel_factor_reset(uuid), guard.factor_reset_due(uuid, bytea[]),
   guard.apply_factor_reset(uuid, bytea[]) to {app};
 grant execute on function guard.factor_was_used() to {owner};

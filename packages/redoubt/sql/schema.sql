@@ -1253,12 +1253,9 @@ begin
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
   update redoubt.factor_resets r set applied_at = pg_catalog.now() where r.user_id = p_account and r.cancelled_at is null and r.applied_at is null;
-  delete from redoubt.mfa_factors f where f.user_id = p_account;
-  delete from redoubt.recovery_codes c where c.user_id = p_account;
-  delete from redoubt.factor_tries t where t.user_id = p_account;
   -- Who administers sets up another one, in the time that a new administrator has for it.
   update redoubt.users u set enrol_until = pg_catalog.now() + interval '24 hours' where u.id = p_account;
-  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_account and s.revoked_at is null;
+  perform guard.remove_all_factors(p_account);
 end $function$;
 alter function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) owner to {guard};
 grant execute on function guard.apply_factor_reset(p_account uuid, p_email_bidx bytea[]) to {app};
@@ -1895,7 +1892,7 @@ end $function$;
 alter function guard.factor_was_used() owner to {guard};
 grant execute on function guard.factor_was_used() to {owner};
 
-CREATE OR REPLACE FUNCTION guard.find_administrator(p_email_bidx bytea[])
+CREATE OR REPLACE FUNCTION guard.find_administrator(p_email_bidx bytea[], p_unenrolled boolean)
  RETURNS uuid
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -1905,25 +1902,11 @@ begin
   if (guard.caller()).role <> 'system.create-admin' then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
-  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active');
+  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active'
+    and not (p_unenrolled and guard.has_factor(u.id)));
 end $function$;
-alter function guard.find_administrator(p_email_bidx bytea[]) owner to {guard};
-grant execute on function guard.find_administrator(p_email_bidx bytea[]) to {app};
-
-CREATE OR REPLACE FUNCTION guard.find_unenrolled(p_email_bidx bytea[])
- RETURNS uuid
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-begin
-  if (guard.caller()).role <> 'system.create-admin' then
-    raise exception using errcode = 'RD403', message = 'forbidden';
-  end if;
-  return (select u.id from redoubt.users u where u.email_bidx = any(p_email_bidx) and u.realm = 'platform' and u.status = 'active' and not guard.has_factor(u.id));
-end $function$;
-alter function guard.find_unenrolled(p_email_bidx bytea[]) owner to {guard};
-grant execute on function guard.find_unenrolled(p_email_bidx bytea[]) to {app};
+alter function guard.find_administrator(p_email_bidx bytea[], p_unenrolled boolean) owner to {guard};
+grant execute on function guard.find_administrator(p_email_bidx bytea[], p_unenrolled boolean) to {app};
 
 CREATE OR REPLACE FUNCTION guard.find_unusual_key_use(p_times numeric, p_least bigint)
  RETURNS TABLE(hour timestamp with time zone, actor text, purpose text, data_class text, uses bigint, baseline bigint)
@@ -2561,11 +2544,8 @@ begin
   if not found then
     raise exception using errcode = 'RD404', message = 'not found';
   end if;
-  delete from redoubt.mfa_factors f where f.user_id = p_user;
-  delete from redoubt.recovery_codes c where c.user_id = p_user;
-  delete from redoubt.factor_tries t where t.user_id = p_user;
   update redoubt.factor_resets r set cancelled_at = pg_catalog.now() where r.user_id = p_user and r.cancelled_at is null and r.applied_at is null;
-  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+  perform guard.remove_all_factors(p_user);
 end $function$;
 alter function guard.recover_administrator(p_user uuid, p_password_hash text) owner to {guard};
 grant execute on function guard.recover_administrator(p_user uuid, p_password_hash text) to {app};
@@ -2782,6 +2762,19 @@ begin
 end $function$;
 alter function guard.release_audit(by_holder uuid) owner to {guard};
 grant execute on function guard.release_audit(by_holder uuid) to {worker};
+
+CREATE OR REPLACE FUNCTION guard.remove_all_factors(p_user uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from redoubt.mfa_factors f where f.user_id = p_user;
+  delete from redoubt.recovery_codes c where c.user_id = p_user;
+  delete from redoubt.factor_tries t where t.user_id = p_user;
+  update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'factor_changed' where s.user_id = p_user and s.revoked_at is null;
+end $function$;
+alter function guard.remove_all_factors(p_user uuid) owner to {guard};
 
 CREATE OR REPLACE FUNCTION guard.remove_factor(p_factor uuid)
  RETURNS void

@@ -14,7 +14,7 @@ const kernelDefiners: readonly string[] = [
   'guard.caller', 'guard.actor', 'guard.role', 'guard.tenant', 'guard.install_caller_key', 'guard.drop_caller_key',
   'guard.sign_in_lookup', 'guard.open_session', 'guard.bind_session', 'guard.end_own_session', 'guard.refresh_session', 'guard.refresh_sessions', 'guard.refuse_session', 'guard.end_session',
   'guard.end_other_sessions', 'guard.end_sessions_of', 'guard.list_accounts',
-  'guard.set_account_status', 'guard.set_account_role', 'guard.find_unenrolled', 'guard.renew_enrolment', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
+  'guard.set_account_status', 'guard.set_account_role', 'guard.find_administrator', 'guard.renew_enrolment', 'guard.read_audit', 'guard.finish', 'guard.hold_keys', 'guard.claim_email',
   'guard.put_mail', 'guard.mail_again', 'guard.mail_recipient', 'guard.code_account', 'guard.claim_for', 'guard.verify_email', 'guard.reset_password', 'guard.change_password',
   'guard.change_email', 'guard.undo_email', 'guard.is_new_device',
   'guard.rehash_password', 'guard.code_rule', 'guard.issue_code', 'guard.try_code', 'guard.redeem_code',
@@ -22,7 +22,7 @@ const kernelDefiners: readonly string[] = [
   'guard.pending_factors', 'guard.complete_pending', 'guard.passkey_lookup', 'guard.complete_passkey', 'guard.count_own_try', 'guard.prove_own',
   'guard.redeem_step_up', 'guard.enrol_factor', 'guard.confirm_factor', 'guard.remove_factor', 'guard.replace_recovery_codes', 'guard.end_recovery_codes', 'guard.forget_registrations',
   'guard.request_factor_reset', 'guard.cancel_factor_reset', 'guard.factor_was_used', 'guard.factor_reset_due', 'guard.apply_factor_reset',
-  'guard.recovery_holds', 'guard.find_administrator', 'guard.recover_administrator',
+  'guard.recovery_holds', 'guard.recover_administrator',
   'guard.open_client_session', 'guard.bound_api_client', 'guard.rotate_api_client', 'guard.revoke_api_client',
 ]
 

@@ -1,6 +1,8 @@
 import { createSecretKey, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
+import { after } from 'node:test'
 import type { Person, Visitor } from '../../src/context.ts'
+import { Refusal } from '../../src/errors.ts'
 import type { Event } from '../../src/events.ts'
 import type { BlindIndex } from '../../src/tables.ts'
 import { openTokens } from '../../src/tokens.ts'
@@ -67,3 +69,18 @@ export async function openIdentity(database: TestDatabase, shared: Shared = newS
     close: () => opened.close(),
   }
 }
+
+/** Two processes of one service, as refreshes meet them; closed behind the tests of the file. `seen`: events of some sessions in both. */
+export async function openTwo(database: TestDatabase): Promise<{ readonly one: TestIdentity; readonly two: TestIdentity; readonly shared: Shared; seen(type: string, ...sessions: readonly string[]): number }> {
+  const shared = newShared()
+  const one = await openIdentity(database, shared)
+  const two = await openIdentity(database, shared)
+  after(async () => {
+    await one.close()
+    await two.close()
+  })
+  return { one, two, shared, seen: (type, ...sessions) => [...one.events, ...two.events].filter((event) => event.type === type && 'session' in event && sessions.includes(String(event.session))).length }
+}
+
+/** What a refresh that opens nothing throws: one answer, whatever was wrong. */
+export const refreshRefused = (error: unknown): boolean => error instanceof Refusal && error.code === 'caller_refused' && error.detail === undefined
