@@ -31,7 +31,7 @@ async function made(): Promise<{ readonly listener: RequestListener; readonly he
 
 const { listener, headers, keyed } = await made()
 const server = createServer(listener)
-if (headers !== undefined) hardenServer(server)
+if (headers !== undefined) hardenServer(server, () => undefined)
 await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
 const { port } = server.address() as AddressInfo
 const people = headers ?? (keyed === undefined ? [{}] : await signedIn(`http://127.0.0.1:${port}`, keyed))

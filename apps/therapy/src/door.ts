@@ -64,6 +64,6 @@ export function openDoor(shared: DoorSettings, door: Door): Server {
   outside.use(sequence([...steps, ...(isLoopback(door.origins[0]) ? [byOneName(door.origins[0])] : []), routes]))
   outside.use(problems({ emit }))
   const server = createServer(outside)
-  hardenServer(server)
+  hardenServer(server, emit)
   return server
 }

@@ -9,6 +9,7 @@ export type ControlName = 'csrf' | 'fetch-metadata' | 'origin' | 'csp' | 'https'
  */
 export type Event =
   | { readonly type: 'http.answered'; readonly requestId: string; readonly method: string; readonly route: string; readonly status: number; readonly milliseconds: number; readonly code?: RefusalCode; readonly actor?: string }
+  | { readonly type: 'http.unreadable'; readonly requestId: string; readonly code: RefusalCode }
   | { readonly type: 'http.failed'; readonly requestId: string; readonly error: unknown }
   | { readonly type: 'auth.registered' | 'auth.login_succeeded' | 'auth.logout'; readonly requestId: string; readonly actor: string }
   | { readonly type: 'auth.refreshed' | 'auth.refresh_replayed' | 'auth.refresh_reused'; readonly requestId: string; readonly actor: string; readonly session: string }

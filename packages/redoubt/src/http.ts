@@ -103,9 +103,11 @@ export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMess
  * Bounds what a client can hold open, and answers requests the parser refuses like every other refusal.
  * Times are in milliseconds: head 10 s, whole request 60 s, looked at every second; idle connection 65 s (above the usual
  * 60 s of proxies).
+ * @param emit told of what the parser refuses (`http.unreadable`): no step of the perimeter sees it
  * @throws TypeError when the server listens already: it would go on looking every 30 s
  */
-export function hardenServer(server: Server): void {
+export function hardenServer(server: Server, emit: Emit): void {
+  if (typeof emit !== 'function') throw new TypeError('hardenServer: emit must be a function')
   if (server.listening) throw new TypeError('hardenServer: the server must not listen yet')
   Object.assign(server, { connectionsCheckingInterval: 1_000 })
   server.headersTimeout = 10_000
@@ -127,7 +129,9 @@ export function hardenServer(server: Server): void {
       return
     }
     const refusal = new Refusal(error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'malformed_request')
-    const text = problemText(refusal, newId())
+    const requestId = newId()
+    emit({ type: 'http.unreadable', requestId, code: refusal.code })
+    const text = problemText(refusal, requestId)
     socket.end(
       `HTTP/1.1 ${refusal.status} ${refusal.status === 408 ? 'Request Timeout' : 'Bad Request'}\r\n` +
         'Content-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n' +

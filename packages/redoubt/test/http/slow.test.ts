@@ -59,6 +59,6 @@ test('the times of a server hold from its start, and cannot be set too late', as
   const { server } = await edge('node')
   assert.deepEqual([server.headersTimeout, server.requestTimeout, server.keepAliveTimeout], [10_000, 60_000, 65_000])
   assert.equal((server as { readonly connectionsCheckingInterval?: number }).connectionsCheckingInterval, 1_000)
-  assert.throws(() => hardenServer(server), TypeError)
-  assert.doesNotThrow(() => hardenServer(createServer()))
+  assert.throws(() => hardenServer(server, () => undefined), TypeError)
+  assert.doesNotThrow(() => hardenServer(createServer(), () => undefined))
 })

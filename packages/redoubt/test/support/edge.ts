@@ -71,7 +71,7 @@ export async function edge(
     authenticate: bearer(tokens), roles: ['patient', 'therapist'], emit, openapi: { title: 'Edge', version: '1.0.0' }, ...more.mount,
   })
   const apps = { node: () => listener([...steps, api], emit), express: () => expressApp([...steps, api], emit), nest: () => nestApp(steps, api, emit) }
-  return { ...(await serving(await apps[kind]())), events }
+  return { ...(await serving(await apps[kind](), options.emit ?? emit)), events }
 }
 
 function expressApp(steps: readonly unknown[], emit: (event: Event) => void): RequestListener {
