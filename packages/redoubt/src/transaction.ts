@@ -5,7 +5,7 @@ import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from '
 import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
-import { deferredStatement, durableStatement, enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
+import { enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
 import { verifiedByRows } from './transaction/verification.ts'
 import { openWork } from './transaction/work.ts'
@@ -95,7 +95,7 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
   const way = openWay(gate, statement)
   const outcome = await way.send(audited
-    ? { statements: [enter, statement, finishStatement({ ...entry, personal }), resetStatement], commit: { durable: durableStatement, deferred: deferredStatement }, poison }
+    ? { statements: [enter, statement], commit: finishStatement({ ...entry, personal }), poison }
     : { statements: [enter, statement, resetStatement], poison })
   const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
   const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }, true), resetStatement], poison: (each) => poisonOf(each, []) }) : undefined

@@ -101,7 +101,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
       metadata: { ...plan.entry.metadata, ...lack, ...(unknown && caller.actor !== null ? { claimed_actor: caller.actor } : {}) },
     }
     const connection = await gate.pool.connect()
-    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false), finishStatement(entry)])
+    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false), finishStatement(entry).durable])
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
     if (!unknown && error instanceof Refusal && caller.kind !== 'system') verified.add(error)

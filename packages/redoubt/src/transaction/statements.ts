@@ -21,16 +21,11 @@ export const commitStatement: Statement = { name: 'redoubt_commit', text: 'commi
 export const rollbackStatement: Statement = { name: 'redoubt_rollback', text: 'rollback', values: [] }
 
 /**
- * Sent with every commit: what SQL injected into the transaction set for the whole session does not outlive it. Seen
- * without it, also behind a pooler, where destroying our connection keeps the server's: DateStyle made the next
- * caller's timestamps null, array_nulls their nulls texts, default_transaction_read_only refused all that followed.
+ * Sent with every commit without an entry (guard.finish() does the same): what SQL injected into the transaction set for
+ * the whole session does not outlive it. Seen without it, also behind a pooler, where destroying our connection keeps the
+ * server's: DateStyle made the next caller's timestamps null, default_transaction_read_only refused all that followed.
  */
 export const resetStatement: Statement = { name: 'redoubt_reset', text: 'reset all', values: [] }
-/** Behind a reset that stands before the commit: an answer whose entry dies with the machine is a read without a trace. */
-export const durableStatement: Statement = { name: 'redoubt_durable', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] }
-
-/** The same place where a later commit of the same session waits for the disk, and the answer for that (pg/pipeline.ts). */
-export const deferredStatement: Statement = { name: 'redoubt_deferred', text: `select pg_catalog.set_config('synchronous_commit', 'off', true)`, values: [] }
 
 const enter =
   `select pg_catalog.set_config('redoubt.caller', $1, true), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), ` +
@@ -60,15 +55,17 @@ export function enterStatement(
   }
 }
 
-export function finishStatement(entry: Entry): Statement {
-  return {
-    name: 'redoubt_finish',
-    text: 'select guard.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
-    values: [
-      entry.resource?.type ?? null, entry.resource?.id ?? null, entry.purpose, entry.outcome, JSON.stringify(entry.metadata),
-      entry.personal?.sealed ?? null, entry.personal?.commitment ?? null, entry.keep, entry.days, entry.subjects,
-    ],
-  }
+/**
+ * The last statement before a commit that leaves an entry: `durable` waits for the disk at the commit, `deferred` leaves
+ * that to a later commit of the same session, for which the answer waits (pg/pipeline.ts).
+ */
+export function finishStatement(entry: Entry): { readonly durable: Statement; readonly deferred: Statement } {
+  const values = [
+    entry.resource?.type ?? null, entry.resource?.id ?? null, entry.purpose, entry.outcome, JSON.stringify(entry.metadata),
+    entry.personal?.sealed ?? null, entry.personal?.commitment ?? null, entry.keep, entry.days, entry.subjects,
+  ]
+  const finish = { name: 'redoubt_finish', text: 'select guard.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)' }
+  return { durable: { ...finish, values: [...values, true] }, deferred: { ...finish, values: [...values, false] } }
 }
 
 /** Locks the rows of the keys this transaction sealed under, so that no value commits under a destroyed key. */

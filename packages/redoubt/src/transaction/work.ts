@@ -107,17 +107,15 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       if (keyIds.size > 0) last.push(holdKeysStatement([...keyIds.values()]))
       if (plan.audited) {
         const personal = await personalOf(gate, caller, plan.entry.id)
-        last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }))
-      }
-      if (!verified) last.push(verifyStatement)
-      last.push(commitStatement, resetStatement)
+        last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }).durable, commitStatement)
+      } else last.push(...(verified ? [] : [verifyStatement]), commitStatement, resetStatement)
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
         poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
         throw lostAnswer(outcome.failure.refusal)
       }
       // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
-      if (answers.at(-2)?.command !== 'COMMIT') {
+      if (answers.at(plan.audited ? -1 : -2)?.command !== 'COMMIT') {
         poison ??= 'COMMIT did not commit'
         throw new Refusal('database_error')
       }

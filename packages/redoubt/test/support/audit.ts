@@ -77,7 +77,7 @@ export async function auditWorld(database: TestDatabase, settings: { readonly wr
           finishStatement({
             id, action: 'record.read', resource: { type: 'record', id: newId() }, purpose: 'care', outcome: 'done', metadata,
             personal: { sealed: Buffer.from(clear), commitment }, keep: 'access', days, subjects,
-          }),
+          }).durable,
         ],
       }
     },
