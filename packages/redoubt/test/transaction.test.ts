@@ -193,7 +193,7 @@ test('attack: a revoked session learns and does nothing in a transaction without
     ['already_exists', (tx) => tx.query(plain(70)).catch(() => undefined)],
   ]
   for (const [told, way] of ways) {
-    await assert.rejects(transaction(opened.gate, gone, 'test.look', way), refusal('caller_refused'), `${way}`)
+    await assert.rejects(transaction(opened.gate, gone, 'test.look', way), refusal('caller_refused'), String(way))
     if (told === undefined) await transaction(opened.gate, anna, 'test.look', way)
     else await assert.rejects(transaction(opened.gate, anna, 'test.look', way), refusal(told))
   }
