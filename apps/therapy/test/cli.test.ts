@@ -14,7 +14,7 @@ after(() => rm(folder, { recursive: true, force: true }))
 /** What a terminal shows of one command; nothing of this machine's settings but the path to programs. */
 function therapy(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Said> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [join(import.meta.dirname, '../src/cli.ts'), ...args], { env: { PATH: process.env['PATH'], REDOUBT_HOME: folder, ...env } }, (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code), out, err }))
+    execFile(process.execPath, [join(import.meta.dirname, '../src/cli.ts'), ...args], { env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'], REDOUBT_HOME: folder, ...env } }, (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code), out, err }))
   })
 }
 

@@ -15,7 +15,7 @@ const cli = fileURLToPath(new URL('../src/cli.ts', import.meta.url))
 
 function keys(args: readonly string[], env: Record<string, string> = {}): Promise<{ readonly code: number; readonly out: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [cli, 'keys', ...args], { env: { PATH: process.env['PATH'], ...env } }, (error, stdout, stderr) => {
+    execFile(process.execPath, [cli, 'keys', ...args], { env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'], ...env } }, (error, stdout, stderr) => {
       resolve({ code: error === null ? 0 : Number(error.code), out: stdout + stderr })
     })
   })

@@ -23,7 +23,7 @@ const cli = join(import.meta.dirname, '../../src/cli.ts')
 /** The command in a process of its own, as an operator starts it. */
 function redoubt(args: readonly string[], env: Readonly<Record<string, string>>): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [cli, 'audit', ...args], { env: { PATH: process.env['PATH'] ?? '', ...env } }, (error, out, err) => {
+    execFile(process.execPath, [cli, 'audit', ...args], { env: { PATH: process.env['PATH'] ?? '', NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'], ...env } }, (error, out, err) => {
       resolve({ code: error === null ? 0 : Number(error.code), out, err })
     })
   })
