@@ -1,3 +1,4 @@
+import { expireEntries } from 'redoubt/audit'
 import { openAnchors } from 'redoubt/audit/anchor'
 import { startSequencer } from 'redoubt/audit/sequencer'
 import { startSweep } from 'redoubt/idempotency'
@@ -22,7 +23,8 @@ import { storedUrl } from './stored-url.ts'
 import { tables } from './tables.ts'
 
 const help = `therapy worker: seals the audit trail into its chain, anchors the head in ANCHOR_DIR, sends mail, deletes
-expired idempotency keys, one-time codes and sessions, registrations never confirmed, and tells unusual use of keys, until SIGTERM or SIGINT
+expired idempotency keys, one-time codes and sessions, registrations never confirmed and entries of the audit whose time is
+over, and tells unusual use of keys, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
@@ -53,7 +55,7 @@ run('therapy worker', async () => {
     await keyring.check()
     const anchors = await openAnchors({ directory: settings.ANCHOR_DIR, service: tables.service, key: () => keyring.purposeKey('audit-anchor') })
     const sequencer = startSequencer({ pool, anchors, emit })
-    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions, forgetMail, forgetRegistrations] })
+    const sweep = startSweep({ pool, emit, more: [forgetCodes, forgetSessions, forgetMail, forgetRegistrations, expireEntries] })
     const watch = startUsageWatch({ pool, emit })
     // At once: what runs on after a start that was refused would keep the process from ending.
     ends.push(() => anchors.close(), () => sequencer.stop(), () => sweep.stop(), () => watch.stop())

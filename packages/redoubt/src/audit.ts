@@ -8,23 +8,14 @@ import type { KeyObject } from 'node:crypto'
 type Database = Pick<Pool, 'query'>
 
 /**
- * Removes entries whose time to be kept is over, with their subjects: a chained entry lists them, tombstones stand for
- * them. Unsealed entries and those with time left stay, whatever is asked.
- * @param pool pool of the worker role
- * @param before entries with `retain_until` up to here; a time to come counts as now
- * @param most at most this many, 1 to 10 000; call again until it gives 0
- * @returns how many went, and the id of the entry that says so (null when there was nothing to remove)
+ * Removes entries whose time to be kept was over at the last midnight (UTC), at most $1 of them (up to 10 000), with their
+ * subjects; for the worker's sweep. A chained entry lists them and tombstones stand for them; what is not sealed yet stays.
+ * By the day, not by the minute: the entry that accounts for a removal is kept for ever.
  */
-export async function expireAudit(pool: Database, before: Date, most: number): Promise<{ readonly removed: number; readonly entry: string | null }> {
-  if (Number.isNaN(before.getTime())) throw new TypeError('expireAudit: before must be a date')
-  if (!Number.isInteger(most) || most < 1 || most > 10_000) throw new TypeError('expireAudit: most must be 1 to 10000')
-  const rows = await pool.query<{ readonly removed: number; readonly retention_entry: string | null }>({
-    text: 'select * from guard.expire_audit($1, $2)', values: [before, most],
-  })
-  const row = rows[0]
-  if (row === undefined) throw new Refusal('database_error')
-  return { removed: row.removed, entry: row.retention_entry }
-}
+export const expireEntries = {
+  name: 'redoubt_expire_entries',
+  text: `select removed as gone from guard.expire_audit(date_trunc('day', now(), 'UTC'), least($1::int, 10000))`,
+} as const
 
 /** The anchors that still speak for the file: what a later discontinuity took back is left out. */
 async function standingAnchors(path: string, publicKeys: ReadonlyMap<string, KeyObject>): Promise<readonly Anchor[]> {

@@ -4,6 +4,7 @@ import type { Columns } from './columns.ts'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import type { Pool, Statement, Tx } from './pg.ts'
+import { startRounds } from './rounds.ts'
 import type { Tables } from './tables.ts'
 import type { kernelTables } from './tables/kernel.ts'
 
@@ -138,7 +139,7 @@ export type SweepSettings = {
   readonly pool: Pick<Pool, 'query'>
   /** Milliseconds between two looks. Default one minute. */
   readonly intervalMs?: number
-  /** Rows deleted by one statement; while there are more, the next one follows at once. Default 1000. */
+  /** Rows deleted by one statement; while there are more, the next one follows at once, up to 100 for each kind. Default 1000. */
   readonly batch?: number
   /** What else expires: statements that delete at most $1 rows and answer how many have `gone`. */
   readonly more?: readonly Omit<Statement<Gone>, 'values'>[]
@@ -146,6 +147,9 @@ export type SweepSettings = {
 }
 
 type Gone = { readonly gone: number }
+
+/** Of one kind in one look: what has piled up of it does not keep the others waiting. */
+const mostBatches = 100
 
 function whole(name: string, value: number, least: number, most: number): number {
   if (!Number.isInteger(value) || value < least || value > most) throw new TypeError(`startSweep: ${name} must be a whole number from ${least} to ${most}`)
@@ -162,36 +166,17 @@ export function startSweep(settings: SweepSettings): { stop(): Promise<void> } {
   const interval = whole('intervalMs', settings.intervalMs ?? 60_000, 1, 3_600_000)
   const batch = whole('batch', settings.batch ?? 1000, 1, 100_000)
   const deletions = [(most: number) => forgetExpired(pool, most), ...(settings.more ?? []).map((each) => (most: number) => deleted(pool, { ...each, values: [most] }))]
-  const stopped = Promise.withResolvers<void>()
-  let stopping = false
 
-  async function sweep(): Promise<void> {
+  async function sweep(stopping: () => boolean): Promise<void> {
     try {
       for (const forgetSome of deletions) {
         let gone = batch
-        while (!stopping && gone === batch) gone = await forgetSome(batch)
+        for (let times = 0; !stopping() && gone === batch && times < mostBatches; times++) gone = await forgetSome(batch)
       }
     } catch (error) {
       emit({ type: 'idempotency.sweep_failed', error })
     }
   }
 
-  async function run(): Promise<void> {
-    while (!stopping) {
-      await sweep()
-      const pause = Promise.withResolvers<void>()
-      const timer = setTimeout(pause.resolve, interval)
-      await Promise.race([pause.promise, stopped.promise])
-      clearTimeout(timer)
-    }
-  }
-
-  const running = run()
-  return {
-    stop() {
-      stopping = true
-      stopped.resolve()
-      return running
-    },
-  }
+  return startRounds({ pauseMs: interval, round: sweep })
 }

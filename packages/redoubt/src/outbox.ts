@@ -3,6 +3,7 @@ import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
 import { isFinal, type Mail, type Mailer } from './mail.ts'
 import type { Pool, Tx } from './pg.ts'
+import { startRounds } from './rounds.ts'
 import type { BlindIndex, Tables } from './tables.ts'
 import type { kernelTables } from './tables/kernel.ts'
 
@@ -105,8 +106,6 @@ export function startOutbox(settings: OutboxSettings): { stop(): Promise<void> }
   const lease = whole('leaseMs', settings.leaseMs ?? 120_000, 3_600_000) / 1000
   const pause = whole('pauseMs', settings.pauseMs ?? 15_000, 3_600_000) / 1000
   const tries = whole('tries', settings.tries ?? 12, 100)
-  const stopped = Promise.withResolvers<void>()
-  let stopping = false
 
   async function sendOne(due: Due): Promise<void> {
     const { id, topic, request_id: requestId, attempts } = due
@@ -126,34 +125,17 @@ export function startOutbox(settings: OutboxSettings): { stop(): Promise<void> }
     }
   }
 
-  async function look(): Promise<void> {
+  async function look(stopping: () => boolean): Promise<void> {
     try {
-      for (let taken = 1; taken > 0 && !stopping; ) {
+      for (let taken = 1; taken > 0 && !stopping(); ) {
         const rows = await pool.query<Due>({ name: 'redoubt_mail_take', text: take, values: [lease] })
         taken = rows.length
-        for (const due of rows) if (!stopping) await sendOne(due)
+        for (const due of rows) if (!stopping()) await sendOne(due)
       }
     } catch (error) {
       emit({ type: 'mail.outbox_failed', error })
     }
   }
 
-  async function run(): Promise<void> {
-    while (!stopping) {
-      await look()
-      const rest = Promise.withResolvers<void>()
-      const timer = setTimeout(rest.resolve, interval)
-      await Promise.race([rest.promise, stopped.promise])
-      clearTimeout(timer)
-    }
-  }
-
-  const running = run()
-  return {
-    stop() {
-      stopping = true
-      stopped.resolve()
-      return running
-    },
-  }
+  return startRounds({ pauseMs: interval, round: look })
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
-import { expireAudit } from '../src/audit.ts'
+import { expireEntries } from '../src/audit.ts'
 import { personalHolds } from '../src/audit/entry.ts'
+import { startSweep } from '../src/idempotency.ts'
 import { auditWorld, until } from './support/audit.ts'
 import { testDatabase } from './support/database.ts'
 
@@ -97,10 +98,10 @@ test('retention: what is over goes, with its subjects, and the record still veri
   const subject = randomUUID()
   const over = await world.write(4, { days: 0, subjects: [subject] })
   const stays = await world.write(3, { subjects: [subject] })
-  const unsealed = await expireAudit(world.worker, new Date(Date.now() + 3_600_000), 1000)
+  const unsealed = await world.expire(new Date(Date.now() + 3_600_000))
   assert.deepEqual(unsealed, { removed: 0, entry: null }, 'an entry that is not in the chain is not removed')
   await world.seal()
-  const { removed, entry } = await expireAudit(world.worker, new Date(Date.now() + 3_600_000), 1000)
+  const { removed, entry } = await world.expire(new Date(Date.now() + 3_600_000))
   assert.equal(removed, 4)
   const pending = await world.verify()
   assert.deepEqual(pending.problems, [])
@@ -113,6 +114,44 @@ test('retention: what is over goes, with its subjects, and the record still veri
   assert.equal((await database.admin('select from redoubt.audit_subjects where subject_id = $1', [subject])).length, stays.length)
   const [run] = await database.admin<{ action: string; metadata: { removed: number } }>('select action, metadata from redoubt.audit_logs where id = $1', [entry])
   assert.deepEqual([run?.action, run?.metadata.removed], ['retention.run', 4])
+})
+
+test('retention by itself: the sweep of a worker removes by the day what is over, while others write, and the record verifies', async () => {
+  const day = (): string => new Date().toISOString().slice(0, 10)
+  const before = await world.verify()
+  const today = day()
+  const over = await world.write(5)
+  await world.tamper(`update redoubt.audit_logs set retain_until = date_trunc('day', now(), 'UTC') - interval '1 second' where id = any($1)`, [over])
+  const ended = await world.write(1, { days: 0 })
+  const stays = await world.write(2)
+  await world.seal()
+
+  let looks = 0
+  const sequencer = world.sequencer()
+  const sweeps = [1, 2].map(() => startSweep({
+    emit: (event) => world.events.push(event), intervalMs: 10, batch: 2, more: [expireEntries],
+    pool: { query: (statement) => { if (statement.name === expireEntries.name) looks += 1; return world.worker.query(statement) } },
+  }))
+  const left = async (): Promise<readonly string[]> => (await database.admin<{ id: string }>('select id from redoubt.audit_logs where id = any($1)', [[...over, ...ended, ...stays]])).map(({ id }) => id)
+  await until('what was over has gone', async () => !(await left()).some((id) => over.includes(id)))
+  const later = looks
+  const more = await world.write(3)
+  await until('they have looked some more times', () => looks > later + 6)
+  await Promise.all(sweeps.map((sweep) => sweep.stop()))
+  await sequencer.stop()
+  await world.seal()
+
+  const result = await world.verify()
+  assert.deepEqual(result.problems, [])
+  // At midnight itself there is another day to remove.
+  if (day() !== today) return
+  assert.deepEqual((await left()).toSorted(), [...ended, ...stays].toSorted(), 'what ended today goes tomorrow')
+  const runs = await database.admin<{ removed: number }>(
+    `select (metadata ->> 'removed')::int as removed from redoubt.audit_logs where action = 'retention.run' order by occurred_at desc limit 3`)
+  assert.deepEqual(runs.map(({ removed }) => removed).toSorted(), [1, 2, 2], 'two at a time, and no entry of a look that found nothing')
+  assert.deepEqual([result.removed - before.removed, result.pendingRemovals], [5, 0])
+  assert.equal(result.entries - before.entries, ended.length + stays.length + more.length + runs.length)
+  assert.deepEqual(world.events.filter(({ type }) => type === 'idempotency.sweep_failed'), [])
 })
 
 test('nobody but the functions changes the record: owner, app and worker are refused', async () => {

@@ -1,5 +1,6 @@
 import type { Emit } from '../events.ts'
 import type { Pool } from '../pg.ts'
+import { startRounds } from '../rounds.ts'
 
 export type UsageWatchSettings = {
   /** Pool of the worker role. */
@@ -37,10 +38,10 @@ export function startUsageWatch(settings: UsageWatchSettings): { stop(): Promise
   const interval = whole('intervalMs', settings.intervalMs ?? 60_000, 3_600_000)
   const times = whole('times', settings.times ?? 3, 1_000)
   const least = whole('least', settings.least ?? 200, 1_000_000_000)
-  const stopped = Promise.withResolvers<void>()
-  let stopping = false
+  let looks = 0
 
-  async function look(count: number): Promise<void> {
+  async function look(): Promise<void> {
+    const count = looks++
     try {
       for (const { hour, actor, purpose, data_class: dataClass, uses, baseline } of await pool.query<Unusual>({ ...find, values: [times, least] })) {
         emit({ type: 'security.key_use_unusual', hour: hour.toISOString(), actor, purpose: purpose === '' ? null : purpose, dataClass, uses: Number(uses), baseline: Number(baseline) })
@@ -51,22 +52,5 @@ export function startUsageWatch(settings: UsageWatchSettings): { stop(): Promise
     }
   }
 
-  async function run(): Promise<void> {
-    for (let count = 0; !stopping; count++) {
-      await look(count)
-      const pause = Promise.withResolvers<void>()
-      const timer = setTimeout(pause.resolve, interval)
-      await Promise.race([pause.promise, stopped.promise])
-      clearTimeout(timer)
-    }
-  }
-
-  const running = run()
-  return {
-    stop() {
-      stopping = true
-      stopped.resolve()
-      return running
-    },
-  }
+  return startRounds({ pauseMs: interval, round: look })
 }

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { appendFile, readFile, truncate, writeFile } from 'node:fs/promises'
 import { after, test } from 'node:test'
-import { expireAudit } from '../../src/audit.ts'
 import { lineHash, parseAnchor, signAnchor, anchorText } from '../../src/audit/anchor-line.ts'
 import type { Problem, ProblemKind } from '../../src/audit/verify.ts'
 import { anchorKey, auditWorld } from '../support/audit.ts'
@@ -17,7 +16,7 @@ const tables = ['audit_logs', 'audit_subjects', 'audit_chain', 'audit_head', 'au
 const expired = await world.write(5, { days: 0, subjects: [randomUUID()] })
 await world.write(30, { subjects: [randomUUID(), randomUUID()] })
 await world.seal()
-await expireAudit(world.worker, new Date(), 1000)
+await world.expire(new Date())
 await world.write(24)
 await world.seal()
 await world.write(10)

@@ -40,6 +40,8 @@ export type AuditWorld = {
   /** Runs a sequencer until every entry is sealed and the head anchored. */
   seal(): Promise<void>
   verify(): Promise<Verification>
+  /** Retention up to a moment, at most 1000 entries. @returns how many went, and the entry that says so */
+  expire(before: Date): Promise<{ readonly removed: number; readonly entry: string | null }>
   /** As a superuser with triggers off: what a hostile administrator of the database would do. */
   tamper(sql: string, values?: readonly unknown[]): Promise<void>
   close(): Promise<void>
@@ -105,6 +107,10 @@ export async function auditWorld(database: TestDatabase, settings: { readonly wr
       await sequencer.stop()
     },
     verify: () => verifyAudit({ query: (statement) => auditor.query(statement), service: database.service, anchors: anchors.path, publicKeys: key.verifiers, pageSize: settings.pageSize ?? 500 }),
+    async expire(before) {
+      const rows = await worker.query<{ readonly removed: number; readonly retention_entry: string | null }>({ text: 'select * from guard.expire_audit($1, 1000)', values: [before] })
+      return { removed: rows[0]?.removed ?? 0, entry: rows[0]?.retention_entry ?? null }
+    },
     async tamper(sql, values) {
       await database.admin(`set session_replication_role = replica`)
       try {

@@ -3,7 +3,6 @@ import type { Source } from './source.ts'
 
 /** What embedders of the library are offered and nothing in this repository but a test calls, with the reason. */
 const offered: Readonly<Record<string, string>> = {
-  'packages/redoubt/src/audit.ts expireAudit': 'when entries go is the decision of an operator, whose job calls it',
   'packages/redoubt/src/cli/embedded.ts removeEmbedded': 'for the tests of services on the embedded server',
   'packages/redoubt/src/http/download.ts download': 'a kind of route; Therapy has no files yet',
   'packages/redoubt/src/tables.ts legacy': 'for services with columns that an older system wrote; Therapy has none',
