@@ -51,22 +51,24 @@ async function write(world: AuditWorld, count: number, deadline: number, check: 
 /** Plants one change at a random place, has it found there, and takes it back. */
 async function plant(world: AuditWorld, database: TestDatabase, count: number): Promise<readonly string[]> {
   const found: string[] = []
-  const at = (): number => 1 + (randomBytes(4).readUInt32BE() % count)
+  const at = (): number => 1 + (randomBytes(4).readUInt32BE() % (count - 1))
   const attacks: readonly (readonly [name: string, change: (seq: number) => string, expected: (problem: Problem, seq: number) => boolean])[] = [
     ['edit', (seq) => `update redoubt.audit_logs set purpose = 'billing' where id = (select entry_id from redoubt.audit_chain where seq = ${seq})`, ({ kind, seq }, n) => kind === 'entry_altered' && seq === BigInt(n)],
     ['deletion', (seq) => `delete from redoubt.audit_logs where id = (select entry_id from redoubt.audit_chain where seq = ${seq})`, ({ kind, seq }, n) => kind === 'entry_missing' && seq === BigInt(n)],
     ['subject taken off', (seq) => `delete from redoubt.audit_subjects where entry_id = (select entry_id from redoubt.audit_chain where seq = ${seq})`, ({ kind, seq }, n) => kind === 'entry_altered' && seq === BigInt(n)],
     ['row of the chain taken out', (seq) => `delete from redoubt.audit_chain where seq = ${seq}`, ({ kind, seq }, n) => kind === 'link_missing' && seq === BigInt(n)],
     ['row of the chain pointed elsewhere', (seq) => `update redoubt.audit_chain set entry_id = gen_random_uuid() where seq = ${seq}`, ({ kind, seq }, n) => kind === 'link_broken' && seq === BigInt(n)],
+    ['two rows of the chain in each other’s place', (seq) => `delete from redoubt.audit_chain where seq in (${seq}, ${seq + 1});
+      insert into redoubt.audit_chain (seq, kind, entry_id, retain_until, commitment, link) select ${2 * seq + 1} - seq, kind, entry_id, retain_until, commitment, link from saved.chain where seq in (${seq}, ${seq + 1})`, ({ kind, seq }, n) => kind === 'link_broken' && seq === BigInt(n)],
     ['tombstone', (seq) => `delete from redoubt.audit_logs where id = (select entry_id from redoubt.audit_chain where seq = ${seq}); insert into redoubt.audit_tombstones select seq, entry_id, entry_id from redoubt.audit_chain where seq = ${seq}`, ({ kind, seq }, n) => kind === 'tombstone_forged' && seq === BigInt(n)],
     ['tail cut', () => `delete from redoubt.audit_chain where seq > ${count - 10}; update redoubt.audit_head set seq = ${count - 10}, link = (select link from redoubt.audit_chain where seq = ${count - 10})`, ({ kind }) => kind === 'tail_cut'],
   ]
   for (const [name, change, expected] of attacks) {
     const seq = at()
     await database.admin(`drop schema if exists saved cascade; create schema saved;
-      create table saved.logs as select e.* from redoubt.audit_logs e join redoubt.audit_chain c on c.entry_id = e.id where c.seq = ${seq} or c.seq > ${count - 10};
-      create table saved.subjects as select s.* from redoubt.audit_subjects s join redoubt.audit_chain c using (entry_id) where c.seq = ${seq} or c.seq > ${count - 10};
-      create table saved.chain as select * from redoubt.audit_chain where seq = ${seq} or seq > ${count - 10};
+      create table saved.logs as select e.* from redoubt.audit_logs e join redoubt.audit_chain c on c.entry_id = e.id where c.seq in (${seq}, ${seq + 1}) or c.seq > ${count - 10};
+      create table saved.subjects as select s.* from redoubt.audit_subjects s join redoubt.audit_chain c using (entry_id) where c.seq in (${seq}, ${seq + 1}) or c.seq > ${count - 10};
+      create table saved.chain as select * from redoubt.audit_chain where seq in (${seq}, ${seq + 1}) or seq > ${count - 10};
       create table saved.head as table redoubt.audit_head`)
     await world.tamper(change(seq))
     const { problems } = await world.verify()
