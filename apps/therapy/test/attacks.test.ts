@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { connect } from 'node:net'
 import { test } from 'node:test'
 import type { Person } from 'redoubt/context'
 import { transaction } from 'redoubt/transaction'
@@ -11,6 +12,29 @@ const care = await clinic.care(ada, therapist)
 const greatest = 2_147_483_647
 const cursor = (parts: unknown): string => Buffer.from(typeof parts === 'string' ? parts : JSON.stringify(parts)).toString('base64url')
 const anId = '01900000-0000-7000-8000-000000000000'
+
+/** Bytes on the wire as they are, and all that came back within a connection's life, or until nothing more comes for a second. */
+function wire(bytes: string): Promise<string> {
+  return new Promise((resolve) => {
+    let text = ''
+    const socket = connect(Number(new URL(clinic.address).port), '127.0.0.1', () => void socket.write(bytes, 'latin1'))
+    socket.setEncoding('latin1').setTimeout(1_000, () => socket.destroy())
+    socket.on('data', (chunk: string) => (text += chunk)).on('error', () => undefined).on('close', () => resolve(text))
+  })
+}
+
+test('attack: smuggling behind a probe: one whose framing a proxy may read otherwise is refused like any request, with what stands behind it', async () => {
+  const behind = 'GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n'
+  for (const path of ['live', 'ready', 'startup']) {
+    assert.match(await wire(`GET /health/${path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`), /^HTTP\/1\.1 200 /)
+    for (const framing of ['Transfer-Encoding: x, chunked', 'Transfer-Encoding: identity, chunked', 'Transfer-Encoding: xchunked']) {
+      const text = await wire(`GET /health/${path} HTTP/1.1\r\nHost: a\r\n${framing}\r\n\r\n0\r\n\r\n${behind}`)
+      assert.deepEqual([...text.matchAll(/^HTTP\/1\.1 (\d+)/gm)].map(([, status]) => status), ['400'], `${path} ${framing}: ${text.slice(0, 300)}`)
+      assert.ok(!text.includes('"keys"'))
+    }
+    assert.match(await wire(`GET /health/${path} HTTP/1.1\r\nHost: a\r\nContent-Length: ${behind.length}\r\nConnection: close\r\n\r\n${behind}`), /^HTTP\/1\.1 404 [^]*"not_found"/)
+  }
+})
 
 test('a cursor with NUL, a lone surrogate or bytes that are no UTF-8 is refused before SQL, on every list', async () => {
   const lists: readonly string[] = [

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Emit } from './events.ts'
+import { announcesBody } from './http/body.ts'
 
 /** One thing that must work before requests are taken. */
 export type Check = {
@@ -27,7 +28,7 @@ export type Health = {
   startup(): Promise<HealthReport>
   /** From now on not ready, so that the proxy sends no new requests while the old ones are finished. */
   stopping(): void
-  /** Answers GET and HEAD of /health/live, /health/ready and /health/startup; everything else goes on. */
+  /** Answers GET and HEAD of /health/live, /health/ready and /health/startup without a body; everything else goes on. */
   handle(request: IncomingMessage, response: ServerResponse, next: () => void): void
 }
 
@@ -139,7 +140,8 @@ export function openHealth(options: { readonly checks: readonly Check[]; readonl
     },
     handle(request, response, next) {
       const path = request.url?.split('?', 1)[0]
-      if (request.method !== 'GET' && request.method !== 'HEAD') return next()
+      // A probe has no body. One that announces it may be a smuggler's: the perimeter looks at its framing, and knows no such path.
+      if ((request.method !== 'GET' && request.method !== 'HEAD') || announcesBody(request)) return next()
       if (path === '/health/live') return answer(request, response, health.live())
       if (path === '/health/ready') return void health.ready().then((found) => answer(request, response, found))
       if (path === '/health/startup') return void health.startup().then((found) => answer(request, response, found))
