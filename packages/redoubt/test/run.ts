@@ -2,6 +2,7 @@ import { createWriteStream } from 'node:fs'
 import { glob } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import type { Duplex, Readable } from 'node:stream'
 import { finished, pipeline } from 'node:stream/promises'
 import { run } from 'node:test'
 import { lcov as lcovReport, spec } from 'node:test/reporters'
@@ -65,11 +66,12 @@ async function runFiles(files: readonly string[], adminUrl: string): Promise<boo
   stream.on('test:summary', ({ file, success }) => {
     if (file === undefined) passed = success
   })
-  const written = [stream.compose(new spec()), stream.compose(skipped)].map((text) => {
+  const texts: readonly Readable[] = [stream.compose<Duplex>(new spec()), stream.compose<Duplex>(skipped)]
+  const written = texts.map((text) => {
     text.pipe(process.stdout, { end: false })
     return finished(text, { writable: false })
   })
-  if (lcov !== '') written.push(pipeline(stream.compose(lcovReport), createWriteStream(lcov)))
+  if (lcov !== '') written.push(pipeline(stream.compose<Duplex>(lcovReport), createWriteStream(lcov)))
   await Promise.all(written)
   return passed
 }
