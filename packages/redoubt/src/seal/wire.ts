@@ -31,7 +31,16 @@ const TENANT_BYTES = 600
 
 /** One scratch for all AADs: built and used within one synchronous call. */
 const aadScratch = Buffer.alloc(TENANT_AT + TENANT_BYTES)
+const headerScratch = aadScratch.subarray(0, HEADER_BYTES)
 const nonceScratch = aadScratch.subarray(NONCE_AT, HEADER_BYTES)
+
+/** The AAD in the scratch. A new view for each value takes as long as sealing a hundred bytes of it; tenants are mostly the last one again. */
+let aad = aadScratch.subarray(0, TENANT_AT)
+
+function aadOf(end: number): Buffer {
+  if (aad.length !== end) aad = aadScratch.subarray(0, end)
+  return aad
+}
 
 /** Value of a small hex digit by character code; 16 for everything else. */
 const digits = new Uint8Array(128).fill(16)
@@ -95,13 +104,8 @@ export function sealWith(key: DataKey, place: Place, plaintext: Buffer | string,
   drawNonce(aadScratch, NONCE_AT)
   const end = writePlace(place)
   if (typeof end === 'string') throw new TypeError(`seal: place.${end} is not acceptable`)
-  const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadScratch.subarray(0, end), plaintext)
-  const { length } = ciphertext
-  const out = Buffer.allocUnsafe(OVERHEAD_BYTES + length)
-  for (let i = 0; i < HEADER_BYTES; i++) out[i] = aadScratch[i] as number
-  out.set(ciphertext, HEADER_BYTES)
-  for (let i = 0; i < TAG_BYTES; i++) out[HEADER_BYTES + length + i] = tag[i] as number
-  return out as Sealed
+  const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadOf(end), plaintext)
+  return Buffer.concat([headerScratch, ciphertext, tag], OVERHEAD_BYTES + ciphertext.length) as Sealed
 }
 
 /** Bytes that could be a sealed value of a version this reader knows. */
@@ -141,7 +145,7 @@ export function openInPage(key: DataKey, place: PagePlace, from: number, to: num
   for (let i = 0; i < HEADER_BYTES; i++) aadScratch[i] = page[from + i] as number
   const end = writePagePlace(place, key.scope.subject)
   if (typeof end === 'string') return null
-  return decrypt(key.key, nonceScratch, aadScratch.subarray(0, end), page.subarray(from + HEADER_BYTES, to - TAG_BYTES), page.subarray(to - TAG_BYTES, to))
+  return decrypt(key.key, nonceScratch, aadOf(end), page.subarray(from + HEADER_BYTES, to - TAG_BYTES), page.subarray(to - TAG_BYTES, to))
 }
 
 /**
@@ -156,7 +160,7 @@ export function sealInPage(key: DataKey, place: PagePlace, plaintext: Buffer, dr
   drawNonce(aadScratch, NONCE_AT)
   const end = writePagePlace(place, key.scope.subject)
   if (typeof end === 'string') throw new TypeError(`seal: place.${end} is not acceptable`)
-  const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadScratch.subarray(0, end), plaintext)
+  const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadOf(end), plaintext)
   const { length } = ciphertext
   if (into.length < at + OVERHEAD_BYTES + length) throw new TypeError('seal: into is too short')
   for (let i = 0; i < HEADER_BYTES; i++) into[at + i] = aadScratch[i] as number
@@ -176,5 +180,5 @@ export function openWith(key: DataKey, place: Place, sealed: Buffer): Buffer | n
   const end = writePlace(place)
   if (typeof end === 'string') return null
   const tagAt = sealed.length - TAG_BYTES
-  return decrypt(key.key, nonceScratch, aadScratch.subarray(0, end), sealed.subarray(HEADER_BYTES, tagAt), sealed.subarray(tagAt))
+  return decrypt(key.key, nonceScratch, aadOf(end), sealed.subarray(HEADER_BYTES, tagAt), sealed.subarray(tagAt))
 }
