@@ -3,7 +3,7 @@ import { blindIndex } from '../seal.ts'
 import { looksSealed, openWith } from '../seal/wire.ts'
 import type { Decoders } from './importing.ts'
 import { keyIdText, openingKeys, scopeText, type KeyFacts } from './key-facts.ts'
-import { tally, type Outcome, type Reason, type Verdict, type Work } from './outcome.ts'
+import { tally, type Reason, type Verdict, type Work } from './outcome.ts'
 import type { Page, PageRow } from './page.ts'
 import { blank, indexKeysOf, placesOf, scopesOf, type IndexKeysOf } from './renewal.ts'
 import { columnsFor, type SealedPart, type Shape } from './shape.ts'
@@ -35,12 +35,31 @@ function opened(row: PageRow, part: SealedPart, value: Buffer, table: number, ke
   return openWith(key, { tenant: row.tenant, table, column: part.column.id, row: row.id, subject: row.subject }, value) ?? 'does_not_open'
 }
 
+/** Work that looks at each row by itself, with the keys of its page at hand. */
+function rowByRow(
+  { shape, keyring, facts }: { readonly shape: Shape; readonly keyring: Keyring; readonly facts: KeyFacts },
+  parts: ReturnType<typeof placesOf>,
+  look: (row: PageRow, keys: Keys) => Verdict,
+): Pick<Work, 'prepare' | 'forget'> {
+  return {
+    async prepare(page) {
+      const keys = await keysOf(page, shape, parts, keyring, facts)
+      return () => {
+        const out = tally()
+        for (const row of page.rows()) out.add(look(row, keys))
+        return out.outcome()
+      }
+    },
+    forget: () => facts.forget(),
+  }
+}
+
 /**
  * Verification: every sealed value is opened where it stands, every blind index computed again, and where the value of
  * an older system is still beside it, the two are compared. Changes nothing; rows that are right count as `already`.
  */
 export function verification(settings: { readonly shape: Shape; readonly keyring: Keyring; readonly facts: KeyFacts; readonly decoders: Decoders }): Work {
-  const { shape, keyring, facts, decoders } = settings
+  const { shape, decoders } = settings
   const { read, write } = columnsFor(shape, 'verify')
   const parts = placesOf(shape, read)
   const sources = shape.legacy.filter(({ into }) => into >= 0).map((part) => ({ into: shape.sealed[part.into]?.name, name: part.name, from: read.indexOf(part.name), decode: decoders(part.name) }))
@@ -82,19 +101,7 @@ export function verification(settings: { readonly shape: Shape; readonly keyring
     return verdict
   }
 
-  return {
-    read,
-    write,
-    async prepare(page) {
-      const keys = await keysOf(page, shape, parts, keyring, facts)
-      return () => {
-        const out = tally()
-        for (const row of page.rows()) out.add(look(row, keys))
-        return out.outcome()
-      }
-    },
-    forget: () => facts.forget(),
-  }
+  return { read, write, ...rowByRow(settings, parts, look) }
 }
 
 /**
@@ -102,7 +109,7 @@ export function verification(settings: { readonly shape: Shape; readonly keyring
  * it opens; one without a target (a card verification value) always.
  */
 export function wiping(settings: { readonly shape: Shape; readonly keyring: Keyring; readonly facts: KeyFacts }): Work {
-  const { shape, keyring, facts } = settings
+  const { shape } = settings
   const { read, write } = columnsFor(shape, 'wipe')
   const targets = new Set(shape.legacy.map(({ into }) => into))
   const parts = placesOf(shape, read).filter((_, n) => targets.has(n))
@@ -134,17 +141,5 @@ export function wiping(settings: { readonly shape: Shape; readonly keyring: Keyr
     return verdict
   }
 
-  return {
-    read,
-    write,
-    async prepare(page): Promise<() => Outcome> {
-      const keys = await keysOf(page, shape, parts, keyring, facts)
-      return () => {
-        const out = tally()
-        for (const row of page.rows()) out.add(look(row, keys))
-        return out.outcome()
-      }
-    },
-    forget: () => facts.forget(),
-  }
+  return { read, write, ...rowByRow(settings, parts, look) }
 }
