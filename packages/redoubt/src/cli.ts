@@ -13,6 +13,7 @@ export const commands: readonly Command[] = [
   { name: 'keys', summary: 'status, rotation, retirement, move and backup of keys', run: async (...given) => (await import('./cli/keys.ts')).run(...given) },
   { name: 'keys usage', summary: 'who used which key, and how often', run: async (...given) => (await import('./cli/keys-usage.ts')).run(...given) },
   { name: 'migrate', summary: 'bring the database to the state of the SQL files', run: async (...given) => (await import('./cli/migrate.ts')).run(...given) },
+  { name: 'probe', summary: 'what a deployment shows of TLS, headers and origins to somebody outside', run: async (...given) => (await import('./cli/probe.ts')).run(...given) },
   { name: 'reencrypt', summary: 're-encrypt, import, verify or wipe sealed columns while the service works', run: async (...given) => (await import('./cli/reencrypt.ts')).run(...given) },
   { name: 'tables', summary: 'what the app declares of its data', run: async (...given) => (await import('./cli/tables.ts')).run(...given) },
 ]
