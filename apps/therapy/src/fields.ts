@@ -2,9 +2,13 @@ import { parsePhoneNumberFromString } from 'libphonenumber-js/max'
 import { rowId } from 'redoubt/http/parse'
 import { z } from 'zod'
 
-/** Control characters, and the marks that reverse or hide text (Unicode Bidi_Control, zero width): they let one name look like another. */
-const forbidden = /[\p{Cc}\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/u
-/** The same but for line break and tab, in texts of several lines. */
+/**
+ * Control characters, separators of lines and paragraphs, halves of a surrogate pair, and what reverses or hides text
+ * (Unicode Bidi_Control, zero width, fillers): they let one name look like another. Joiners and variation selectors stay:
+ * names are written with them.
+ */
+const forbidden = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]/u
+/** Of these, what has no place in texts of several lines either. */
 const forbiddenInText = /[^\P{Cc}\n\t]|[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/u
 
 function normal(text: string): string {
