@@ -1,23 +1,9 @@
 import { wrapKey } from '../aead.ts'
 import { Refusal } from '../errors.ts'
-import type { Emit } from '../events.ts'
-import type { KeyService } from '../kms.ts'
 import type { IndexedColumn } from './index-keys.ts'
-import { openKeks, operator, type KekPurpose, type KeysPool } from './keks.ts'
+import { openKeks, operator, type KekPurpose } from './keks.ts'
 import { purposeKeyAad, type Purpose } from './purpose-keys.ts'
-import { noticedAfter } from './rotate.ts'
-import type { KeyUsage } from './usage.ts'
-
-export type RetirementSettings = {
-  /** A pool of the keys role. */
-  readonly pool: KeysPool
-  readonly service: KeyService
-  readonly realm: string
-  readonly emit: Emit
-  readonly usage: KeyUsage
-  /** Milliseconds in which all running processes know of a new version: as for the rotation. Default: noticedAfter */
-  readonly overlap?: number
-}
+import { noticedAfter, type RotationSettings } from './rotate.ts'
 
 /** Where the superseded data keys are after a retirement: each in exactly one of them. */
 export type RetiredDataKeys = {
@@ -81,8 +67,8 @@ function inWords(seconds: number): string {
   return seconds < 120 ? `${Math.ceil(seconds)} seconds` : seconds < 7200 ? `${Math.ceil(seconds / 60)} minutes` : `${Math.ceil(seconds / 3600)} hours`
 }
 
-/** Takes old versions away, one level at a time, and refuses what is still needed. */
-export function openRetirement(settings: RetirementSettings): Retirement {
+/** Takes old versions away, one level at a time, and refuses what is still needed. @param settings those of the rotation */
+export function openRetirement(settings: RotationSettings): Retirement {
   const { pool, service, realm, emit, usage, overlap = noticedAfter } = settings
   const seconds = Math.ceil(overlap / 1000)
   const keks = openKeks({ pool, service, realm, emit, usage, by: operator, lifetime: 60 * 60_000, activeLifetime: 1, uses: 2 ** 20, clock: () => performance.now() })
