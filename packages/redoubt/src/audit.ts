@@ -43,8 +43,15 @@ async function lastCommon(pool: Database, anchors: readonly Anchor[]): Promise<A
   return undefined
 }
 
+/** An anchor that the file lacks and the database has a copy of. No link: the chain has it, the file is what was lost. */
+async function lostFile(pool: Database, standing: readonly Anchor[]): Promise<ChainPoint | undefined> {
+  const rows = await pool.query<{ readonly seq: bigint }>({ text: 'select seq from redoubt.audit_anchors order by at desc, seq desc limit 1', values: [] })
+  const copied = rows[0]?.seq ?? 0n
+  return copied === 0n || standing.some(({ seq }) => seq >= copied) ? undefined : { seq: copied, link: Buffer.alloc(32) }
+}
+
 /**
- * Takes the chain up again after a restore: a discontinuity is written into it and signed into the anchor file.
+ * Takes the chain up again after a restore, or after the loss of the anchor file: a discontinuity is written into it and signed into the anchor file.
  * Verification reports every discontinuity, and refuses one that the anchors' key has not signed. May be called again
  * when it was interrupted between the two.
  * @param settings.pool pool of the worker role; the sequencer may be running
@@ -61,7 +68,7 @@ export async function resumeAudit(settings: {
   const { pool, anchors, publicKeys, reason } = settings
   const standing = await standingAnchors(anchors.path, publicKeys)
   const after = (await lastCommon(pool, standing))?.seq ?? 0n
-  const lost = standing.findLast(({ seq }) => seq > after)
+  const lost = standing.findLast(({ seq }) => seq > after) ?? (await lostFile(pool, standing))
   const written = await pool.query<{ readonly seq: bigint; readonly link: Buffer }>({
     text: `select seq, link from redoubt.audit_chain where kind = 'discontinuity' order by seq`, values: [],
   })

@@ -100,6 +100,22 @@ export function startSequencer(settings: SequencerSettings): Sequencer {
     return { seq: head.seq, link: head.link }
   }
 
+  /**
+   * The file must not lack what the database has a copy of: a folder that is not mounted, or was lost, would be begun
+   * anew, and nothing would vouch any more for what was sealed before.
+   */
+  async function fileKnowsCopies(): Promise<void> {
+    const last = await anchors.last()
+    const rows = await pool.query<{ readonly seq: bigint | null }>({
+      name: 'redoubt_audit_copied', text: 'select (select a.seq from redoubt.audit_anchors a order by a.at desc, a.seq desc limit 1) as seq', values: [],
+    })
+    const copied = rows[0]?.seq ?? 0n
+    // A discontinuity that was signed late holds what was anchored before it.
+    if ((last?.seq ?? 0n) >= copied || (last?.after ?? 0n) >= copied) return
+    emit({ type: 'security.audit_chain_broken', problem: 'anchor_missing', seq: String(copied) })
+    throw new Refusal('audit_interrupted', { detail: `${anchors.path} lacks what was anchored last: bring back the folder ANCHOR_DIR names, or resume` })
+  }
+
   async function anchorHead(): Promise<void> {
     if (!(await claim())) return
     const started = performance.now()
@@ -129,6 +145,7 @@ export function startSequencer(settings: SequencerSettings): Sequencer {
   async function turn(): Promise<boolean> {
     if (!(await claim())) return false
     if (!checked) {
+      await fileKnowsCopies()
       await headBehindAnchor()
       checked = true
     }

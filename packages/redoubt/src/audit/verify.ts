@@ -28,16 +28,19 @@ export type Verification = {
 type HeadRow = { readonly seq: bigint; readonly link: Buffer; readonly horizon: string; readonly last: bigint | null; readonly interrupted: boolean }
 type CopyRow = Omit<Anchor, 'service' | 'at'> & { readonly at: Date }
 
-/** The database's own copies: if they are ahead of the file, somebody has cut the file. */
-async function checkCopies(query: Query, service: string, publicKeys: ReadonlyMap<string, KeyObject>, findings: Findings): Promise<bigint> {
-  const rows = await query<CopyRow>({
-    text: 'select seq, link, kind, after_seq as after, previous, at, kid, signature from redoubt.audit_anchors order by at desc, seq desc limit 1', values: [],
-  })
-  const copy = rows[0]
-  if (copy === undefined) return 0n
-  if (anchorHolds({ ...copy, service, at: copy.at.toISOString() }, publicKeys)) return copy.seq
-  findings.add('anchor_forged', { seq: copy.seq }, 'the copy of an anchor in the database is not signed by a trusted key')
-  return 0n
+/** The database's own copies, the first and the last: if they are ahead of the file, somebody has cut the file; if they begin before it, somebody has begun it anew. */
+async function checkCopies(query: Query, service: string, publicKeys: ReadonlyMap<string, KeyObject>, findings: Findings): Promise<{ readonly first: bigint; readonly last: bigint }> {
+  const seqOf = async (order: 'asc' | 'desc'): Promise<bigint | undefined> => {
+    const rows = await query<CopyRow>({
+      text: `select seq, link, kind, after_seq as after, previous, at, kid, signature from redoubt.audit_anchors order by at ${order}, seq ${order} limit 1`, values: [],
+    })
+    const copy = rows[0]
+    if (copy === undefined) return undefined
+    if (anchorHolds({ ...copy, service, at: copy.at.toISOString() }, publicKeys)) return copy.seq
+    findings.add('anchor_forged', { seq: copy.seq }, 'the copy of an anchor in the database is not signed by a trusted key')
+    return undefined
+  }
+  return { first: (await seqOf('asc')) ?? 0n, last: (await seqOf('desc')) ?? 0n }
 }
 
 async function checkStrays(query: Query, head: HeadRow, findings: Findings): Promise<number> {
@@ -97,7 +100,9 @@ export async function verifyAudit(settings: {
   const findings = collectFindings(1000)
   const copied = await checkCopies(query, service, publicKeys, findings)
   const anchors = await checkAnchorFile(settings.anchors, service, publicKeys, findings)
-  if (copied > anchors.highest) findings.add('anchor_missing', { seq: copied }, 'the database has the copy of an anchor that the file lacks')
+  if (copied.last > anchors.highest) findings.add('anchor_missing', { seq: copied.last }, 'the database has the copy of an anchor that the file lacks')
+  // A discontinuity says by itself that what was before it is lost, and somebody has signed that.
+  else if (copied.first > 0n && anchors.first?.kind === 'head' && anchors.first.seq > copied.first) findings.add('anchor_missing', { seq: copied.first }, 'the file begins after an anchor that the database has the copy of')
   const head = (
     await query<HeadRow>({
       text: `select h.seq, h.link, h.horizon::text as horizon, (select max(c.seq) from redoubt.audit_chain c) as last,

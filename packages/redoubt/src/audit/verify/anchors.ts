@@ -10,6 +10,8 @@ type Cut = { readonly line: number; readonly anchor: Anchor; readonly after: big
 export type AnchorFile = {
   readonly lines: number
   readonly highest: bigint
+  /** The first line that holds. */
+  readonly first: Anchor | undefined
   /** Discontinuities that stand, by seq. */
   readonly discontinuities: ReadonlyMap<bigint, Cut>
   /** The standing anchors of heads, in the order of the file; reads the file again. */
@@ -27,6 +29,7 @@ export async function checkAnchorFile(path: string, service: string, publicKeys:
   let cuts: readonly Cut[] = []
   let previous = noLine
   let highest = 0n
+  let first: Anchor | undefined
   let lines = 0
   for await (const { text, anchor } of readAnchorLines(path, { end })) {
     lines += 1
@@ -38,6 +41,7 @@ export async function checkAnchorFile(path: string, service: string, publicKeys:
       findings.add('anchor_forged', { seq: anchor.seq }, `line ${lines} is not signed by a trusted key of this service`)
       continue
     }
+    first ??= anchor
     const { after } = anchor
     if (after !== null) {
       cuts = [...cuts.filter((cut) => cut.anchor.seq <= after), { line: lines, anchor, after, lost: highest > after ? highest - after : 0n }]
@@ -49,6 +53,7 @@ export async function checkAnchorFile(path: string, service: string, publicKeys:
   return {
     lines,
     highest,
+    first,
     discontinuities: new Map(after.map((cut) => [cut.anchor.seq, cut])),
     async *heads() {
       let line = 0
