@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { UsageProblem } from 'redoubt/cli/io'
@@ -6,9 +8,11 @@ import { openSink } from 'redoubt/log/sink'
 import { createAdministrator, recoverAdministrator, renewAdministrator } from './administrators.ts'
 import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
 import type { App } from './app.ts'
-import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
+import { readDemoFile } from './demo-file.ts'
+import { openDevelopment, placesIn, type Development } from './development.ts'
 import { email } from './fields.ts'
-import { complain, exitCodes, openReports, run, say, settingsFrom } from './hands.ts'
+import { complain, exitCodes, openReports, run, say, settingsFrom, StartRefused } from './hands.ts'
+import { defaultHome, inHome } from './home.ts'
 import { openService, serviceSettings } from './service.ts'
 import { mailerSettings, sendTrialMail } from './trial-mail.ts'
 import { verifyTherapist } from './verification.ts'
@@ -33,7 +37,7 @@ const help = `npm run therapy -- <command>
 Whoever begins with such a password sets up a second factor and a password of their own, at ADMIN_ORIGIN,
 within a day; until then they can do nothing else.
 What is noteworthy is an event, as a line of JSON on stderr.
-Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start.
+Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start, once that has started.
 Exit codes: 0 done, 1 refused, nothing was changed, 2 wrong usage or settings`
 
 /** What a command does; `service` with everything the service has, `mail` with the mail server alone. */
@@ -135,8 +139,21 @@ async function onService(home: string | undefined, work: (app: App) => Promise<s
   }
 }
 
-/** Not while a start prepares the same data. */
+/**
+ * Not while a start prepares the same data, nor before one has: accounts made first would keep the demonstration from
+ * being loaded, and those made over an interrupted one would go when the next start begins it anew.
+ * @throws StartRefused where no start was ever complete
+ */
 async function embedded(home: string): Promise<Development> {
-  await makeHome(home)
-  return alone(home, () => openDevelopment({ home, emit: () => undefined }))
+  const first = (): StartRefused => new StartRefused(`no npm start was ever complete in ${home}: run npm start first, then this beside it or after it`)
+  // Asked before anything is made: a database of this command's own would help nobody.
+  if (!existsSync(join(home, 'postgres'))) throw first()
+  return inHome(home, () => alone(home, async () => {
+    const interrupted = (await readDemoFile(home))?.state === 'begun'
+    if (interrupted) throw first()
+    const development = await openDevelopment({ home, emit: () => undefined })
+    if (development.populated) return development
+    await development.stop()
+    throw first()
+  }))
 }

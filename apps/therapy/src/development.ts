@@ -1,4 +1,4 @@
-import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { startEmbedded, type Embedded } from 'redoubt/cli/embedded'
 import { alone, countUsers } from 'redoubt/cli/embedded/users'
@@ -7,10 +7,8 @@ import { Refusal } from 'redoubt/errors'
 import type { Emit } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import { openScriptConnection } from 'redoubt/pg'
+import { makeHome } from './home.ts'
 import { repository, sources } from './sources.ts'
-
-/** Where a development machine keeps everything: git-ignored. */
-export const defaultHome = join(repository, '.redoubt')
 
 /** Keys, anchors and mail of a machine without a key service. Relative, so that a clone in a folder with spaces works: every process starts in the repository. */
 export function placesIn(home: string): { readonly KMS: string; readonly ANCHOR_DIR: string; readonly MAIL: string } {
@@ -28,14 +26,6 @@ export type Development = {
 }
 
 const database = 'therapy'
-
-/**
- * Makes the folder. Started by root, the database runs under another account, who must be able to pass through to its
- * own folder; every file beside it is the owner's alone in either case.
- */
-export async function makeHome(home: string): Promise<void> {
-  await mkdir(home, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 })
-}
 
 /**
  * The embedded server with the service's roles and its database, migrated. Passwords of the roles are derived from the

@@ -1,5 +1,5 @@
 import { fork, type ChildProcess } from 'node:child_process'
-import { open, readFile, rename, writeFile } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -10,8 +10,10 @@ import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
 import type { Settings } from './config.ts'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
-import { defaultHome, makeHome, openDevelopment, placesIn, type Development } from './development.ts'
+import { demoPathIn, readDemoFile, writeDemoFile } from './demo-file.ts'
+import { openDevelopment, placesIn, type Development } from './development.ts'
 import { complain, exitCodes, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
+import { defaultHome, inHome } from './home.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService, serviceSettings } from './service.ts'
 import { repository, sources } from './sources.ts'
@@ -26,11 +28,9 @@ const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its work
 
 Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
 
-/** What is kept between starts, owner-only: it holds the passwords of invented people. */
-type DemoFile = { readonly state: 'begun' | 'done'; readonly accounts: readonly DemoAccount[] }
 /** REDOUBT_HOME: another folder than .redoubt, for a second instance beside the first. */
 const home = process.env['REDOUBT_HOME'] ?? defaultHome
-const demoPath = join(home, 'demo.json')
+const demoPath = demoPathIn(home)
 const logPath = join(home, 'therapy.log')
 
 run('npm start', async () => {
@@ -67,9 +67,8 @@ run('npm start', async () => {
     if (!asked) guide(settingsFrom(env), accounts)
   }
 
-  await makeHome(home)
   // Two starts at one moment would both make the database, and both load the demonstration.
-  const beginning = alone(home, begin)
+  const beginning = inHome(home, () => alone(home, begin))
   onStop(async () => {
     asked = true
     say('\nstopping …')
@@ -136,9 +135,8 @@ async function freeAfter(port: number): Promise<number> {
 
 /** A demonstration whose loading was interrupted is begun anew: half a story would look like lost data. */
 async function embedded(): Promise<Development> {
-  const file = await readDemo()
-  const reset = process.argv.includes('--reset')
-  return openDevelopment({ home, fresh: reset || file?.state === 'begun', emit: tell })
+  const fresh = process.argv.includes('--reset') || (await readDemoFile(home))?.state === 'begun'
+  return openDevelopment({ home, fresh, emit: tell })
 }
 
 /** Somebody else's server: nothing is created or dropped there but what migrations make. */
@@ -153,19 +151,9 @@ async function external(): Promise<Development> {
   return { populated: false, env: { NODE_ENV, KMS, ANCHOR_DIR, MAIL }, onGone: () => undefined, stop: () => Promise.resolve() }
 }
 
-async function readDemo(): Promise<DemoFile | undefined> {
-  const text = await readFile(demoPath, 'utf8').catch(() => undefined)
-  return text === undefined ? undefined : (JSON.parse(text) as DemoFile)
-}
-
-async function writeDemo(file: DemoFile): Promise<void> {
-  await writeFile(`${demoPath}.new`, `${JSON.stringify(file, null, 2)}\n`, { mode: 0o600 })
-  await rename(`${demoPath}.new`, demoPath)
-}
-
 /** Loads the demonstration once. The accounts are written before it begins, so that an interrupted one is known. */
 async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonly DemoAccount[]> {
-  const present = await readDemo()
+  const present = await readDemoFile(home)
   if (present?.state === 'done') return present.accounts
   const settings = settingsFrom(env)
   if (process.env['DATABASE_URL'] !== undefined && !settings.DEMO_DATA) return []
@@ -180,9 +168,9 @@ async function demo(env: NodeJS.ProcessEnv, populated: boolean): Promise<readonl
   try {
     say('loading the demonstration …')
     const accounts = demoAccounts()
-    await writeDemo({ state: 'begun', accounts })
+    await writeDemoFile(home, { state: 'begun', accounts })
     await playDemo(service.app, accounts, new Date())
-    await writeDemo({ state: 'done', accounts })
+    await writeDemoFile(home, { state: 'done', accounts })
     return accounts
   } finally {
     await service.close()

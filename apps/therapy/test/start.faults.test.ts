@@ -5,6 +5,7 @@ import { chmod, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { freePort } from '../../../packages/redoubt/test/support/port.ts'
+import { operatorOf } from './support/operator.ts'
 import { accountsOf, openStarts, ready, startFile, until, type Running } from './support/starts.ts'
 
 const { home, port, start, login } = await openStarts()
@@ -47,6 +48,9 @@ test('npm start when something goes wrong', async (t) => {
     await stop(running)
     assert.equal(existsSync(join(home, 'postgres/data/postmaster.pid')), false)
     assert.doesNotMatch(running.output(), /\n {4}at /)
+    const early = await operatorOf(home).therapy('create-admin', 'early@example.org')
+    assert.deepEqual([early.code, early.out], [2, ''], early.err)
+    assert.match(early.err, /^therapy: no npm start was ever complete in .*: run npm start first/, 'accounts made now would keep the demonstration away')
   })
 
   let people: readonly (readonly string[])[] = []
