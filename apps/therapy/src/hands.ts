@@ -23,6 +23,14 @@ export const exitCodes = {
   portTaken: 3,
 } as const
 
+/** The same for the end of a help text, as docs/runbooks/start.md has it. */
+export const exitCodesInWords = `Exit codes: ${exitCodes.stopped} stopped as asked, ${exitCodes.failed} failed, ${exitCodes.refused} refused (starting again changes nothing), ${exitCodes.portTaken} port taken`
+
+/** Whether the command line asks for the help. */
+export function helpAsked(words: readonly string[]): boolean {
+  return words[0] === 'help' || words.includes('--help') || words.includes('-h')
+}
+
 /** @throws ConfigProblem with every problem at once */
 export function settingsFrom(env: Environment): Settings {
   return readConfig(settings, { env, mode: modeOf(env), readFile: (path) => readFileSync(path, 'utf8') })
@@ -67,7 +75,8 @@ export function run(name: string, main: () => Promise<void>): void {
       // Started by npm start, our words go to its log; whoever sits at the terminal needs them too.
       if (process.connected === true) return void process.send?.({ refused: `${name}: ${text}` }, () => process.connected === true && process.disconnect())
     } else if ((error as NodeJS.ErrnoException | undefined)?.code === 'EADDRINUSE') {
-      complain(`${name}: the port is used by another process; stop it or set PORT`)
+      const { port } = error as { readonly port?: number }
+      complain(`${name}: port ${port ?? ''} is used by another process; stop that one, or set ${String(port) === process.env['ADMIN_PORT'] ? 'ADMIN_PORT' : 'PORT'}`)
       process.exitCode = exitCodes.portTaken
     } else {
       complain(`${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)

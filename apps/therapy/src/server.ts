@@ -1,13 +1,13 @@
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { exitCodes, exitCodesInWords, helpAsked, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { openService, serviceSettings } from './service.ts'
 
 const help = `therapy server: answers over HTTP until SIGTERM or SIGINT
 
 Settings come from the environment or from mounted files (NAME_FILE); \`npm run redoubt -- config check\` lists them.
 On SIGTERM it takes no new connection, finishes what is running (10 seconds at most) and ends.
-Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
+${exitCodesInWords}`
 
 /** Milliseconds for requests that are running when the process is asked to stop. */
 const patience = 10_000
@@ -20,7 +20,7 @@ function listen(server: Server, port: number, host: string): Promise<void> {
 }
 
 run('therapy', async () => {
-  if (process.argv.includes('--help')) return say(help)
+  if (helpAsked(process.argv.slice(2))) return say(help)
   const settings = settingsFrom(process.env)
   const { log, emit } = openReports('therapy', settings.LOG_LEVEL)
   const service = await openService(serviceSettings(settings, process.env, emit))

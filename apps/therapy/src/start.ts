@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { alone } from 'redoubt/cli/embedded/users'
 import { rolesSql } from 'redoubt/cli/roles'
+import { databaseUrl } from 'redoubt/config'
 import { Refusal } from 'redoubt/errors'
 import type { Event } from 'redoubt/events'
 import { migrate } from 'redoubt/migrate'
@@ -12,7 +13,7 @@ import type { Settings } from './config.ts'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { demoPathIn, readDemoFile, writeDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
-import { complain, exitCodes, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
+import { complain, exitCodes, exitCodesInWords, helpAsked, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
 import { defaultHome, inHome } from './home.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService, serviceSettings } from './service.ts'
@@ -26,22 +27,26 @@ const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its work
   DATABASE_URL=… npm start  another server than the embedded one; then DATABASE_OWNER_URL, KEYS_DATABASE_URL and
                             WORKER_DATABASE_URL are needed too, and demo people come only with DEMO_DATA=true
 
-Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
+${exitCodesInWords}`
 
 /** REDOUBT_HOME: another folder than .redoubt, for a second instance beside the first. */
 const home = process.env['REDOUBT_HOME'] ?? defaultHome
 const demoPath = demoPathIn(home)
+/** Each role has a login of its own. */
+const ownLogins = ['DATABASE_URL', 'DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'WORKER_DATABASE_URL'] as const
 const logPath = join(home, 'therapy.log')
 
 run('npm start', async () => {
-  const unknown = process.argv.slice(2).find((argument) => argument !== '--reset' && argument !== '--help')
+  const words = process.argv.slice(2)
+  if (helpAsked(words)) return say(help)
+  const unknown = words.find((word) => word !== '--reset')
   if (unknown !== undefined) {
     complain(`npm start: ${unknown} is not an option; npm start -- --help tells what is`)
     process.exitCode = exitCodes.refused
     return
   }
-  if (process.argv.includes('--help')) return say(help)
   const port = portFrom(process.env['PORT'])
+  checkUrls()
   process.chdir(repository)
   const children: ChildProcess[] = []
   let development: Development | undefined
@@ -102,6 +107,13 @@ function portFrom(text: string | undefined): number {
   return Number(text)
 }
 
+/** Before anything is asked of a database, and never with a value. @throws StartRefused naming each setting that is no connection string */
+function checkUrls(): void {
+  if (process.env['DATABASE_URL'] === undefined) return
+  const wrong = ownLogins.filter((name) => process.env[name] !== undefined && !databaseUrl().schema.safeParse(process.env[name]).success)
+  if (wrong.length > 0) throw new StartRefused(wrong.map((name) => `${name} is not a connection string: postgresql://user:password@host/database`).join('\n'))
+}
+
 /**
  * A server whose start was killed frees its port within moments, so a taken one is looked at for a while.
  * @throws an error with code EADDRINUSE before anything was started
@@ -141,7 +153,7 @@ async function embedded(): Promise<Development> {
 
 /** Somebody else's server: nothing is created or dropped there but what migrations make. */
 async function external(): Promise<Development> {
-  const missing = ['DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'WORKER_DATABASE_URL'].filter((name) => process.env[name] === undefined)
+  const missing = ownLogins.filter((name) => process.env[name] === undefined)
   if (missing.length > 0 || process.argv.includes('--reset')) {
     complain(missing.length === 0 ? 'npm start: --reset is for the embedded server only' : `npm start: with DATABASE_URL set, ${missing.join(', ')} must be set too: each role has a login of its own.\nThe roles are made by an administrator, in the service's database, with:\n\n${rolesSql('therapy')}`)
     process.exit(exitCodes.refused)

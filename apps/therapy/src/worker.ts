@@ -16,7 +16,7 @@ import { Refusal } from 'redoubt/errors'
 import { forgetCodes } from 'redoubt/tokens/codes'
 import { forgetSessions } from 'redoubt/tokens/own-sessions'
 import { forgetRegistrations } from 'redoubt/tokens/registrations'
-import { exitCodes, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { exitCodes, exitCodesInWords, helpAsked, onStop, openReports, run, say, settingsFrom } from './hands.ts'
 import { startMail } from './letters.ts'
 import { checkMigrations } from './sources.ts'
 import { storedUrl } from './stored-url.ts'
@@ -27,10 +27,10 @@ expired idempotency keys, one-time codes and sessions, registrations never confi
 over, and tells unusual use of keys, until SIGTERM or SIGINT
 
 Several may run; one at a time seals, the others stand by.
-Exit codes: ${Object.entries(exitCodes).map(([name, code]) => `${code} ${name}`).join(', ')}`
+${exitCodesInWords}`
 
 run('therapy worker', async () => {
-  if (process.argv.includes('--help')) return say(help)
+  if (helpAsked(process.argv.slice(2))) return say(help)
   const settings = settingsFrom(process.env)
   const url = settings.WORKER_DATABASE_URL
   if (url === undefined) throw new Refusal('database_unavailable', { detail: 'WORKER_DATABASE_URL is not set' })

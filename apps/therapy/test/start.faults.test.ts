@@ -41,6 +41,22 @@ test('npm start with a PORT that is none says so in one line', async () => {
   }
 })
 
+test('npm start tells its help by any of its words, the exit codes in words', async () => {
+  for (const word of ['--help', '-h', 'help']) {
+    const running = start([word])
+    assert.equal(await running.ended, 0, running.output())
+    assert.match(running.output(), /^Exit codes: 0 stopped as asked, 1 failed, 2 refused \(starting again changes nothing\), 3 port taken$/m)
+  }
+  const running = start(['--rest'])
+  assert.equal(await running.ended, 2)
+})
+
+test('npm start with connection strings that are none names each, without its value, before it asks for more', async () => {
+  const running = start([], { env: { DATABASE_URL: 'rubbish-1', KEYS_DATABASE_URL: 'postgresql://127.0.0.1' } })
+  assert.equal(await running.ended, 2)
+  assert.equal(running.output(), 'npm start: DATABASE_URL is not a connection string: postgresql://user:password@host/database\nKEYS_DATABASE_URL is not a connection string: postgresql://user:password@host/database\n')
+})
+
 test('npm start when something goes wrong', async (t) => {
   await t.test('Ctrl-C while it prepares leaves no PostgreSQL behind', async () => {
     const running = start()
@@ -60,7 +76,7 @@ test('npm start when something goes wrong', async (t) => {
     const [loser, winner] = first.index === 0 ? both : both.toReversed()
     assert.ok(loser !== undefined && winner !== undefined)
     assert.equal(first.code, 3, loser.output())
-    assert.match(loser.output(), /port is used by another process/)
+    assert.match(loser.output(), new RegExp(`port ${port} is used by another process; stop that one, or set PORT$`, 'm'))
     await ready(winner)
     people = accountsOf(winner)
     assert.equal(people.length, 8)

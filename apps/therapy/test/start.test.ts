@@ -87,7 +87,7 @@ test('npm start: first start, second start, kill -9 and start again, reset', asy
 
     const second = start()
     assert.equal(await second.ended, 3)
-    assert.match(second.output(), /port is used by another process/)
+    assert.match(second.output(), new RegExp(`port ${port} is used by another process; stop that one, or set PORT$`, 'm'))
 
     await verifyAnother(token)
     await recoverTheOnlyAdministrator(/^Administration +(http:\/\/localhost:\d+)\//m.exec(running.output())?.[1] ?? '', first[2]?.[0] ?? '')

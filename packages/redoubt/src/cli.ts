@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { exits, UsageProblem, WorkRefused, type Command, type Io } from './cli/io.ts'
+import { asksForHelp, exits, UsageProblem, WorkRefused, type Command, type Io } from './cli/io.ts'
 import { ConfigProblem } from './config.ts'
 import { Refusal } from './errors.ts'
 
@@ -43,14 +43,21 @@ function find(words: readonly string[]): { readonly command: Command; readonly a
  * @returns the exit code: 0 ok, 1 a check failed or the work was refused, 2 wrong usage
  */
 export async function dispatch(words: readonly string[], io: Io): Promise<number> {
-  if (words.length === 0 || words[0] === '--help' || words[0] === '-h') {
+  // `help keys` is `keys --help`.
+  if (words[0] === 'help' && words.length > 1) return dispatch([...words.slice(1), '--help'], io)
+  if (words.length === 0 || ['help', '--help', '-h'].includes(words[0] ?? '')) {
     ;(words.length === 0 ? io.err : io.out)(usage())
     return words.length === 0 ? exits.usage : exits.ok
   }
   const found = find(words)
   if (found === null) {
-    const below = commands.filter(({ name }) => name.startsWith(`${words[0] ?? ''} `))
-    io.err(below.length > 0 && words.length === 1 ? `redoubt ${words[0] ?? ''}: say which\n\n${listed(below)}` : `redoubt: there is no command ${words.slice(0, 2).join(' ')}\n\n${usage()}`)
+    const [group = '', ...rest] = words
+    const below = commands.filter(({ name }) => name.startsWith(`${group} `))
+    if (below.length > 0 && rest.length > 0 && rest.every((word) => asksForHelp([word]))) {
+      io.out(`redoubt ${group} <command> [options]\n\n${listed(below)}\nredoubt ${group} <command> --help tells more.\n`)
+      return exits.ok
+    }
+    io.err(below.length > 0 && rest.length === 0 ? `redoubt ${group}: say which\n\n${listed(below)}` : `redoubt: there is no command ${words.slice(0, 2).join(' ')}\n\n${usage()}`)
     return exits.usage
   }
   try {

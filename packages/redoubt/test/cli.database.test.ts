@@ -65,7 +65,7 @@ for (const [command, setting] of commands) {
     for (const rubbish of [secret, `http://a:${secret}@host/x`, `postgresql://${secret}`]) {
       const { code, err } = await say(rubbish)
       assert.equal(code, 2)
-      assert.match(err, new RegExp(`^redoubt ${command}: ${setting} must be postgresql://`))
+      assert.match(err, new RegExp(`^redoubt ${command}: ${setting} is not a connection string: postgresql://`))
     }
   })
 }

@@ -33,7 +33,22 @@ test('--help lists every command and the exit codes; every command answers --hel
   }
 })
 
-for (const line of ['', 'nothing', 'config', 'tables', 'tables --app apps/nothing', 'tables --app', 'tables --app apps/therapy --fast', 'tables stray --app apps/therapy', 'config check --app apps/therapy --mode staging']) {
+test('help is found by whatever word it is asked for, of a group of commands too', async () => {
+  const { out: whole } = await redoubt('--help')
+  for (const line of ['help', '-h', 'help --help', 'help help']) assert.deepEqual(await redoubt(line), { code: 0, out: whole, err: '' }, line)
+  const groups = new Set(commands.map(({ name }) => name).filter((name) => name.includes(' ')).map((name) => name.split(' ')[0] ?? ''))
+  for (const group of groups) {
+    for (const line of [`${group} --help`, `${group} -h`, `help ${group}`]) {
+      const { code, out, err } = await redoubt(line)
+      assert.deepEqual([code, err], [0, ''], line)
+      for (const { name, summary } of commands) if (name.startsWith(`${group} `) && group !== 'keys') assert.ok(out.includes(name) && out.includes(summary), `${line}: ${name}`)
+    }
+  }
+  assert.equal((await redoubt('help config check')).out, (await redoubt('config check --help')).out)
+  assert.equal((await redoubt('help nothing')).code, 2)
+})
+
+for (const line of ['', 'nothing', 'db nothing --help', 'config', 'tables', 'tables --app apps/nothing', 'tables --app', 'tables --app apps/therapy --fast', 'tables stray --app apps/therapy', 'config check --app apps/therapy --mode staging']) {
   test(`wrong usage exits with 2 and says so on stderr only: redoubt ${line}`, async () => {
     const { code, out, err } = await redoubt(line)
     assert.equal(code, 2)

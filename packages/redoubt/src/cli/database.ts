@@ -13,8 +13,7 @@ export function required(io: Io, name: string): string {
 /** @throws UsageProblem when the setting is missing or is no connection string */
 export function connectionString(io: Io, name: string): URL {
   const text = required(io, name)
-  const { error } = databaseUrl().schema.safeParse(text)
-  if (error !== undefined) throw new UsageProblem(`${name} ${error.issues[0]?.message ?? 'is not a connection string'}`)
+  if (!databaseUrl().schema.safeParse(text).success) throw new UsageProblem(`${name} is not a connection string: postgresql://user:password@host/database, each parameter at most once`)
   return new URL(text)
 }
 
