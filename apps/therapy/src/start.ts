@@ -59,6 +59,7 @@ run('npm start', async () => {
     if (asked) return
     development = process.env['DATABASE_URL'] === undefined ? await embedded() : await external()
     if (asked) return
+    tellIgnored(development.env)
     const adminPort = await freeAfter(port)
     // By name: browsers keep passkeys for localhost, and not for an address in numbers.
     const doors = { PORT: String(port), PUBLIC_ORIGIN: `http://localhost:${port}`, ADMIN_PORT: String(adminPort), ADMIN_ORIGIN: `http://localhost:${adminPort}` }
@@ -137,6 +138,12 @@ function probe(port: number): Promise<NodeJS.ErrnoException | undefined> {
 function tell(event: Event): void {
   if (event.type === 'service.started') say(`${event.service} ${event.detail ?? ''}`)
   if (event.type === 'migration.applied') say(`applied ${event.version}`)
+}
+
+/** Whoever sets what a development start sets itself would believe that it holds. By name, never with a value. */
+function tellIgnored(env: Development['env']): void {
+  const ignored = Object.keys(env).filter((name) => (process.env[name] ?? env[name]) !== env[name])
+  if (ignored.length > 0) say(`not taken here: ${ignored.join(', ')}. npm start is for development and sets its own; docs/runbooks/start.md tells how production starts`)
 }
 
 /** A port for the administration: the first free one after the service's. */

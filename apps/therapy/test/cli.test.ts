@@ -30,6 +30,13 @@ test('a command that is none is refused with the reason before the help', async 
   }
 })
 
+test('the help is found by any of its words', async () => {
+  for (const word of ['help', '--help', '-h']) {
+    const { code, out, err } = await therapy([word])
+    assert.deepEqual([code, err, out.startsWith('npm run therapy -- <command>')], [0, '', true], word)
+  }
+})
+
 test('a test message goes through the server that MAIL names, or into its folder, and the command says which', async () => {
   const server = await startSmtp()
   after(() => server.close())

@@ -92,8 +92,10 @@ test('npm start when something goes wrong', async (t) => {
   })
 
   await t.test('after kill -9 of PostgreSQL the next start goes on with the same data', async () => {
-    const running = start()
+    const running = start([], { env: { KMS: 'rubbish', NODE_ENV: 'production' } })
     await ready(running)
+    assert.match(running.output(), /^not taken here: NODE_ENV, KMS\. npm start is for development and sets its own; docs.runbooks.start\.md /m)
+    assert.doesNotMatch(running.output(), /rubbish/)
     assert.deepEqual(accountsOf(running), people)
     assert.ok(await login(people[0]?.[0] ?? '', people[0]?.[1] ?? ''))
 

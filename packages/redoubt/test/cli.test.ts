@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { test } from 'node:test'
+import { after, test } from 'node:test'
 import { commands, dispatch } from '../src/cli.ts'
 
 const root = resolve(import.meta.dirname, '../../..')
@@ -13,10 +15,10 @@ const good = {
   DATABASE_URL: login('a'), KEYS_DATABASE_URL: login('k'), WORKER_DATABASE_URL: login('w'),
 }
 
-async function redoubt(line: string, env: Readonly<Record<string, string>> = {}): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
+async function redoubt(line: string, env: Readonly<Record<string, string>> = {}, cwd = root): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
   let out = ''
   let err = ''
-  const io = { env, cwd: root, out: (text: string) => void (out += text), err: (text: string) => void (err += text) }
+  const io = { env, cwd, out: (text: string) => void (out += text), err: (text: string) => void (err += text) }
   const code = await dispatch(line === '' ? [] : line.split(' '), io)
   return { code, out, err }
 }
@@ -56,6 +58,25 @@ for (const line of ['', 'nothing', 'db nothing --help', 'config', 'tables', 'tab
     assert.ok(err.length > 10)
   })
 }
+
+test('all settings that are missing are named at once, and where npm start has put them', async () => {
+  const cwd = await mkdtemp(join(tmpdir(), 'redoubt-cli-'))
+  after(() => rm(cwd, { recursive: true, force: true }))
+  for (const hint of ['', '; with npm start: set -a; . .redoubt/therapy.env; set +a']) {
+    const said = async (line: string, env: Readonly<Record<string, string>> = {}): Promise<string> => {
+      const { code, out, err } = await redoubt(line, env, cwd)
+      assert.deepEqual([code, out], [2, ''], line)
+      return err
+    }
+    assert.equal(await said('audit verify'), `redoubt audit: ANCHOR_DIR, AUDITOR_DATABASE_URL, KEYS_DATABASE_URL and KMS must be set${hint}\n`)
+    assert.equal(await said('audit verify --public-key a.pem --anchors b', { KMS: '' }), `redoubt audit: AUDITOR_DATABASE_URL must be set${hint}\n`)
+    assert.equal(await said('audit resume --reason restored', { ANCHOR_DIR: 'b' }), `redoubt audit: WORKER_DATABASE_URL, KEYS_DATABASE_URL and KMS must be set${hint}\n`)
+    assert.equal(await said('keys status'), `redoubt keys: KEYS_DATABASE_URL must be set${hint}\n`)
+    assert.equal(await said('keys move', { KMS: 'local:a' }), `redoubt keys: KEYS_DATABASE_URL and KMS_PREVIOUS must be set${hint}\n`)
+    await mkdir(join(cwd, '.redoubt'), { recursive: true })
+    await writeFile(join(cwd, '.redoubt/therapy.env'), `KMS='${password}'\n`)
+  }
+})
 
 test('tables prints class, sealing, search, subject and retention of each column', async () => {
   const { code, out } = await redoubt('tables --app apps/therapy')

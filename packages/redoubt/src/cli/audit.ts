@@ -12,7 +12,7 @@ import { openKeyService } from '../kms.ts'
 import { keyServiceOptions } from '../kms/environment.ts'
 import { openPool, type Pool } from '../pg.ts'
 import { searchOf, type Sought } from './audit/find.ts'
-import { connectionString, onDatabase, required } from './database.ts'
+import { connectionString, demand, onDatabase, required } from './database.ts'
 import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt audit verify   [--anchors <dir>] [--public-key <file>]… [--service <name>] [--json]
@@ -155,6 +155,8 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const [command, ...more] = positionals
   if ((command !== 'verify' && command !== 'resume' && command !== 'find') || more.length > 0) throw new UsageProblem('say verify, resume or find')
   if (command === 'find') return find(io, values)
+  const withKeys = command === 'resume' || values['public-key'].length === 0
+  demand(io, ...(values.anchors === undefined ? ['ANCHOR_DIR'] : []), command === 'verify' ? 'AUDITOR_DATABASE_URL' : 'WORKER_DATABASE_URL', ...(withKeys ? ['KEYS_DATABASE_URL', 'KMS'] : []))
   const anchors = resolve(io.cwd, values.anchors ?? required(io, 'ANCHOR_DIR'))
   if (command === 'verify') return verify(io, { anchors, keyFiles: values['public-key'], service: values.service, json: values.json })
   if (values.reason === undefined) throw new UsageProblem('resume needs --reason')

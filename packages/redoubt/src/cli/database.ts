@@ -1,13 +1,32 @@
+import { globSync } from 'node:fs'
 import { databaseUrl } from '../config.ts'
 import { Refusal } from '../errors.ts'
 import { noConnection } from '../pg/refusal.ts'
 import { UsageProblem, WorkRefused, type Io } from './io.ts'
 
+/**
+ * Asks for everything that a command needs before it begins, so that nobody sets one after the other.
+ * @throws UsageProblem naming every missing setting, and where npm start has put them
+ */
+export function demand(io: Io, ...names: readonly string[]): void {
+  const missing = names.filter((name) => (io.env[name] ?? '') === '')
+  if (missing.length > 0) throw new UsageProblem(`${listed(missing)} must be set${whereSettingsStand(io.cwd)}`)
+}
+
 /** @throws UsageProblem when the setting is missing */
 export function required(io: Io, name: string): string {
-  const value = io.env[name]
-  if (value === undefined || value === '') throw new UsageProblem(`${name} must be set`)
-  return value
+  demand(io, name)
+  return io.env[name] ?? ''
+}
+
+function listed(names: readonly string[]): string {
+  return names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1) ?? ''}`
+}
+
+/** A development start leaves the settings of its server in the folder beside its data. */
+function whereSettingsStand(cwd: string): string {
+  const [file] = globSync('.redoubt/*.env', { cwd })
+  return file === undefined ? '' : `; with npm start: set -a; . ${file.replaceAll('\\', '/')}; set +a`
 }
 
 /** @throws UsageProblem when the setting is missing or is no connection string */

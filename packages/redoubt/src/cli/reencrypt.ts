@@ -11,7 +11,7 @@ import { rehearseJobs, runJobs, type Counts, type JobResult, type Kind, type Reh
 import { listFailures, listJobs } from '../reencrypt/standing.ts'
 import type { Tables } from '../tables.ts'
 import { tablesOf } from './app.ts'
-import { onDatabase, required } from './database.ts'
+import { demand, onDatabase, required } from './database.ts'
 import { aligned, asksForHelp, exits, UsageProblem, WorkRefused, type Io } from './io.ts'
 import { showProgress } from './progress.ts'
 import { renewerInThread } from './reencrypt/thread.ts'
@@ -76,6 +76,7 @@ function secretOf(io: Io, name: string): string {
 }
 
 async function onPools<T>(io: Io, work: (pool: Pool, keysPool: Pool) => Promise<T>): Promise<T> {
+  demand(io, 'DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'KMS')
   return onDatabase(io, 'DATABASE_OWNER_URL', (url) => onDatabase(io, 'KEYS_DATABASE_URL', async (keysUrl) => {
     const pool = openPool({ url, max: 3, statementTimeout: 600_000, emit: quiet })
     const keysPool = openPool({ url: keysUrl, max: 3, emit: quiet })

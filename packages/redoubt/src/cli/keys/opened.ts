@@ -3,7 +3,7 @@ import { openKeyService, type KeyService } from '../../kms.ts'
 import { keyServiceOptions } from '../../kms/environment.ts'
 import { startKeyUsage, type KeyUsage } from '../../keyring/usage.ts'
 import { openPool, type Pool } from '../../pg.ts'
-import { connectionString, onDatabase, required } from '../database.ts'
+import { connectionString, demand, onDatabase, required } from '../database.ts'
 import { UsageProblem, type Io } from '../io.ts'
 
 /** What a command on keys works with. */
@@ -57,6 +57,7 @@ export function serviceOf(io: Io, setting: string, emit: Emit, more: { readonly 
 
 /** Runs work on the keys role's pool and the key service of KMS (with KMS_PREVIOUS, where keys are being moved). */
 export function withKeys<T>(io: Io, service: string | undefined, work: (opened: Opened) => Promise<T>): Promise<T> {
+  demand(io, 'KEYS_DATABASE_URL', 'KMS')
   const realm = realmOf(io, service)
   return onKeys(io, async (pool, emit, usage) => {
     const keyService = await serviceOf(io, required(io, 'KMS'), emit, { previous: true })

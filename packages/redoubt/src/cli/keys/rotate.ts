@@ -5,7 +5,7 @@ import { tablesOf } from '../app.ts'
 import { exits, UsageProblem, type Io } from '../io.ts'
 import { onKeys, realmOf, serviceOf, withKeys, type Opened } from './opened.ts'
 import { optionsOf } from './options.ts'
-import { required } from '../database.ts'
+import { demand, required } from '../database.ts'
 import { whichHelp, whichOf, type Which } from './which.ts'
 
 export const usage = `redoubt keys rotate <which> [options]
@@ -127,6 +127,7 @@ changes. Every running process must have been started with both settings before;
 /** `redoubt keys move`. @param args what follows `move` */
 export async function move(args: readonly string[], io: Io): Promise<number> {
   const { values } = optionsOf(args, { create: { type: 'boolean' }, service: { type: 'string' } }, 'none')
+  demand(io, 'KEYS_DATABASE_URL', 'KMS', 'KMS_PREVIOUS')
   const realm = realmOf(io, values.service)
   const [target, source] = [required(io, 'KMS'), required(io, 'KMS_PREVIOUS')]
   if (target === source) throw new UsageProblem('KMS and KMS_PREVIOUS name the same key: redoubt keys rotate root wraps anew under its newest version')
