@@ -122,11 +122,12 @@ grant create on schema therapy to {guard};
 set local role {guard};
 
 -- The verified caller's own sets. No function takes a person's id, so none can be asked about somebody else; each is
--- evaluated once per statement (`x = any (array(select therapy.my_patients()))`), not once per row.
+-- evaluated once per statement (`x = any (array(select therapy.my_patients()))`), not once per row. Policies ask them, so
+-- they refuse nobody: whoever is not verified has empty sets.
 create function therapy.my_patients() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.patient_id from therapy.care_relationships r
     where r.therapist_id = who.actor and r.state = 'active';
@@ -136,7 +137,7 @@ end $$;
 create function therapy.visible_patients() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   if who.actor is not null then
     return next who.actor;
@@ -151,7 +152,7 @@ end $$;
 create function therapy.my_sharing_patients() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.patient_id from therapy.care_relationships r
     join therapy.consents c on c.patient_id = r.patient_id and c.kind = 'sharing' and c.withdrawn_at is null
@@ -162,7 +163,7 @@ end $$;
 create function therapy.my_therapists() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.therapist_id from therapy.care_relationships r
     join therapy.therapist_profiles p on p.user_id = r.therapist_id and p.verification = 'verified'
@@ -173,7 +174,7 @@ end $$;
 create function therapy.my_relationships() returns setof uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
 as $$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.id from therapy.care_relationships r
     where r.state = 'active' and (r.therapist_id = who.actor or r.patient_id = who.actor);

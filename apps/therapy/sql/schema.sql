@@ -456,7 +456,7 @@ CREATE OR REPLACE FUNCTION therapy.my_patients()
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.patient_id from therapy.care_relationships r
     where r.therapist_id = who.actor and r.state = 'active';
@@ -470,7 +470,7 @@ CREATE OR REPLACE FUNCTION therapy.my_relationships()
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.id from therapy.care_relationships r
     where r.state = 'active' and (r.therapist_id = who.actor or r.patient_id = who.actor);
@@ -484,7 +484,7 @@ CREATE OR REPLACE FUNCTION therapy.my_sharing_patients()
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.patient_id from therapy.care_relationships r
     join therapy.consents c on c.patient_id = r.patient_id and c.kind = 'sharing' and c.withdrawn_at is null
@@ -499,7 +499,7 @@ CREATE OR REPLACE FUNCTION therapy.my_therapists()
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   return query select r.therapist_id from therapy.care_relationships r
     join therapy.therapist_profiles p on p.user_id = r.therapist_id and p.verification = 'verified'
@@ -615,7 +615,7 @@ CREATE OR REPLACE FUNCTION therapy.visible_patients()
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare who guard.verified := guard.caller();
+declare who guard.verified := guard.caller(false);
 begin
   if who.actor is not null then
     return next who.actor;

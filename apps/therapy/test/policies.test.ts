@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import pg from 'pg'
 import type { Person } from 'redoubt/context'
 import { Refusal } from 'redoubt/errors'
 import { transaction } from 'redoubt/transaction'
@@ -87,6 +88,27 @@ const writing = [
   `select from guard.open_session('${newId}', array['\\x00'::bytea], 600)`,
   `set role redoubt_test_owner`,
 ]
+
+test('attack: whoever is not verified meets no policy that raises: every table is empty, whatever is in it', async () => {
+  const columns = await clinic.database.admin<{ readonly name: string; readonly column: string; readonly filled: boolean }>(`
+    select distinct on (c.oid) n.nspname || '.' || c.relname as name, a.attname as column
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
+    where n.nspname in ('redoubt', 'therapy') and c.relkind = 'r' and c.relname <> 'schema_migrations'
+      and has_column_privilege('${clinic.database.service}_app', c.oid, a.attnum, 'SELECT') order by c.oid, a.attnum`)
+  assert.ok(columns.length >= 12, String(columns.length))
+  const client = new pg.Client({ connectionString: clinic.database.url('app') })
+  await client.connect()
+  try {
+    for (const claim of ['', 'noise', '|||||||||||', `v1|k|a|x|patient|t|y|a|r||z|${'0'.repeat(64)}`]) {
+      await client.query(`select set_config('redoubt.caller', $1, false)`, [claim])
+      for (const { name, column } of columns) assert.deepEqual((await client.query(`select count(${column})::int as n from ${name}`)).rows, [{ n: 0 }], `${name} for '${claim}'`)
+    }
+  } finally {
+    await client.end()
+  }
+  const empty = await Promise.all(columns.map(async ({ name }) => (await clinic.database.admin(`select from ${name} limit 1`)).length === 0 ? [name] : []))
+  assert.ok(empty.flat().length <= 6, `would prove nothing: ${empty.flat().join(', ')}`)
+})
 
 test('each of these attacks would work without the policies', async () => {
   // Needs the caller, or has no row yet: what they would give is shown elsewhere.

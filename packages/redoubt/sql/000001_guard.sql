@@ -1,6 +1,6 @@
 -- Who is calling: the signed caller and its verifier.
--- The gate sets `redoubt.caller` locally in every transaction; policies read it through guard.caller(), which
--- believes nothing that is not signed with a key that no runtime role can read. Injected SQL may overwrite the
+-- The gate sets `redoubt.caller` locally in every transaction; policies read it through guard.actor() and its like,
+-- which believe nothing that is not signed with a key that no runtime role can read. Injected SQL may overwrite the
 -- setting, but can sign nothing (prior art: Vondra, "Application users vs. Row Level Security").
 -- Core functions only, so that it runs on managed PostgreSQL and behind PgBouncer in transaction mode.
 
@@ -76,8 +76,9 @@ create policy guard_update on redoubt.sessions for update to {guard} using (true
 set local role {guard};
 -- plpgsql, not sql: its plans live for the session, a definer SQL function is planned anew at each call site. One query
 -- with as few operators as possible, because starting each costs as much as a hash. The comparison need not take
--- constant time: a guess is good for ten seconds only. An id or time out of form raises: nothing is answered either way.
-create function guard.caller() returns guard.verified
+-- constant time: a guess is good for ten seconds only. Nothing is cast that is not signed, hence the casts of CASE, which
+-- no plan takes out beforehand: what is none of ours raises RD401 alone, and not even that where p_refuse is false.
+create function guard.caller(p_refuse boolean default true) returns guard.verified
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -89,45 +90,48 @@ begin
   if part[7] is null then
     -- A system caller has no session and is no person. Without the look for one this takes 30 µs less.
     who := (
-      select row(null, part[5], part[6], null, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      select row(null, part[5], part[6], null, part[8], part[9], (case when k.kid = part[2] then part[10] end)::pg_catalog.uuid)::guard.verified
       from guard.caller_keys k
       where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
         and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
-        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
         and part[4] is null and pg_catalog.starts_with(part[5], 'system.')
     );
   else
     who := (
-      select row(s.user_id, part[5], part[6], s.id, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      select row(s.user_id, part[5], part[6], s.id, part[8], part[9], (case when k.kid = part[2] then part[10] end)::pg_catalog.uuid)::guard.verified
       from guard.caller_keys k
       -- A person without a live session of their own is nobody.
-      join redoubt.sessions s on s.id = part[7]::pg_catalog.uuid
-        and s.user_id = part[4]::pg_catalog.uuid and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+      join redoubt.sessions s on s.user_id::text = part[4] and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+        and s.id = (case when part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex') then part[7] end)::pg_catalog.uuid
         -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
         and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
       where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
-        and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
-        -- Against the transaction's own start: a long transaction keeps the caller it began with.
-        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
     );
   end if;
-  if who.role is null then
+  -- Against the transaction's own start: a long transaction keeps the caller it began with.
+  if who.role is not null and (pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000) is not true then
+    who := null;
+  end if;
+  if p_refuse and who.role is null then
     raise exception using errcode = 'RD401', message = 'caller refused';
   end if;
   return who;
 end $$;
 
+-- For policies, which ask lazily: a refusal there would come only where a row passed the conditions before, and tell a
+-- claim taken away in mid-statement that such a row exists, whoever's it is. Nobody is null, and sees nothing; that the
+-- caller is refused says guard.caller(), which the gate asks in each transaction.
 create function guard.actor() returns uuid
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-as $$ begin return (guard.caller()).actor; end $$;
+as $$ begin return (guard.caller(false)).actor; end $$;
 
 create function guard.role() returns text
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-as $$ begin return (guard.caller()).role; end $$;
+as $$ begin return (guard.caller(false)).role; end $$;
 
 create function guard.tenant() returns text
 language plpgsql stable parallel safe security definer set search_path = pg_catalog, pg_temp
-as $$ begin return (guard.caller()).tenant; end $$;
+as $$ begin return (guard.caller(false)).tenant; end $$;
 
 -- Every process brings a key of its own, through the keys role, and takes it away when it stops.
 -- Expired ones are swept here, so a dumped table is worth at most a day.
@@ -153,6 +157,6 @@ language plpgsql parallel safe set search_path = pg_catalog, pg_temp
 as $$ begin raise exception using errcode = 'RD404', message = 'not_found'; end $$;
 
 revoke all on all functions in schema guard from public;
-grant execute on function guard.caller(), guard.actor(), guard.role(), guard.tenant() to {app}, {worker}, {ingest}, {auditor};
+grant execute on function guard.caller(boolean), guard.actor(), guard.role(), guard.tenant() to {app}, {worker}, {ingest}, {auditor};
 grant execute on function guard.absent() to {app};
 grant execute on function guard.install_caller_key(text, bytea, bytea, int), guard.drop_caller_key(text) to {keys};

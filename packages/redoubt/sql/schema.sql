@@ -1203,7 +1203,7 @@ CREATE OR REPLACE FUNCTION guard.actor()
  LANGUAGE plpgsql
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$ begin return (guard.caller()).actor; end $function$;
+AS $function$ begin return (guard.caller(false)).actor; end $function$;
 alter function guard.actor() owner to {guard};
 grant execute on function guard.actor() to {app};
 grant execute on function guard.actor() to {auditor};
@@ -1296,7 +1296,7 @@ end $function$;
 alter function guard.bound_api_client(p_client uuid) owner to {guard};
 grant execute on function guard.bound_api_client(p_client uuid) to {app};
 
-CREATE OR REPLACE FUNCTION guard.caller()
+CREATE OR REPLACE FUNCTION guard.caller(p_refuse boolean DEFAULT true)
  RETURNS guard.verified
  LANGUAGE plpgsql
  STABLE PARALLEL SAFE SECURITY DEFINER
@@ -1310,38 +1310,38 @@ begin
   if part[7] is null then
     -- A system caller has no session and is no person. Without the look for one this takes 30 µs less.
     who := (
-      select row(null, part[5], part[6], null, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      select row(null, part[5], part[6], null, part[8], part[9], (case when k.kid = part[2] then part[10] end)::pg_catalog.uuid)::guard.verified
       from guard.caller_keys k
       where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
         and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
-        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
         and part[4] is null and pg_catalog.starts_with(part[5], 'system.')
     );
   else
     who := (
-      select row(s.user_id, part[5], part[6], s.id, part[8], part[9], part[10]::pg_catalog.uuid)::guard.verified
+      select row(s.user_id, part[5], part[6], s.id, part[8], part[9], (case when k.kid = part[2] then part[10] end)::pg_catalog.uuid)::guard.verified
       from guard.caller_keys k
       -- A person without a live session of their own is nobody.
-      join redoubt.sessions s on s.id = part[7]::pg_catalog.uuid
-        and s.user_id = part[4]::pg_catalog.uuid and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+      join redoubt.sessions s on s.user_id::text = part[4] and s.absolute_expires_at > pg_catalog.transaction_timestamp()
+        and s.id = (case when part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex') then part[7] end)::pg_catalog.uuid
         -- The transaction that ends its own session is that session's until its end: its entry is still to be written.
         and (s.revoked_at is null or s.revoked_at = pg_catalog.transaction_timestamp())
       where k.kid = part[2] and k.not_after > pg_catalog.transaction_timestamp() and pg_catalog.starts_with(claim, k.prefix)
-        and part[12] = pg_catalog.encode(pg_catalog.sha256(k.outer_pad || pg_catalog.sha256(k.inner_pad || pg_catalog.textsend(pg_catalog.left(claim, -65)))), 'hex')
-        -- Against the transaction's own start: a long transaction keeps the caller it began with.
-        and pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000
     );
   end if;
-  if who.role is null then
+  -- Against the transaction's own start: a long transaction keeps the caller it began with.
+  if who.role is not null and (pg_catalog.abs(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) * 1000 - part[11]::pg_catalog.float8) <= 10000) is not true then
+    who := null;
+  end if;
+  if p_refuse and who.role is null then
     raise exception using errcode = 'RD401', message = 'caller refused';
   end if;
   return who;
 end $function$;
-alter function guard.caller() owner to {guard};
-grant execute on function guard.caller() to {app};
-grant execute on function guard.caller() to {auditor};
-grant execute on function guard.caller() to {ingest};
-grant execute on function guard.caller() to {worker};
+alter function guard.caller(p_refuse boolean) owner to {guard};
+grant execute on function guard.caller(p_refuse boolean) to {app};
+grant execute on function guard.caller(p_refuse boolean) to {auditor};
+grant execute on function guard.caller(p_refuse boolean) to {ingest};
+grant execute on function guard.caller(p_refuse boolean) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.caller_key_seconds(p_kid text)
  RETURNS double precision
@@ -2993,7 +2993,7 @@ CREATE OR REPLACE FUNCTION guard.role()
  LANGUAGE plpgsql
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$ begin return (guard.caller()).role; end $function$;
+AS $function$ begin return (guard.caller(false)).role; end $function$;
 alter function guard.role() owner to {guard};
 grant execute on function guard.role() to {app};
 grant execute on function guard.role() to {auditor};
@@ -3217,7 +3217,7 @@ CREATE OR REPLACE FUNCTION guard.tenant()
  LANGUAGE plpgsql
  STABLE PARALLEL SAFE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$ begin return (guard.caller()).tenant; end $function$;
+AS $function$ begin return (guard.caller(false)).tenant; end $function$;
 alter function guard.tenant() owner to {guard};
 grant execute on function guard.tenant() to {app};
 grant execute on function guard.tenant() to {auditor};

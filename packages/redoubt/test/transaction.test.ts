@@ -173,9 +173,20 @@ test('attack: a revoked session gets nothing from an action without an entry, al
   const gone = await makeAccount(database, 'gone')
   await database.admin('update redoubt.sessions set revoked_at = now() where id = $1', [gone.session])
   const harmless = { text: 'select 1 as one', values: [] }
-  for (const text of ['select id from redoubt.users', 'select id from redoubt.users where false', 'select id from redoubt.idempotency_keys', 'select 1 where false', 'with one as (select 1) select * from one', 'values (1)']) {
+  const none = ['select id from redoubt.users', 'select id from redoubt.users where false', 'select id from redoubt.idempotency_keys', 'select 1 where false']
+  // A row of these is none of a table: nobody's policy has let it through.
+  const something = [
+    'with one as (select 1) select * from one', 'values (1)', 'select count(*)::int as n from redoubt.users', 'select exists (select from redoubt.users) as any', 'select max(id::text) from redoubt.users',
+    'select 1 as one from redoubt.users having true', 'select 1 as one from redoubt.users group by grouping sets (())', `select 'x' as id from redoubt.users union all select 'y'`,
+    'select one from redoubt.users u right join (values (1)) v (one) on true', 'select one from (values (1)) v (one) left join redoubt.users u on true', 'select x from redoubt.users u full join (values (1)) v (x) on true',
+    `select ' from redoubt.users'`, 'select 1 as " from redoubt.users "', 'select 1 /* from redoubt.users */ as one', 'select 1 -- from redoubt.users', 'select usename from pg_catalog.pg_user limit 1', 'select table_name from information_schema.tables limit 1',
+    'select version from redoubt.schema_migrations', 'select version from "redoubt"."schema_migrations"', `select pg_notify('x', 'y') from redoubt.schema_migrations`, 'select n from pg_catalog.generate_series(1, 2) n', 'select actor from guard.actor()', 'select role from guard.caller(false)',
+  ]
+  for (const text of [...none, ...something]) {
     await assert.rejects(transaction.one(opened.gate, gone, 'test.look', { text, values: [] }), refusal('caller_refused'), text)
+    await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query({ text, values: [] })), refusal('caller_refused'), text)
   }
+  for (const text of something) assert.ok((await transaction.one(opened.gate, anna, 'test.look', { text, values: [] })).length > 0, text)
   await assert.rejects(transaction(opened.gate, gone, 'test.look', (tx) => tx.query(harmless)), refusal('caller_refused'))
 })
 

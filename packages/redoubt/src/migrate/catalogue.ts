@@ -19,7 +19,8 @@ export const catalogueQueries = {
       coalesce((select string_agg(p.polcmd::text, '') from pg_catalog.pg_policy p where p.polrelid = c.oid
         and p.polroles && array[0::pg_catalog.oid, (select oid from pg_catalog.pg_roles where rolname = session_user)]), '') as commands,
       coalesce('security_invoker=true' = any(c.reloptions), false) as invoker,
-      c.relowner = (select oid from pg_catalog.pg_roles where rolname = session_user) as owned_by_runtime
+      c.relowner = (select oid from pg_catalog.pg_roles where rolname = session_user) as owned_by_runtime,
+      pg_catalog.has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE') as reached
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = any($1) and c.relkind in ('r', 'p', 'v', 'm')`,
 
@@ -106,7 +107,10 @@ export const catalogueQueries = {
   settings: `
     select 'the server logs bind parameters (' || s.name || ' = ' || s.setting || ')' as what, 'set ' || s.name || ' = 0: they carry signatures and sealed values' as todo
     from pg_catalog.pg_settings s
-    where s.name in ('log_parameter_max_length', 'log_parameter_max_length_on_error', 'auto_explain.log_parameter_max_length') and s.setting <> '0' and $1::text[] is not null`,
+    where s.name in ('log_parameter_max_length', 'log_parameter_max_length_on_error', 'auto_explain.log_parameter_max_length') and s.setting <> '0' and $1::text[] is not null
+    union all
+    select 'commits do not wait for the disk (synchronous_commit = off)', 'leave it on: a commit without an entry is acknowledged by the server''s own setting'
+    from pg_catalog.pg_settings s where s.name = 'synchronous_commit' and s.reset_val = 'off'`,
 
   definers: `
     select n.nspname || '.' || p.proname as name, pg_catalog.pg_get_userbyid(p.proowner)::text as owner,

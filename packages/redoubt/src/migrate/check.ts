@@ -7,7 +7,7 @@ export type Finding = { readonly what: string; readonly todo: string }
 
 type ColumnRow = { readonly table_name: string; readonly column_name: string; readonly type: string; readonly nullable: boolean; readonly generated: boolean }
 type PolicyRow = { readonly table: string; readonly name: string; readonly seen: string; readonly written: string }
-type TableRow = { readonly name: string; readonly kind: string; readonly enabled: boolean; readonly forced: boolean; readonly commands: string; readonly invoker: boolean; readonly owned_by_runtime: boolean }
+type TableRow = { readonly name: string; readonly kind: string; readonly enabled: boolean; readonly forced: boolean; readonly commands: string; readonly invoker: boolean; readonly owned_by_runtime: boolean; readonly reached: boolean }
 
 /** The definer functions of the kernel; an app adds its own. Any other one is a finding. */
 const kernelDefiners: readonly string[] = [
@@ -65,6 +65,7 @@ function tableFindings(tables: Tables, rows: readonly TableRow[]): readonly Find
     else if (row.kind === 'v') {
       if (!row.invoker) findings.push({ what: `view ${row.name} reads with its owner's rights`, todo: `alter view ${row.name} set (security_invoker = true)` })
     } else {
+      if (!classified && row.reached && row.name !== 'redoubt.schema_migrations') findings.push({ what: `table ${row.name} is not declared, and the runtime role may touch it`, todo: 'declare it in tables.ts, or revoke all on it' })
       if (!row.enabled || !row.forced) findings.push({ what: `table ${row.name} has no forced row security`, todo: `alter table ${row.name} enable row level security, force row level security` })
       if (classified && row.commands.includes('*')) findings.push({ what: `table ${row.name} has a policy FOR ALL`, todo: 'write one policy per command: its USING would serve as the check of writes' })
       for (const [letter, command] of [['r', 'SELECT'], ['a', 'INSERT'], ['w', 'UPDATE'], ['d', 'DELETE']] as const) {
@@ -76,16 +77,21 @@ function tableFindings(tables: Tables, rows: readonly TableRow[]): readonly Find
   return findings
 }
 
+/** Shapes that can make a condition true of nobody: null is distinct from every role, and in no set. */
+const trueOfNobody = /\bis (?:not )?(?:distinct|true|false|unknown)\b|\bcoalesce\(|\bcase\b|<> all\b|\(not \(|\bnot exists\b|\b(?:actor|role|tenant)\)? is null/i
+
 /**
  * A policy that asks nobody is open to sessions that have ended: a reading without an audit entry is verified by the
- * policies it meets and by nothing else (transaction.one).
+ * policies it meets and by nothing else (transaction.one). Whoever is not verified is null to a policy, so it has to say
+ * whom it lets in, and never whom it keeps out.
  */
 function policyFindings(rows: readonly PolicyRow[], verifiers: ReadonlySet<string>): readonly Finding[] {
   const asks = (expression: string): boolean =>
     expression === '' || expression === 'false' || [...expression.matchAll(/([a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*)\(/g)].some(([, name = '']) => verifiers.has(name))
-  return rows
-    .filter(({ seen, written }) => !asks(seen) || !asks(written))
-    .map(({ table, name }) => ({ what: `policy ${name} of ${table} does not ask who is calling`, todo: 'let it call guard.actor(), guard.role() or a function that does' }))
+  return rows.flatMap(({ table, name, seen, written }) => [
+    ...(asks(seen) && asks(written) ? [] : [{ what: `policy ${name} of ${table} does not ask who is calling`, todo: 'let it call guard.actor(), guard.role() or a function that does' }]),
+    ...(trueOfNobody.test(seen) || trueOfNobody.test(written) ? [{ what: `policy ${name} of ${table} can be true of nobody`, todo: 'say whom it lets in: for a caller who is not verified guard.actor(), guard.role() and guard.tenant() are null' }] : []),
+  ])
 }
 
 /**

@@ -30,7 +30,7 @@ const crafted = (fields: Partial<Record<'version' | 'kid' | 'audience' | 'actor'
   return signText(key, Object.values(all).join('|'))
 }
 const refused = async (claims: Readonly<Record<string, string>>): Promise<void> => {
-  // What is no uuid or number where one must be fails as such; everything else with the verifier's own refusal.
+  // What the holder of a key signs, and is no uuid or number where one must be, fails as such; everything else with the verifier's own refusal.
   await loggedIn(database.url('app'), async (client) => {
     for (const [attack, claim] of Object.entries(claims)) assert.match(await believedBy(client, claim), /^(RD401|22P02|22003)$/, attack)
   })
@@ -98,7 +98,8 @@ test('a captured claim replayed after ten seconds, also inside a transaction tha
     assert.equal((await client.query('select guard.actor() as id')).rowCount, 1, 'a long transaction keeps the caller it began with')
     await client.query('commit; begin')
     await client.query(`select set_config('redoubt.caller', $1, true)`, [claim])
-    assert.equal(await sqlStateOf(client.query('select guard.actor() as id')), 'RD401')
+    assert.deepEqual((await client.query('select guard.actor() as id')).rows, [{ id: null }])
+    assert.equal(await sqlStateOf(client.query('select guard.caller()')), 'RD401')
   })
 })
 

@@ -139,7 +139,7 @@ suite('the entry cannot be written: 503 audit_unavailable, and no data', () => {
   for (const [what, off, on] of [
     ['guard has lost INSERT', `revoke insert on redoubt.audit_logs from ${guard}`, `grant insert on redoubt.audit_logs to ${guard}`],
     ['guard’s policy is gone', `alter policy guard_insert on redoubt.audit_logs with check (false)`, `alter policy guard_insert on redoubt.audit_logs with check (true)`],
-    ['guard.finish cannot be called', `revoke execute on all functions in schema guard from "${database.service}_app"; grant execute on function guard.actor(), guard.caller() to "${database.service}_app"`, `grant execute on function guard.finish to "${database.service}_app"`],
+    ['guard.finish cannot be called', `revoke execute on all functions in schema guard from "${database.service}_app"; grant execute on function guard.actor(), guard.caller to "${database.service}_app"`, `grant execute on function guard.finish to "${database.service}_app"`],
   ] as const) {
     test(what, async () => {
       await database.admin(off)
