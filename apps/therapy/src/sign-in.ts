@@ -120,13 +120,14 @@ export function signInRoutes(app: App, roles: readonly [string, ...string[]]): r
       method: 'GET', path: '/api/auth/me', tags: ['auth'], summary: 'One’s own account',
       access: roles,
       answer: z.object({ id: rowId, email: z.string(), role: z.string(), created_at: utc }),
-      handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', (tx) => readAccount(app, tx, caller.actor)),
+      // The role that counts is that of the session: enrolment, as long as an administrator's is no more than that.
+      handle: ({ caller }) => transaction(app.db, caller, 'account.viewed', async (tx) => ({ ...(await readAccount(app, tx, caller.actor)), role: caller.role })),
     }),
   ]
 }
 
-async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly role: string; readonly created_at: string }> {
-  const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc', 'role', 'created_at']).where('id', '=', id))
+async function readAccount(app: App, tx: Tx, id: string): Promise<{ readonly id: string; readonly email: string; readonly created_at: string }> {
+  const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc', 'created_at']).where('id', '=', id))
   const row = visible(await app.columns.open(tx, 'redoubt.users', rows))
   return { ...row, created_at: utcOf(row.created_at) }
 }

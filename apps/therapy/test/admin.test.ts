@@ -26,7 +26,8 @@ test('whoever has no second factor yet gets into enrolment and nowhere else', as
   const { status, body } = await login(clinic.admin(), { email, password })
   assert.deepEqual([status, body['role']], [200, 'enrolment'])
   const send = clinic.admin(String(body['access_token']))
-  assert.equal((await send('GET', '/api/auth/me')).status, 200)
+  const me = await send('GET', '/api/auth/me')
+  assert.deepEqual([me.status, me.body['role']], [200, 'enrolment'], 'the role that counts now')
   for (const route of adminRoutes) {
     if (route.access === 'public' || route.access.includes('enrolment')) continue
     const name = `${route.method} ${route.path}`

@@ -82,6 +82,12 @@ test('every page can be used without seeing it, on a telephone, and breaks nothi
     const begun = Object.entries(steps).map(([step, value]) => ({ name: `__Host-${prefix}-${step}`, value: Buffer.from(value).toString('base64url'), domain: 'localhost', path: '/', secure: true, httpOnly: true }))
     await at.context.addCookies(begun)
     for (const path of gets(pages)) await look(at, door + path, seen)
+    // Mistyped, and the address of a form: told on a page of the house, under the same policy.
+    await look(at, `${door}/nothing-here`, seen)
+    assert.equal(await at.page.locator('h1').innerText(), 'Not found')
+    await site.picture(at, 'nothing-here')
+    await look(at, `${door}/account/sign-out`, seen)
+    assert.equal(await at.page.locator('h1').innerText(), 'Not a page by itself')
     for (const someone of door === adminOrigin ? [root, auditor] : [ada]) {
       const signed = await site.visit()
       await signed.context.addCookies(begun)

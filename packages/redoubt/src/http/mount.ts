@@ -22,7 +22,7 @@ import { routeTable } from './route-table.ts'
 import type { Document } from './route-table.ts'
 import type { Route } from './route.ts'
 import { sendJson } from './send.ts'
-import { visitOf } from './visit.ts'
+import { unmatched, visitOf } from './visit.ts'
 import type { Step, Visit } from './visit.ts'
 
 /** A further check after authentication and before the body, such as limits by caller. Throws a Refusal. */
@@ -59,7 +59,7 @@ export type MountOptions = {
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
  * answered before authentication, since the list of routes is no secret (it is in the OpenAPI document), and an
- * unknown path then costs no signature check. The order for a declared route: caller, whose page it comes from, checks,
+ * unknown path then costs no signature check; beside pages, a browser is told both on a page. The order for a declared route: caller, whose page it comes from, checks,
  * role or scope, CSRF token, path, query, headers, body, handler, answer by its schema. The token of a form stands in its
  * body, and is asked as soon as that is read. What is refused behind the checks is told to a session that still stands
  * alone: whoever has only a signed token costs one look at the database for it, within the limits of the checks.
@@ -132,7 +132,9 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
     const refuse = (error: unknown): void => {
-      if (visit.kind === 'page' && pages !== undefined) pages.refuse(req, res, error)
+      // No route yet: an address that leads nowhere, which a browser is told in words.
+      const asPage = pages !== undefined && (visit.kind === 'page' || (visit.route === unmatched && pages.wanted(req, originalTarget(req))))
+      if (asPage) pages.refuse(req, res, error)
       else answerProblem(req, res, error, emit)
     }
     run(req, res, visit).catch((error: unknown) => {

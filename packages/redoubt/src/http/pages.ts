@@ -26,7 +26,9 @@ export type PagesOptions = {
 export type Pages = {
   /** The headers of a page's route. */
   fields(route: Route): Fields
-  /** Answers an error on a page's route: to the sign-in, or as a page with the status of the refusal. */
+  /** Whether a browser asks here for a page, where no route stands. @param target path and query as they came */
+  wanted(req: IncomingMessage, target: string): boolean
+  /** Answers an error as a page with the status of the refusal, or leads to the sign-in. */
   refuse(req: IncomingMessage, res: ServerResponse, error: unknown): void
 }
 
@@ -41,8 +43,11 @@ export function openPages(options: PagesOptions, routes: readonly Route[], emit:
   const fieldsFor = pageHeaders(options.headers)
   const known = new Map(routes.filter(({ kind }) => kind === 'page').map((route) => [route, fieldsFor(route.sources)]))
   const usual = fieldsFor()
+  // Below the first word of an API's route, /api say, everything is the API's: its clients get problem documents.
+  const ofApi = new Set(routes.filter(({ kind }) => kind === 'api').map(({ segments }) => segments[0]))
   return Object.freeze<Pages>({
     fields: (route) => known.get(route) ?? usual,
+    wanted: (req, target) => namesHtml(req.headers.accept) && !ofApi.has(/^\/([^/?]*)/.exec(target)?.[1] ?? ''),
     refuse(req, res, error) {
       const noted = noteProblem(req, res, error, emit)
       if (noted === undefined) return
@@ -54,6 +59,12 @@ export function openPages(options: PagesOptions, routes: readonly Route[], emit:
       answerPage(res, refused({ code, status, title: refusals[code].title, requestId }), usual, status)
     },
   })
+}
+
+/** What browsers send when somebody follows a link or types an address; scripts and clients name JSON, or anything. */
+function namesHtml(accept = ''): boolean {
+  const types = accept.split(',').map((range) => range.split(';')).filter(([, ...rest]) => !rest.some((parameter) => /^\s*q=0(\.0*)?\s*$/i.test(parameter))).map(([type = '']) => type.trim().toLowerCase())
+  return types.includes('text/html') && !types.some((type) => type.endsWith('json'))
 }
 
 function plainly({ title, requestId }: Refused): Html {

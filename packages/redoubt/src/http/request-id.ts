@@ -2,7 +2,7 @@ import { newId } from '../bytes.ts'
 import type { Emit } from '../events.ts'
 import { setField } from './head.ts'
 import type { Proxies } from './proxies.ts'
-import { setVisit } from './visit.ts'
+import { setVisit, unmatched } from './visit.ts'
 import type { Step, Visit } from './visit.ts'
 
 const wellFormed = /^[A-Za-z0-9_-]{8,64}$/
@@ -21,7 +21,7 @@ export function requestId(proxies: Proxies, emit: Emit): Step {
     const visit: Visit = {
       visitor: { requestId: id, address: proxies.address(req) },
       secure: proxies.secure(req),
-      route: 'unmatched',
+      route: unmatched,
       kind: 'api',
       code: undefined,
       actor: undefined,

@@ -6,6 +6,9 @@ import type { Kind } from './route.ts'
 /** One step of the perimeter. Mounts on Express 5, on NestJS and on bare node:http. */
 export type Step = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
 
+/** The route of a request for which none was found, or not yet. */
+export const unmatched = 'unmatched'
+
 /** What the edge knows of a request; the last six are filled as the request goes on, for `http.answered`. */
 export type Visit = {
   readonly visitor: Visitor

@@ -101,6 +101,26 @@ for (const kind of kinds) {
     assert.equal((await ask(at, 'POST', '/api/cookie')).headers['set-cookie']?.length, 2)
   })
 
+  test(`${kind}: an address that leads nowhere is told to a browser on a page, and to everybody else as a problem`, async () => {
+    const at = await open(kind)
+    const chromium = 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8'
+    const typeOf = async (method: string, path: string, accept?: string): Promise<unknown> => {
+      const { status, headers } = await ask(at, method, path, { headers: { ...(accept === undefined ? {} : { accept }) } })
+      return [status, String(headers['content-type']).split(';')[0]]
+    }
+    const [html5, problem] = ['text/html', 'application/problem+json']
+    for (const path of ['/nothing', '/notes/nothing', '/nothing?a=1', '/apis', '/nothing/']) assert.deepEqual(await typeOf('GET', path, chromium), [404, html5], path)
+    assert.deepEqual(snapshot(await ask(at, 'GET', '/nothing', { headers: { accept: chromium } })), [404, 'content-type: text/html; charset=utf-8', policy(), 'referrer-policy: same-origin', 'cache-control: no-store', reporting])
+    assert.deepEqual(await typeOf('GET', '/nothing', 'TEXT/HTML'), [404, html5])
+    assert.deepEqual(await typeOf('DELETE', '/notes', chromium), [405, html5])
+    assert.deepEqual(await typeOf('POST', '/nothing', chromium), [404, html5])
+    for (const accept of [undefined, '*/*', 'application/json', 'application/json, text/html', 'application/problem+json, text/html;q=0.5', 'text/html;q=0', 'text/html; q=0.00', 'text/htmlx', 'image/*']) {
+      assert.deepEqual(await typeOf('GET', '/nothing', accept), [404, problem], accept)
+    }
+    for (const path of ['/api', '/api/', '/api/nothing', '/api/nothing?a=1', '/api/cookie/x']) assert.deepEqual(await typeOf('GET', path, chromium), [404, problem], path)
+    assert.deepEqual(await typeOf('GET', '/api/cookie', chromium), [405, problem])
+  })
+
   test(`${kind}: signing in by form sets the session and leads on; the next form needs its token`, async () => {
     const at = await open(kind)
     const received = await post(at, '/sign-in', 'name=jane')
