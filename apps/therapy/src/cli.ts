@@ -87,7 +87,7 @@ function workOf(words: readonly string[]): Work {
     case 'send-test-mail':
       return { mail: oneAddress(command, rest) }
     default:
-      throw new UsageProblem(command === undefined ? 'say what' : `there is no command ${command}`)
+      throw new UsageProblem(`there is no command ${command ?? ''}`)
   }
 }
 
@@ -111,7 +111,7 @@ run('therapy', async () => {
     say('mail' in work ? await sendTrialMail(mailerSettings(home === undefined ? process.env : { NODE_ENV: 'development', MAIL: placesIn(home).MAIL, ...process.env }), work.mail) : await onService(home, work.service))
   } catch (error) {
     if (error instanceof UsageProblem) {
-      complain(`therapy: ${error.message}\n\n${help}`)
+      complain(words.length === 0 ? help : `therapy: ${error.message}; npm run therapy -- help tells how commands are given`)
       process.exitCode = exitCodes.refused
     } else if (error instanceof Refusal && ['not_found', 'already_exists', 'mail_refused', 'mail_unavailable'].includes(error.code)) {
       const why = error.detail ?? missing[command]
