@@ -105,7 +105,7 @@ for (const kind of kinds) {
     const at = await open(kind)
     const chromium = 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8'
     const typeOf = async (method: string, path: string, accept?: string): Promise<unknown> => {
-      const { status, headers } = await ask(at, method, path, { headers: { ...(accept === undefined ? {} : { accept }) } })
+      const { status, headers } = await ask(at, method, path, { headers: accept === undefined ? {} : { accept } })
       return [status, String(headers['content-type']).split(';')[0]]
     }
     const [html5, problem] = ['text/html', 'application/problem+json']
