@@ -65,8 +65,10 @@ type Wycheproof<G> = { readonly testGroups: readonly (G & { readonly type: strin
 type Aead = { readonly ivSize: number; readonly keySize: number; readonly tagSize: number; readonly tests: readonly { readonly tcId: number; readonly key: string; readonly iv: string; readonly aad: string; readonly msg: string; readonly ct: string; readonly tag: string; readonly result: string }[] }
 type Mac = { readonly tagSize: number; readonly tests: readonly { readonly tcId: number; readonly key: string; readonly msg: string; readonly tag: string; readonly result: string }[] }
 
+// Project Wycheproof, https://github.com/C2SP/wycheproof (Apache-2.0): aes_gcm_test.json and hmac_sha256_test.json of its folder
+// testvectors_v1. Not a part of this repository; where they are not there, these tests say so and are skipped.
 const folder = process.env['REDOUBT_WYCHEPROOF'] ?? join(import.meta.dirname, '../../../../shared/vectors/wycheproof')
-const skip = existsSync(join(folder, 'aes_gcm_test.json')) ? false : 'Wycheproof vectors not found: set REDOUBT_WYCHEPROOF to their folder'
+const skip = existsSync(join(folder, 'aes_gcm_test.json')) ? false : 'Wycheproof vectors not found: set REDOUBT_WYCHEPROOF to testvectors_v1 of https://github.com/C2SP/wycheproof'
 
 test('Wycheproof AES-GCM: what is valid opens, what is not is refused', { skip }, (t) => {
   const { testGroups } = JSON.parse(readFileSync(join(folder, 'aes_gcm_test.json'), 'utf8')) as Wycheproof<Aead>
