@@ -7,7 +7,7 @@ import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
-import { verifiedByRows } from './transaction/verification.ts'
+import { noteVerified, verifiedByRows } from './transaction/verification.ts'
 import { openWork } from './transaction/work.ts'
 
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
@@ -123,6 +123,7 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
     }
     const refusal = refusalFor(gate, caller, action, outcome, poisonOf(outcome, outcome.answers.slice(1, 2)))
     if (refusal !== undefined) throw lostAnswer(refusal)
+    noteVerified(caller)
     return (outcome.answers[1]?.rows ?? []) as unknown as readonly R[]
   } catch (error) {
     await recordFailure(gate, caller, plan, error, [])

@@ -5,7 +5,6 @@ import type { Route } from 'redoubt/http/route'
 import { parseJson } from 'redoubt/http/json'
 import { stepCookie } from 'redoubt/http/step-cookie'
 import { codeMinutes } from 'redoubt/tokens/codes'
-import { checkSession } from 'redoubt/tokens/own-sessions'
 import { passwordLength } from 'redoubt/tokens/password'
 import { z } from 'zod'
 import { askEmailChange, confirmEmailChange, replacePassword } from '../account.ts'
@@ -67,8 +66,7 @@ export function accountPages(app: App, service: string, roles: readonly [string,
     }),
     page({
       method: 'GET', path: '/account/email/confirm', summary: 'Confirm one’s new address', access: settled,
-      handle: async ({ caller, csrf, headers }) => {
-        await checkSession(app.identity, caller)
+      handle: ({ caller, csrf, headers }) => {
         const begun = readAsked(waiting.read(headers))
         return begun === undefined ? redirect('/account/email') : confirmPage(app, { caller, csrf }, begun.email)
       },
@@ -76,7 +74,6 @@ export function accountPages(app: App, service: string, roles: readonly [string,
     page({
       method: 'POST', path: '/account/email/confirm', summary: 'Changes one’s address, with the code that was mailed there', access: settled, form: z.strictObject({ code: z.string().max(60) }),
       handle: async ({ caller, csrf, headers, form }) => {
-        await checkSession(app.identity, caller)
         const begun = readAsked(waiting.read(headers))
         if (begun === undefined) return redirect('/account/email')
         const again = (wrong: string): PageAnswer => show(confirmPage(app, { caller, csrf }, begun.email, wrong), { status: 422 })

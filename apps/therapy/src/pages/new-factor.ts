@@ -3,7 +3,6 @@ import { html, type Html } from 'redoubt/http/html'
 import { page, redirect, show } from 'redoubt/http/page'
 import type { Route } from 'redoubt/http/route'
 import { confirmTotp, enrolPasskey, enrolTotp, factorPurposes, passkeyOptions } from 'redoubt/tokens/factors/enrol'
-import { checkSession } from 'redoubt/tokens/own-sessions'
 import { encode } from 'uqr'
 import { z } from 'zod'
 import type { App } from '../app.ts'
@@ -39,10 +38,7 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
       handle: async ({ caller, csrf, form }) => {
         const code = form.code.replaceAll(/\s/g, '')
         try {
-          if (!/^\d{6}$/.test(code)) {
-            await checkSession(app.identity, caller)
-            throw new Refusal('factor_refused')
-          }
+          if (!/^\d{6}$/.test(code)) throw new Refusal('factor_refused')
           const codes = await confirmTotp(factors, caller, { factor: form.id, code })
           return codes === undefined ? redirect(added) : codesPage(app, codes, { caller, csrf }, added)
         } catch (error) {

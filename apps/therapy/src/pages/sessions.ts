@@ -2,7 +2,7 @@ import { Refusal } from 'redoubt/errors'
 import { html, type Html } from 'redoubt/http/html'
 import { page, redirect } from 'redoubt/http/page'
 import type { Route } from 'redoubt/http/route'
-import { checkSession, endSession, listSessions, signOutEverywhere, type OwnSession } from 'redoubt/tokens/own-sessions'
+import { endSession, listSessions, signOutEverywhere, type OwnSession } from 'redoubt/tokens/own-sessions'
 import { signOut } from 'redoubt/tokens/sessions'
 import { z } from 'zod'
 import type { App } from '../app.ts'
@@ -16,7 +16,7 @@ const nothing = z.strictObject({})
 export function sessionPages(app: App, roles: readonly [string, ...string[]]): readonly Route[] {
   const { identity, browser } = app
   return [
-    page({ method: 'GET', path: '/', summary: 'The first page', access: roles, handle: async ({ caller }) => (await checkSession(identity, caller), redirect(firstPage(caller.role))) }),
+    page({ method: 'GET', path: '/', summary: 'The first page', access: roles, handle: ({ caller }) => redirect(firstPage(caller.role)) }),
     page({
       method: 'GET', path: '/account/sessions', summary: 'One’s sessions and devices', access: roles, query: z.strictObject({ note: z.literal('ended').optional() }),
       handle: async ({ caller, csrf, query }) => sessionsPage(app, { caller, csrf }, await listSessions(identity, caller), query.note === undefined ? undefined : 'The device is signed out.'),

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ApiClient, Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
-import { isOfVerified } from '../transaction/failure.ts'
+import { isVerified } from '../transaction/verification.ts'
 import { identify, letIn } from './admit.ts'
 import { answer } from './answer.ts'
 import type { Authenticate, Known } from './authenticate.ts'
@@ -43,9 +43,9 @@ export type MountOptions = {
   readonly bodyTimeout?: number
   readonly checks?: readonly Check[]
   /**
-   * Asked before a caller is told a refusal that did not pass the gate, such as one for role, CSRF token or input: throws
-   * `caller_refused` where the session has ended (tokens/own-sessions: `checkSession`). Left out: an ended session is told
-   * what a standing one would be, until its token expires.
+   * Asked before a caller is told anything that did not pass the gate, be it a refusal (role, CSRF token, input) or the
+   * answer of a handler that needs no data: throws `caller_refused` where the session has ended (tokens/own-sessions:
+   * `checkSession`). Left out: an ended session is told what a standing one would be, until its token expires.
    */
   readonly standing?: (caller: Person | ApiClient) => Promise<void>
   /** Asked of every caller by cookie; required where `authenticate` takes cookies, or a page is mounted. */
@@ -59,10 +59,12 @@ export type MountOptions = {
 /**
  * Serves a list of routes, and nothing else: what is not declared is 404, another method 405 with Allow. Both are
  * answered before authentication, since the list of routes is no secret (it is in the OpenAPI document), and an
- * unknown path then costs no signature check; beside pages, a browser is told both on a page. The order for a declared route: caller, whose page it comes from, checks,
- * role or scope, CSRF token, path, query, headers, body, handler, answer by its schema. The token of a form stands in its
- * body, and is asked as soon as that is read. What is refused behind the checks is told to a session that still stands
- * alone: whoever has only a signed token costs one look at the database for it, within the limits of the checks.
+ * unknown path then costs no signature check; beside pages, a browser is told both on a page.
+ *
+ * The order for a declared route: caller, whose page it comes from, checks, role or scope, CSRF token, path, query,
+ * headers, body, handler, answer by its schema. The token of a form stands in its body, and is asked as soon as that is
+ * read. What comes behind the checks, answers as well as refusals, is told to a session that still stands alone: where the
+ * gate has not verified it, one look at the database does, within the limits of the checks.
  * @throws TypeError when two routes are the same, a role is unknown, or an option would do nothing
  */
 export function mount(routes: readonly Route[], options: MountOptions): Step {
@@ -79,6 +81,8 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
   }
   const table = routeTable(routes, options.roles, documentOf(routes, options))
   const pages = pagesOf(routes, options)
+  const stillStands = (caller: Person | ApiClient | null): Promise<void> | undefined =>
+    caller === null || standing === undefined || isVerified(caller) ? undefined : standing(caller)
 
   const run = async (req: IncomingMessage, res: ServerResponse, visit: Visit): Promise<void> => {
     const { visitor } = visit
@@ -117,6 +121,7 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       const form = await readForm(route, req, limits, (field) => checkToken(csrf, route, session, req, visitor, field))
       const token = csrf === undefined || session === undefined ? '' : await csrf.token(session)
       const made = await (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers })
+      await stillStands(caller)
       return answer(route, res, made, pages?.fields(route) ?? [])
     }
     const key = readIdempotencyKey(route, req)
@@ -124,7 +129,10 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     const body = reading === undefined ? undefined : await reading
     const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
     const making = route.handle({ caller, visitor, params, query, body, repeatable, headers })
-    const sending = answer(route, res, making instanceof Promise ? await making : making, [])
+    const made = making instanceof Promise ? await making : making
+    const looking = stillStands(caller)
+    if (looking !== undefined) await looking
+    const sending = answer(route, res, made, [])
     if (sending !== undefined) await sending
   }
 
@@ -138,15 +146,13 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       else answerProblem(req, res, error, emit)
     }
     run(req, res, visit).catch((error: unknown) => {
-      if (standing === undefined || visit.unasked === undefined || !(error instanceof Refusal) || isKnownToStand(error)) return refuse(error)
-      standing(visit.unasked).then(() => refuse(error), refuse)
+      // A refusal that says so already, and a fault of ours, are told to whoever it is.
+      const news = error instanceof Refusal && error.status < 500 && error.code !== 'caller_refused'
+      const looking = news ? stillStands(visit.unasked ?? null) : undefined
+      if (looking === undefined) refuse(error)
+      else looking.then(() => refuse(error), refuse)
     })
   })
-}
-
-/** Where the gate has asked already, or nothing can be asked. */
-function isKnownToStand(refusal: Refusal): boolean {
-  return refusal.status >= 500 || refusal.code === 'caller_refused' || isOfVerified(refusal)
 }
 
 function documentOf(routes: readonly Route[], { openapi, authenticate }: MountOptions): Document | undefined {

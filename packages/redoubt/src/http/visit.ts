@@ -19,7 +19,7 @@ export type Visit = {
   kind: Kind
   code: RefusalCode | undefined
   actor: string | undefined
-  /** Past the limits by a signed token alone: whether the session still stands is asked before a refusal is told. */
+  /** Past the limits by a signed token alone: whether the session still stands is asked before anything is told. */
   unasked: Person | ApiClient | undefined
   /** Lines of Set-Cookie that go with any answer: the browser's old refresh token is spent. */
   renewed: readonly string[]

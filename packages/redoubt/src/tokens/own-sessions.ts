@@ -26,7 +26,7 @@ const list = `select id, device, address_prefix, created_at, last_used_at, id = 
   where revoked_at is null and idle_expires_at > now() and absolute_expires_at > now() order by id = $1 desc, last_used_at desc, id limit 200`
 
 /**
- * For a route that reads nothing else, and for `mount` before it tells a refusal: whether the caller's session still stands.
+ * Whether the caller's session still stands: for `mount`, where nothing of a request passed the gate.
  * @throws Refusal caller_refused when it has ended
  */
 export async function checkSession(service: Service, caller: Person | ApiClient): Promise<void> {

@@ -4,6 +4,7 @@ import { Refusal } from '../errors.ts'
 import type { Answer, Outcome } from '../pg.ts'
 import type { Gate, Personal, Plan } from './gate.ts'
 import { enterStatement, finishStatement, type Entry } from './statements.ts'
+import { noteVerified } from './verification.ts'
 
 /** Tags that app statements may have. Everything else (SET, PREPARE, COMMIT, COPY, LISTEN, …) tries to leave the transaction. */
 const statementTag = /^(SELECT|INSERT|UPDATE|DELETE|MERGE)\b/
@@ -69,14 +70,6 @@ export function lostAnswer(refusal: Refusal): Refusal {
   return refusal.code === 'database_unavailable' ? new Refusal('outcome_unknown', { retryAfter: 1 }) : refusal
 }
 
-/** Refusals with whose entry the database has verified the person or API client they are told to. */
-const verified = new WeakSet<Refusal>()
-
-/** True where it is known that the session of whoever this is told to stood: the edge then need not ask. */
-export function isOfVerified(refusal: Refusal): boolean {
-  return verified.has(refusal)
-}
-
 /**
  * The entry of a call that was refused or failed, in a transaction of its own and before the answer. A caller whom the
  * database does not accept cannot sign an entry; the gate then writes it in its own name.
@@ -104,7 +97,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
     const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false), finishStatement(entry).durable])
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
-    if (!unknown && error instanceof Refusal && caller.kind !== 'system') verified.add(error)
+    if (!unknown) noteVerified(caller)
   } catch (cause) {
     // Seen: a session that had ended asked for a row that is not there; no policy was asked, so "not found" came first.
     if (!unknown && cause instanceof Refusal && cause.code === 'caller_refused') {

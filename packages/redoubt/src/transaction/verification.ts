@@ -25,3 +25,15 @@ export function verifiedByRows(caller: Caller, text: string): boolean {
 export function showsVerified(caller: Caller, text: string, answer: Answer): boolean {
   return answer.rows.length > 0 && verifiedByRows(caller, text)
 }
+
+/** Callers whom the database verified in a call that held, or in the entry of one that was refused. One caller is one request's. */
+const verified = new WeakSet<Caller>()
+
+export function noteVerified(caller: Caller): void {
+  verified.add(caller)
+}
+
+/** True where it is known that the session of this request's caller stood: the edge then need not ask. */
+export function isVerified(caller: Caller): boolean {
+  return verified.has(caller)
+}

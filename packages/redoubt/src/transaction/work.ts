@@ -5,7 +5,7 @@ import { lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from '.
 import type { Gate, Plan } from './gate.ts'
 import { preparedStatement } from './prepared.ts'
 import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement, verifyStatement } from './statements.ts'
-import { showsVerified } from './verification.ts'
+import { noteVerified, showsVerified } from './verification.ts'
 
 type Waiting = { readonly statement: Statement<unknown>; resolve(rows: readonly Record<string, unknown>[]): void; reject(error: unknown): void }
 
@@ -121,6 +121,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       }
       connection?.release()
       connection = undefined
+      noteVerified(caller)
     },
     async rollback(error) {
       await sending

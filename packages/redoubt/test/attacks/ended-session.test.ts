@@ -13,7 +13,7 @@ import { route } from '../../src/http/route.ts'
 import { openLimits } from '../../src/limits.ts'
 import { standardNumbers } from '../../src/limits/standard.ts'
 import { openTokens } from '../../src/tokens.ts'
-import { checkSession, endSession } from '../../src/tokens/own-sessions.ts'
+import { checkSession, endSession, listSessions } from '../../src/tokens/own-sessions.ts'
 import { signOut } from '../../src/tokens/sessions.ts'
 import { until } from '../support/audit.ts'
 import { cookies, fromOwn, own, secret } from '../support/browser.ts'
@@ -27,8 +27,9 @@ after(close)
 
 const text = z.strictObject({ text: z.string().max(10) })
 const routes = [
-  route({ method: 'POST', path: '/api/things/{id}/notes', summary: 'A note', access: ['patient'], params: z.strictObject({ id: rowId }), idempotent: true, limit: 200, body: text, answer: text, handle: async ({ caller, body }) => (await checkSession(identity, caller), body) }),
+  route({ method: 'POST', path: '/api/things/{id}/notes', summary: 'A note', access: ['patient'], params: z.strictObject({ id: rowId }), idempotent: true, limit: 200, body: text, answer: text, handle: ({ body }) => body }),
   route({ method: 'GET', path: '/api/rule', summary: 'Has a rule of its own', access: ['patient'], answer: text, refuses: ['conflict'], handle: () => Promise.reject(new Refusal('conflict')) }),
+  route({ method: 'GET', path: '/api/sessions', summary: 'Answered by the gate', access: ['patient'], answer: text, handle: async ({ caller }) => (await listSessions(identity, caller), { text: '' }) }),
   route({ method: 'DELETE', path: '/api/sessions/{id}', summary: 'Refused by the gate', access: ['patient'], params: z.strictObject({ id: rowId }), answer: null, refuses: ['not_found'], handle: ({ caller, params }) => endSession(identity, caller, params.id) }),
   route({ method: 'GET', path: '/api/things', summary: 'Others may', access: ['therapist'], answer: text, handle: () => ({ text: '' }) }),
 ]
@@ -75,6 +76,7 @@ async function refused(at: Edge, token: string, { method = 'POST', path = notes,
   const received = await ask(at, method, path, { headers: { ...shown, 'content-type': 'application/json', ...headers }, ...(method === 'GET' ? {} : { body }) })
   return received.status < 300 ? [received.status, ''] : [received.status, problemOf(received).code]
 }
+const read: Asked = { what: 'a reading', told: [200, ''], method: 'GET', path: '/api/sessions' }
 const right: Asked = { what: 'nothing', told: [200, ''] }
 const byGate: Asked = { what: 'the gate', told: [404, 'not_found'], method: 'DELETE', path: `/api/sessions/${thing}`, headers: { 'content-type': '' }, body: '' }
 
@@ -82,11 +84,13 @@ for (const kind of kinds) {
   test(`attack: ${kind}: whoever holds the token of an ended session learns neither what its role may do nor what a route takes`, async () => {
     const { at, asked } = await service(kind)
     const { token } = await signIn((await account()).indexes)
-    for (const each of [right, byGate]) assert.deepEqual(await refused(at, token, each), each.told)
-    assert.equal(asked(), 0, 'what is not refused, or passed the gate, is not asked twice')
+    for (const each of [byGate, read]) assert.deepEqual(await refused(at, token, each), each.told)
+    assert.equal(asked(), 0, 'what passed the gate is not asked twice')
+    assert.deepEqual(await refused(at, token, right), right.told)
+    assert.equal(asked(), 1, 'a handler that needs no data')
     for (const fault of faults) assert.deepEqual(await refused(at, token, fault), fault.told, fault.what)
     await signOut(identity, person(token))
-    for (const fault of [right, byGate, ...faults]) assert.deepEqual(await refused(at, token, fault), [401, 'caller_refused'], fault.what)
+    for (const fault of [right, read, byGate, ...faults]) assert.deepEqual(await refused(at, token, fault), [401, 'caller_refused'], fault.what)
   })
 
   test(`attack: ${kind}: a flood of faulty requests makes the database look no oftener than a caller's limit allows, and without a signed token never`, async () => {
