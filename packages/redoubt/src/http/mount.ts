@@ -129,7 +129,7 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     const body = reading === undefined ? undefined : await reading
     const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
     const making = route.handle({ caller, visitor, params, query, body, repeatable, headers })
-    const made = making instanceof Promise ? await making : making
+    const made: unknown = making instanceof Promise ? await making : making
     const looking = stillStands(caller)
     if (looking !== undefined) await looking
     const sending = answer(route, res, made, [])
