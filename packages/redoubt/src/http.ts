@@ -1,6 +1,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { Refusal } from './errors.ts'
 import type { Emit } from './events.ts'
+import { toOriginForm } from './http/absolute-form.ts'
 import { bodyLimit, defaultBodyLimit } from './http/body.ts'
 import type { ControlMode } from './controls.ts'
 import type { Controls } from './http/controls.ts'
@@ -100,7 +101,8 @@ export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMess
 }
 
 /**
- * Bounds what a client can hold open, and answers requests the parser refuses like every other refusal.
+ * Bounds what a client can hold open, answers requests the parser refuses like every other refusal, and hands requests in
+ * absolute form on as what they mean.
  * Times are in milliseconds: head 10 s, whole request 60 s, looked at every second; idle connection 65 s (above the usual
  * 60 s of proxies).
  * @param emit told of what the parser refuses (`http.unreadable`): no step of the perimeter sees it
@@ -117,6 +119,7 @@ export function hardenServer(server: Server, emit: Emit): void {
   server.maxHeadersCount = mostFieldLines + 1
   // fieldLines refuses it instead: node:http would answer, and go on with whatever stands behind.
   Object.assign(server, { requireHostHeader: false })
+  server.prependListener('request', toOriginForm)
   // What else is expected than 100-continue is not looked at (RFC 9110 §10.1.1): node:http would answer past the perimeter.
   server.on('checkExpectation', (req, res) => server.emit('request', req, res))
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {

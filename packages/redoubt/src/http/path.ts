@@ -13,7 +13,7 @@ function malformed(rule: string): Refusal {
 
 /**
  * The path and query of a request target, as sent. Refuses what proxies and routers read differently: other forms
- * than the origin form, `//`, dot segments, fragments, raw bytes outside RFC 3986.
+ * than the origin form (http/absolute-form makes it of what is sound), `//`, dot segments, fragments, raw bytes outside RFC 3986.
  * @throws Refusal malformed_request
  */
 export function splitTarget(target: string): { readonly path: string; readonly query: string } {

@@ -85,10 +85,10 @@ async function right(): Promise<Sent> {
   return { method: 'POST', path: `/api/things/${thing}/notes`, query: '', headers, body: '{"text":"x"}', spent: [] }
 }
 
-/** Status and code of the answer, and what else tells refusals of one code apart. */
-async function send({ at, events }: { readonly at: Edge; readonly events: Event[] }, { method, path, query, headers, body }: Sent): Promise<string> {
+/** Status and code of the answer, and what else tells refusals of one code apart. @param base before the path: an origin makes it the absolute form */
+async function send({ at, events }: { readonly at: Edge; readonly events: Event[] }, { method, path, query, headers, body }: Sent, base = ''): Promise<string> {
   const before = events.length
-  const received = await ask(at, method, path + query, { headers, body })
+  const received = await ask(at, method, base + path + query, { headers, body })
   if (received.status === 200) return '200'
   const { code, errors } = problemOf(received)
   if (code === 'too_many_requests') return `429 ${/^"(\w+)"/.exec(String(received.headers['ratelimit-policy']))?.[1] ?? ''}`
@@ -109,6 +109,18 @@ for (const kind of kinds) {
         assert.equal(await send(await service(both.spent), both), fault.told, `${fault.step} before ${later.step}`)
       }
     }
+  })
+}
+
+for (const kind of kinds) {
+  test(`attack: ${kind}: a target in absolute form passes no step of the order table`, async () => {
+    const service = await services(kind)
+    const absolutely = async (one: Sent): Promise<string> => {
+      const opened = await service(one.spent)
+      return send(opened, one, opened.at.url.replace('http:', 'https:'))
+    }
+    assert.equal(await absolutely(await right()), '200')
+    for (const fault of order) assert.equal(await absolutely(fault.break(await right())), fault.told, fault.step)
   })
 }
 

@@ -70,13 +70,25 @@ const shapes: Readonly<Record<string, string>> = {
   'a version that is none': 'GET /api/where HTTP/9.9\r\nHost: a\r\n\r\n',
   'a tab in the request line': 'GET\t/api/where HTTP/1.1\r\nHost: a\r\n\r\n',
   'a target in absolute form, with another host': 'GET http://evil.test/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, with another port': 'GET http://a:81/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, with user information': 'GET http://a@a/api/where HTTP/1.1\r\nHost: a@a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, with another host as user information': 'GET http://evil.test@a/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, of another scheme': 'GET ftp://a/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, without authority': 'GET http:///api/where HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n',
+  'a target in absolute form, with a second host behind it': 'GET http://a//a/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, with dot segments': 'GET http://a/x/../api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+  'a target in absolute form, without a Host line': 'GET http://a/api/where HTTP/1.1\r\n\r\n',
+  'a target in absolute form within an absolute form': 'GET http://a/http://a/api/where HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
   'no host': 'GET /api/where HTTP/1.1\r\n\r\n',
 }
+
+/** The same with the target of the first request in absolute form. */
+const inAbsoluteForm = Object.entries(shapes).filter(([, bytes]) => bytes.startsWith('POST /api/echo ')).map(([name, bytes]) => [`absolute form: ${name}`, bytes.replace('POST /', 'POST http://a/')] as const)
 
 for (const kind of kinds) {
   test(`attack: ${kind}: request smuggling: shapes two servers read differently are refused, and nothing behind them is answered`, async () => {
     const at = await edge(kind)
-    for (const [name, bytes] of Object.entries(shapes)) {
+    for (const [name, bytes] of [...Object.entries(shapes), ...inAbsoluteForm]) {
       const text = await wire(at, bytes + inner)
       const statuses = [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map((match) => match[1])
       assert.deepEqual(statuses, ['400'], `${name}: ${text.slice(0, 200)}`)
@@ -85,6 +97,21 @@ for (const kind of kinds) {
     }
     const answered = at.events.filter((event) => event.type === 'http.answered' && event.route === '/api/where')
     assert.deepEqual(answered, [])
+  })
+
+  test(`${kind}: a target in absolute form is taken where it names the Host line (RFC 9112 §3.2.2): the same route, path and query`, async () => {
+    const at = await edge(kind)
+    const answers = async (lines: string): Promise<string> => (await wire(at, `${lines}\r\nConnection: close\r\n\r\n`)).replaceAll(/^(?:Date|X-Request-Id): .*\r\n/gim, '')
+    const plain = await answers('GET /api/segments/one HTTP/1.1\r\nHost: a:80')
+    assert.match(plain, /^HTTP\/1\.1 200 .*\{"a":"one"\}$/s)
+    for (const target of ['http://a:80/api/segments/one', 'https://a:80/api/segments/one', 'HTTP://A:80/api/segments/one']) assert.equal(await answers(`GET ${target} HTTP/1.1\r\nHost: a:80`), plain, target)
+    assert.match(await answers('GET http://[::1]:80/api/segments/one HTTP/1.1\r\nHost: [::1]:80'), /\{"a":"one"\}$/)
+    assert.match(await answers('GET http://a/api/segments/one HTTP/1.0\r\nX: no Host line, which HTTP/1.0 has not'), /\{"a":"one"\}$/)
+    assert.match(await answers('GET http://a/api/segments/http:%20x HTTP/1.1\r\nHost: a'), /\{"a":"http: x"\}$/)
+    assert.match(await answers('GET http://a/api/segments/one?x=1 HTTP/1.1\r\nHost: a'), /"field":"x","rule":"unknown"/)
+    for (const target of ['http://a', 'http://a?x=1', 'http://a/', 'http://a/nothing']) assert.match(await answers(`GET ${target} HTTP/1.1\r\nHost: a`), /^HTTP\/1\.1 404 /, target)
+    for (const target of ['*', 'http://a']) assert.match(await answers(`OPTIONS ${target} HTTP/1.1\r\nHost: a`), /^HTTP\/1\.1 40[04] /, target)
+    for (const lines of ['Host: a\r\nHost: b', 'Host: b\r\nHost: a']) assert.match(await answers(`GET http://a/api/segments/one HTTP/1.1\r\n${lines}`), /"field":"host","rule":"duplicate"/, lines)
   })
 
   test(`${kind}: requests behind one another on one connection are each answered, in order, and by their own bodies`, async () => {
