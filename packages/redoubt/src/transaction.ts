@@ -2,7 +2,7 @@ import { newId } from './bytes.ts'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
-import { lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
+import { changesNothing, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
@@ -122,7 +122,7 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
       outcome = await attempt(gate, caller, { ...plan, entry: { ...plan.entry, id: newId() } }, alone)
     }
     const refusal = refusalFor(gate, caller, action, outcome, poisonOf(outcome, outcome.answers.slice(1, 2)))
-    if (refusal !== undefined) throw lostAnswer(refusal)
+    if (refusal !== undefined) throw lostAnswer(refusal, plan.audited || !changesNothing(statement))
     noteVerified(caller)
     return (outcome.answers[1]?.rows ?? []) as unknown as readonly R[]
   } catch (error) {

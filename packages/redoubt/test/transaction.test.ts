@@ -7,6 +7,7 @@ import type { Compilable, Tx } from '../src/pg.ts'
 import { transaction } from '../src/transaction.ts'
 import { queryById } from '../src/transaction/prepared.ts'
 import { makeAccount } from './support/accounts.ts'
+import { until } from './support/audit.ts'
 import { testDatabase } from './support/database.ts'
 import { openTestGate } from './support/gate.ts'
 
@@ -254,6 +255,27 @@ test('a connection that dies under the commit leaves the outcome open, and the a
     await database.admin(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename = 'redoubt_test_app' and state = 'idle in transaction'`)
   })
   await assert.rejects(answer, refusal('outcome_unknown'))
+  await one.close()
+})
+
+test('a connection that dies under what changes nothing and leaves no entry leaves nothing open', async () => {
+  const end = (state: string): Promise<unknown> => until(`a session is ${state}`, async () => {
+    const rows = await database.admin(`select pg_terminate_backend(pid, 2000) as ended from pg_stat_activity where datname = current_database() and usename = 'redoubt_test_app' and ${state}`)
+    return rows.length > 0
+  })
+  const one = await openTestGate(database, { max: 1 })
+  const asleep = `wait_event = 'PgSleep'`
+  for (const [text, code] of [['select id, pg_sleep(60) from redoubt.users', 'database_unavailable'], ['select guard.actor(), pg_sleep(60)', 'outcome_unknown']] as const) {
+    const looked = transaction.one(one.gate, anna, 'test.look', { text, values: [] })
+    looked.catch(() => undefined)
+    await end(asleep)
+    await assert.rejects(looked, refusal(code), text)
+  }
+  const lone = transaction(one.gate, anna, 'test.look', async (tx) => {
+    await tx.query({ text: 'select id from redoubt.users', values: [] })
+    await end(`state = 'idle in transaction'`)
+  })
+  await assert.rejects(lone, refusal('database_unavailable'))
   await one.close()
 })
 

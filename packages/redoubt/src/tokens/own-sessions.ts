@@ -30,7 +30,7 @@ const list = `select id, device, address_prefix, created_at, last_used_at, id = 
  * @throws Refusal caller_refused when it has ended
  */
 export async function checkSession(service: Service, caller: Person | ApiClient): Promise<void> {
-  await transaction.one(service.gate, caller, 'auth.session_checked', { name: 'redoubt.check_session', text: 'select guard.actor()', values: [] })
+  await transaction.one(service.gate, caller, 'auth.session_checked', { name: 'redoubt.check_session', text: 'select guard.actor()', values: [], brief: 'reads' })
 }
 
 /** The caller's sessions that stand, the present one first; row security shows no others. At most 200. */

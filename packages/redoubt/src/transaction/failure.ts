@@ -1,7 +1,7 @@
 import { newId } from '../bytes.ts'
 import { systemCaller, type Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
-import type { Answer, Outcome } from '../pg.ts'
+import type { Answer, Outcome, Statement } from '../pg.ts'
 import type { Gate, Personal, Plan } from './gate.ts'
 import { enterStatement, finishStatement, type Entry } from './statements.ts'
 import { noteVerified } from './verification.ts'
@@ -65,9 +65,22 @@ export function refusalFor(gate: Gate, caller: Caller, action: string, outcome: 
   return refusal
 }
 
-/** A connection that dies under a COMMIT leaves open whether it was done: the caller must be told just that. */
-export function lostAnswer(refusal: Refusal): Refusal {
-  return refusal.code === 'database_unavailable' ? new Refusal('outcome_unknown', { retryAfter: 1 }) : refusal
+/** Behind WITH something may be written. */
+const reading = /^\s*select\b/i
+/** A function by its qualified name is the guard's or an app's, and may write; a bare name is one of pg_catalog's. */
+const calls = /\.\s*(?:"[^"]+"|[a-z_]\w*)\s*\(/i
+
+/** Whether nothing is changed by this statement, wherever it ends: then a lost connection leaves nothing open. */
+export function changesNothing({ text, brief }: Statement<unknown>): boolean {
+  return brief === 'reads' || (reading.test(text) && !calls.test(text))
+}
+
+/**
+ * A connection that dies under a COMMIT leaves open whether it was done: the caller must be told just that.
+ * @param changing false where there was nothing to do: no entry, and statements that only read
+ */
+export function lostAnswer(refusal: Refusal, changing: boolean): Refusal {
+  return changing && refusal.code === 'database_unavailable' ? new Refusal('outcome_unknown', { retryAfter: 1 }) : refusal
 }
 
 /**

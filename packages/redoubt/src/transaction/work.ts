@@ -1,7 +1,7 @@
 import type { Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Answer, Connection, Outcome, Statement, Tx } from '../pg.ts'
-import { lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
+import { changesNothing, lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
 import { preparedStatement } from './prepared.ts'
 import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement, verifyStatement } from './statements.ts'
@@ -25,6 +25,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   let ended = false
   // Where nothing shows it before the end, COMMIT goes behind a look at the caller; guard.finish() has one of its own.
   let verified = plan.audited
+  let changing = plan.audited
 
   /** Sends `statements`, the first time behind BEGIN and the signed caller; gives the answers to `statements` alone. */
   async function send(statements: readonly Statement<unknown>[]): Promise<{ readonly outcome: Outcome; readonly answers: readonly Answer[] }> {
@@ -47,6 +48,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       for (const item of batch) item.reject(failure)
       return
     }
+    changing ||= !batch.every(({ statement }) => changesNothing(statement))
     try {
       const { outcome, answers } = await send(batch.map((item) => item.statement))
       poison ??= poisonOf(outcome, answers)
@@ -112,7 +114,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
         poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
-        throw lostAnswer(outcome.failure.refusal)
+        throw lostAnswer(outcome.failure.refusal, changing)
       }
       // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
       if (answers.at(plan.audited ? -1 : -2)?.command !== 'COMMIT') {

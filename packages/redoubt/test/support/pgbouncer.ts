@@ -74,7 +74,9 @@ export async function startPooler(options: { readonly urls: readonly string[]; r
       'max_client_conn = 500',
       // What node-postgres sends at connect and the pooler would refuse to pass on.
       'ignore_startup_parameters = extra_float_digits,options,application_name',
+      // As docs/runbooks/pgbouncer.md says.
       'server_login_retry = 1',
+      'query_wait_timeout = 5',
       'log_connections = 0',
       'log_disconnections = 0',
     ].join('\n'),
