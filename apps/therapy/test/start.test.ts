@@ -30,9 +30,7 @@ async function verifyAnother(token: string): Promise<void> {
   const cli = (...args: readonly string[]) => promisify(execFile)(process.execPath, [join(import.meta.dirname, '../src/cli.ts'), ...args], { env: { ...env, REDOUBT_HOME: home } })
   assert.match((await cli('verify-therapist', email)).stdout, /^verified [0-9a-f-]{36}\n$/)
   assert.equal(await listed(), true)
-  for (const [code, ...args] of [[1, 'verify-therapist', email], [1, 'verify-therapist', 'nobody@example.org'], [2, 'verify-therapist']] as const) {
-    await assert.rejects(cli(...args), (error: { readonly code?: unknown }) => error.code === code)
-  }
+  await Promise.all(([[1, 'verify-therapist', email], [1, 'verify-therapist', 'nobody@example.org'], [2, 'verify-therapist']] as const).map(([code, ...args]) => assert.rejects(cli(...args), (error: { readonly code?: unknown }) => error.code === code)))
 }
 
 /** The operator's last resort, as the runbook has it, beside the running service. */
@@ -41,12 +39,13 @@ async function recoverTheOnlyAdministrator(origin: string, patient: string): Pro
   const email = 'only.admin@example.org'
   const printed = ({ out }: { readonly out: string }): string => /^password to begin with, shown this once: (\S+)$/m.exec(out)?.[1] ?? assert.fail(out)
   const before = await operator.administrator(origin, email, printed(await operator.therapy('create-admin', email)), 'seven quiet harbours')
-  for (const address of [patient, 'nobody.admin@example.org']) {
+  const refuses = async (address: string): Promise<void> => {
     const refused = await operator.asWritten('lost-factor.md', /recover-admin/, address)
     assert.deepEqual([refused.code, refused.out], [1, ''], refused.err)
     assert.match(refused.err, /^therapy recover-admin: nothing was changed: not_found: .*no account that administers or audits and is not suspended has this address$/m)
     assert.ok(!refused.err.includes(address))
   }
+  await Promise.all([patient, 'nobody.admin@example.org'].map(refuses))
   assert.equal((await before.send('GET', '/api/auth/me')).status, 200, 'what is refused changes nothing')
 
   const done = await operator.asWritten('lost-factor.md', /recover-admin/, email)
@@ -63,6 +62,16 @@ async function recoverTheOnlyAdministrator(origin: string, patient: string): Pro
   const { body } = await again.send('GET', '/api/admin/audit?action=auth.administrator_recovered')
   const entries = body['items'] as unknown as readonly { readonly actor: { readonly role: string }; readonly outcome: string; readonly resource: { readonly id: string } }[]
   assert.deepEqual(entries.map(({ actor, outcome, resource }) => [actor.role, outcome, resource.id]), [['system.create-admin', 'done', before.id]])
+  // Whom another administrator has suspended is not let in again by the operator's way either.
+  const suspended = 'suspended.auditor@example.org'
+  const created = await operator.therapy('create-auditor', suspended)
+  const id = /^created (\S+)$/m.exec(created.out)?.[1] ?? assert.fail(created.out)
+  const begin = async (): Promise<number> => (await sender(origin)('POST', '/api/auth/login', { email: suspended, password: printed(created) })).status
+  assert.equal((await again.send('POST', `/api/admin/users/${id}/suspend`)).status, 204)
+  await refuses(suspended)
+  assert.equal(await begin(), 401)
+  assert.equal((await again.send('POST', `/api/admin/users/${id}/restore`)).status, 204)
+  assert.equal(await begin(), 200, 'the password it had is still its own')
   await until('the event that the runbook says to alarm on', async () => (await readFile(join(home, 'therapy.log'), 'utf8')).split('\n').some((line) => line.includes('"topic":"administrator_recovered"') && line.includes('"msg":"mail.sent"')))
 }
 
