@@ -11,7 +11,7 @@ import type { App } from './app.ts'
 import { readDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
 import { email } from './fields.ts'
-import { complain, exitCodes, helpAsked, openReports, run, say, settingsFrom, StartRefused } from './hands.ts'
+import { complain, exitCodes, forgetMailbox, helpAsked, openReports, run, say, settingsFrom, StartRefused } from './hands.ts'
 import { defaultHome, inHome } from './home.ts'
 import { openService, serviceSettings } from './service.ts'
 import { mailerSettings, sendTrialMail } from './trial-mail.ts'
@@ -104,6 +104,7 @@ const missing: Readonly<Record<string, string>> = {
 run('therapy', async () => {
   const words = process.argv.slice(2)
   if (helpAsked(words)) return say(help)
+  forgetMailbox()
   const [command = ''] = words
   try {
     const work = workOf(words)

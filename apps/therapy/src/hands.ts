@@ -31,6 +31,11 @@ export function helpAsked(words: readonly string[]): boolean {
   return words[0] === 'help' || words.includes('--help') || words.includes('-h')
 }
 
+/** Login shells name the mailbox of this machine's account in MAIL, a path: none of ours, and no way to send. */
+export function forgetMailbox(): void {
+  if (process.env['MAIL']?.startsWith('/') === true) delete process.env['MAIL']
+}
+
 /** @throws ConfigProblem with every problem at once */
 export function settingsFrom(env: Environment): Settings {
   return readConfig(settings, { env, mode: modeOf(env), readFile: (path) => readFileSync(path, 'utf8') })

@@ -13,7 +13,7 @@ import type { Settings } from './config.ts'
 import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { demoPathIn, readDemoFile, writeDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
-import { complain, exitCodes, exitCodesInWords, helpAsked, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
+import { complain, exitCodes, exitCodesInWords, forgetMailbox, helpAsked, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
 import { defaultHome, inHome } from './home.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService, serviceSettings } from './service.ts'
@@ -45,6 +45,7 @@ run('npm start', async () => {
     process.exitCode = exitCodes.refused
     return
   }
+  forgetMailbox()
   const port = portFrom(process.env['PORT'])
   checkUrls()
   process.chdir(repository)

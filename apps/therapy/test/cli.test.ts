@@ -50,7 +50,8 @@ test('a test message goes through the server that MAIL names, or into its folder
   assert.match(sent.out, /^the mail server took message [0-9a-f-]{36};/)
   assert.deepEqual(server.received.map(({ from, to, secure }) => [from, to, secure]), [['no-reply@therapy.test', ['ada@example.org'], true]])
 
-  const written = await therapy(['send-test-mail', 'ada@example.org'])
+  // What a login shell calls MAIL is a mailbox of this machine.
+  const written = await therapy(['send-test-mail', 'ada@example.org'], { MAIL: '/var/mail/somebody' })
   assert.equal(written.code, 0, written.err)
   assert.match(written.out, /^written to .*mail, the file that ends in [0-9a-f-]{36}\.eml; MAIL names a folder, so nothing leaves this machine\n$/)
   const [name = ''] = await readdir(join(folder, 'mail'))

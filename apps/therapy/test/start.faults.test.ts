@@ -92,7 +92,7 @@ test('npm start when something goes wrong', async (t) => {
   })
 
   await t.test('after kill -9 of PostgreSQL the next start goes on with the same data', async () => {
-    const running = start([], { env: { KMS: 'rubbish', NODE_ENV: 'production' } })
+    const running = start([], { env: { KMS: 'rubbish', NODE_ENV: 'production', MAIL: '/var/mail/somebody' } })
     await ready(running)
     assert.match(running.output(), /^not taken here: NODE_ENV, KMS\. npm start is for development and sets its own; docs.runbooks.start\.md /m)
     assert.doesNotMatch(running.output(), /rubbish/)
