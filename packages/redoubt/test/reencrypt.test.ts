@@ -153,10 +153,11 @@ test('attack: a worker that comes back after its lease ran out writes nothing mo
   const working = runJobs(shop.settings({ moved: () => begun.resolve(), throttle: { rowsPerSecond: 1500 } }), 'reencrypt')
   await begun.promise
   // Somebody else has the range now; the worker does not know it yet, and waits for its next batch.
-  await database.admin(`update redoubt.crypto_job_cursors set holder = gen_random_uuid(), held_until = now() + interval '3 seconds' where done_at is null and holder is not null`)
+  await database.admin(`update redoubt.crypto_job_cursors set holder = gen_random_uuid(), held_until = now() + interval '1 hour' where done_at is null and holder is not null`)
   const atTheft = await counted()
   await pause(1500)
   assert.deepEqual(await counted(), atTheft)
+  await database.admin('update redoubt.crypto_job_cursors set held_until = now() where done_at is null and holder is not null')
   const [result] = await working
   assert.deepEqual([result?.proven, result?.counts.changed, result?.counts.seen], [true, 3000, 3000])
 })

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
+import type pg from 'pg'
 import type { Caller } from '../../src/context.ts'
 import { systemCaller } from '../../src/context.ts'
 import { transaction } from '../../src/transaction.ts'
@@ -29,6 +30,16 @@ const crafted = (fields: Partial<Record<'version' | 'kid' | 'audience' | 'actor'
   }
   return signText(key, Object.values(all).join('|'))
 }
+/** Begins a transaction. Gives its moment, in milliseconds: a claim's age is counted to it, however slow the machine is. */
+async function beginning(client: pg.Client): Promise<number> {
+  await client.query('begin')
+  return (await client.query<{ at: number }>(`select date_part('epoch', transaction_timestamp()) * 1000 as at`)).rows[0]?.at ?? assert.fail()
+}
+/** Whom the transaction that has begun takes this claim for. */
+async function takenFor(client: pg.Client, claim: string): Promise<unknown> {
+  await client.query(`select set_config('redoubt.caller', $1, true)`, [claim])
+  return (await client.query('select guard.actor() as id')).rows[0]
+}
 const refused = async (claims: Readonly<Record<string, string>>): Promise<void> => {
   // What the holder of a key signs, and is no uuid or number where one must be, fails as such; everything else with the verifier's own refusal.
   await loggedIn(database.url('app'), async (client) => {
@@ -40,7 +51,9 @@ test('a genuine claim is believed, or nothing below would prove anything', async
   assert.equal(await believed(database, claimOf(key, database, alice)), `patient ${alice.actor}`)
   assert.equal(await believed(database, crafted({})), `patient ${alice.actor}`)
   assert.equal(await believed(database, claimOf(key, database, systemCaller('sign-in', alice.tenant, alice))), 'system.sign-in')
-  assert.equal(await believed(database, claimOf(key, database, alice, { now: Date.now() - 9_000 })), `patient ${alice.actor}`)
+  await loggedIn(database.url('app'), async (client) => {
+    assert.deepEqual(await takenFor(client, claimOf(key, database, alice, { now: await beginning(client) - 9_900 })), { id: alice.actor })
+  })
 })
 
 test('no claim, an empty one and noise are nobody', async () => {
@@ -84,21 +97,24 @@ test('fields of a genuine claim exchanged with each other, or with those of anot
 
 test('signed too long ago, or in the future', async () => {
   const at = (shift: number): string => claimOf(key, database, alice, { now: Date.now() + shift })
-  await refused({ 'eleven seconds old': at(-11_000), 'a day old': at(-86_400_000), 'eleven seconds ahead': at(11_500), 'a day ahead': at(86_400_000), 'of 1970': crafted({ at: '0' }) })
+  await refused({ 'a day old': at(-86_400_000), 'a day ahead': at(86_400_000), 'of 1970': crafted({ at: '0' }) })
+  for (const shift of [-10_100, 10_100]) {
+    await loggedIn(database.url('app'), async (client) => {
+      assert.deepEqual(await takenFor(client, claimOf(key, database, alice, { now: await beginning(client) + shift })), { id: null }, String(shift))
+      assert.equal(await sqlStateOf(client.query('select guard.caller()')), 'RD401', String(shift))
+    })
+  }
   for (const text of ['', '1e12', 'NaN', '-1', '99999999999999999999']) await refused({ [`at ${text}`]: crafted({ at: text }) })
 })
 
 test('a captured claim replayed after ten seconds, also inside a transaction that began before', async () => {
-  const claim = claimOf(key, database, alice, { now: Date.now() - 9_000 })
   await loggedIn(database.url('app'), async (client) => {
-    await client.query('begin')
-    await client.query(`select set_config('redoubt.caller', $1, true)`, [claim])
-    assert.equal((await client.query('select guard.actor() as id')).rowCount, 1)
+    const claim = claimOf(key, database, alice, { now: await beginning(client) - 9_000 })
+    assert.deepEqual(await takenFor(client, claim), { id: alice.actor })
     await client.query('select pg_sleep(1.5)')
-    assert.equal((await client.query('select guard.actor() as id')).rowCount, 1, 'a long transaction keeps the caller it began with')
+    assert.deepEqual((await client.query('select guard.actor() as id')).rows, [{ id: alice.actor }], 'a long transaction keeps the caller it began with')
     await client.query('commit; begin')
-    await client.query(`select set_config('redoubt.caller', $1, true)`, [claim])
-    assert.deepEqual((await client.query('select guard.actor() as id')).rows, [{ id: null }])
+    assert.deepEqual(await takenFor(client, claim), { id: null })
     assert.equal(await sqlStateOf(client.query('select guard.caller()')), 'RD401')
   })
 })

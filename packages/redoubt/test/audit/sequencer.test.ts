@@ -72,10 +72,11 @@ test('an idle sequencer writes nothing', async () => {
 })
 
 test('a worker that died without a word is followed by the one that stands by', async () => {
-  await world.worker.query({ text: 'select guard.claim_audit(gen_random_uuid(), 2)', values: [] })
+  await world.worker.query({ text: 'select guard.claim_audit(gen_random_uuid(), 60)', values: [] })
   const sequencer = world.sequencer({ leaseSeconds: 2 })
   await world.write(1)
   assert.equal(sequencer.gauge().holding, false)
+  await world.tamper('update redoubt.audit_head set held_until = clock_timestamp()')
   await until('the lease has run out', () => sequencer.gauge().holding && sequencer.gauge().sealed === sequencer.gauge().anchored)
   await sequencer.stop()
 })

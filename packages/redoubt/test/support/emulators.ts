@@ -1,9 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync, globSync } from 'node:fs'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { freePort } from './port.ts'
 
 /** Where `.ci/emulators` puts what stands in for the clouds. */
 const folder = process.env['REDOUBT_EMULATORS'] ?? join(import.meta.dirname, '../../../../.redoubt/emulators')
@@ -18,14 +19,6 @@ export const motoMissing = existsSync(motoServer) ? undefined : 'moto is not ins
 export const lowkeyMissing = lowkeyJar() === undefined ? 'Lowkey Vault is not installed: bash .ci/emulators' : undefined
 
 export type Emulator = { readonly origin: string; stop(): Promise<void> }
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 function answers(port: number): Promise<boolean> {
   return new Promise((resolve) => {
