@@ -11,7 +11,7 @@ import { requireStepUp } from 'redoubt/tokens/step-up'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { visible, sql, type App } from './app.ts'
-import { accountPurposes, stepUpOf } from './factor-routes.ts'
+import { accountPurposes, ownEmail, stepUpOf } from './factor-routes.ts'
 import { email } from './fields.ts'
 import { undoDays } from './mail-texts.ts'
 import { accepted, digits, handle, newPassword } from './recovery.ts'
@@ -51,13 +51,6 @@ export function accountRoutes(app: App, roles: readonly [string, ...string[]]): 
   ]
 }
 
-async function ownEmail(app: App, caller: Person): Promise<string> {
-  return transaction(app.db, caller, 'account.viewed', async (tx) => {
-    const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', caller.actor))
-    return visible(await app.columns.open(tx, 'redoubt.users', rows)).email
-  })
-}
-
 /** Who asks, with what tells their device. */
 export type Asker = {
   readonly caller: Person
@@ -74,7 +67,7 @@ async function provePassword(app: App, { caller, headers, stepUp }: Asker, passw
   const attempt = await app.attempts.begin({ headers, visitor: caller }, { tried: 'sign-in', account: indexes[0] ?? '' })
   const account = await checkPassword(app.identity, caller, { indexes, password })
   if (account.id !== caller.actor) throw new Refusal('sign_in_failed')
-  await attempt.right()
+  await attempt.giveBack()
   return { address, factors: account.factors, handle: account.factors ? await stepUp() : undefined }
 }
 

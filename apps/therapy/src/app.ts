@@ -61,7 +61,7 @@ type About<N extends Personal> = { readonly [C in Tables[N]['subject'] & string]
  * a reading of its patient's data too. A row that is about nobody yet, such as a free slot, names nobody.
  * @param rows with the subject column of their table; of a page, those that it shows
  */
-export function answered<N extends Personal, R extends About<N>>(tx: Pick<Tx, 'opened'>, table: N, rows: readonly R[]): readonly R[] {
+export function noteSubjects<N extends Personal, R extends About<N>>(tx: Pick<Tx, 'opened'>, table: N, rows: readonly R[]): readonly R[] {
   const column: keyof About<N> = tables.tables[table].subject
   for (const row of rows) {
     const subject = row[column]

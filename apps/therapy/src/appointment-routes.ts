@@ -6,7 +6,7 @@ import { transaction } from 'redoubt/transaction'
 import type { Person } from 'redoubt/context'
 import { sql as raw } from 'kysely'
 import { z } from 'zod'
-import { answered, make, type App } from './app.ts'
+import { noteSubjects, make, type App } from './app.ts'
 import {
   appointmentAnswer, bookSlot, cancelAppointment, changeSlot, closeAppointment, kinds, offerSlot, readAppointment, selectAppointments, statuses, viewAppointment,
   type Appointment,
@@ -94,6 +94,6 @@ async function listAppointments(tx: Tx, caller: Person, query: z.output<typeof l
   if (to !== undefined) rows = rows.where(startsAt, '<', to)
   if (after !== undefined) rows = rows.where(raw<boolean>`(lower(appointment.slot), appointment.id) > (${new Date(after[0])}, ${after[1]})`)
   const page = pageFrom(await tx.run(rows), query, (row) => [row.starts_at.toISOString(), row.id], viewAppointment)
-  answered(tx, 'therapy.appointments', page.items)
+  noteSubjects(tx, 'therapy.appointments', page.items)
   return page
 }

@@ -3,7 +3,7 @@ import { newId } from 'redoubt/bytes'
 import { Refusal } from 'redoubt/errors'
 import type { Tx } from 'redoubt/pg'
 import { z } from 'zod'
-import { answered, changed, visible, sql } from './app.ts'
+import { noteSubjects, changed, visible, sql } from './app.ts'
 import { rowId, utc, utcOf } from './fields.ts'
 import { localTime } from './zones.ts'
 
@@ -58,7 +58,7 @@ export function viewAppointment(row: Row): Appointment {
 }
 
 async function rowOf(tx: Tx, id: string): Promise<Row> {
-  return visible(answered(tx, 'therapy.appointments', await tx.run(selectAppointments().where('appointment.id', '=', id))))
+  return visible(noteSubjects(tx, 'therapy.appointments', await tx.run(selectAppointments().where('appointment.id', '=', id))))
 }
 
 /** @throws Refusal not_found */

@@ -5,7 +5,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { answered, visible, make, sql, type App } from './app.ts'
+import { noteSubjects, visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -59,12 +59,12 @@ async function listConsents(tx: Tx, query: PageQuery): Promise<{ readonly items:
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
   const page = pageFrom(rows, query, (row) => [row.id], (row) => row)
-  return { ...page, items: answered(tx, 'therapy.consents', page.items).map(view) }
+  return { ...page, items: noteSubjects(tx, 'therapy.consents', page.items).map(view) }
 }
 
 /** @throws Refusal not_found */
 async function readConsent(tx: Tx, id: string): Promise<Consent> {
-  return view(visible(answered(tx, 'therapy.consents', await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id)))))
+  return view(visible(noteSubjects(tx, 'therapy.consents', await tx.run(sql.selectFrom('therapy.consents').select(shown).where('id', '=', id)))))
 }
 
 /** @throws Refusal invalid_input for words nobody was shown; already_exists while one of this kind stands */

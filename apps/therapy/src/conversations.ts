@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { answered, visible, make, sql, type App } from './app.ts'
+import { noteSubjects, visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -59,7 +59,7 @@ async function listConversations(tx: Tx, actor: string, query: PageQuery): Promi
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
   const page = pageFrom(rows, query, (row) => [row.id], (row) => ({ ...row, unread: Number(row.unread ?? 0) }))
-  answered(tx, 'therapy.care_relationships', page.items)
+  noteSubjects(tx, 'therapy.care_relationships', page.items)
   return page
 }
 
@@ -85,7 +85,7 @@ async function listMessages(app: App, tx: Tx, actor: string, conversation: strin
         .orderBy('id', 'desc').limit(limitOf(query)),
     ),
   ])
-  visible(answered(tx, 'therapy.care_relationships', relationships))
+  visible(noteSubjects(tx, 'therapy.care_relationships', relationships))
   const opened = await app.columns.open(tx, 'therapy.messages', rows)
   return pageFrom(opened, query, (row) => [row.id], view)
 }

@@ -30,8 +30,8 @@ export function stepUpOf(headers: IncomingHttpHeaders): string | undefined {
   return typeof handle === 'string' ? handle : undefined
 }
 
-/** What authenticators call the account: the person's own address. */
-export async function accountName(app: App, caller: Person): Promise<string> {
+/** The caller's own address: also what authenticators call the account. */
+export async function ownEmail(app: App, caller: Person): Promise<string> {
   return transaction(app.db, caller, 'account.viewed', async (tx) => {
     const rows = await tx.run(sql.selectFrom('redoubt.users').select(['id', 'tenant', 'email_enc']).where('id', '=', caller.actor))
     return visible(await app.columns.open(tx, 'redoubt.users', rows)).email
@@ -96,7 +96,7 @@ export function factorRoutes(app: App, roles: readonly [string, ...string[]]): r
     route({
       method: 'POST', path: '/api/auth/factors/totp', tags: ['auth'], summary: 'A secret for an authenticator app; it counts once its first code is confirmed. Needs a step-up for factor.enrol on oneself',
       access: roles, body: z.strictObject({ label }), status: 201, answer: z.object({ id: rowId, secret: z.string(), uri: z.string() }), refuses: behindStepUp,
-      handle: async ({ caller, body, headers }) => enrolTotp(factors, caller, { label: body.label, account: await accountName(app, caller), stepUp: stepUpOf(headers) }),
+      handle: async ({ caller, body, headers }) => enrolTotp(factors, caller, { label: body.label, account: await ownEmail(app, caller), stepUp: stepUpOf(headers) }),
     }),
     route({
       method: 'POST', path: '/api/auth/factors/totp/confirm', tags: ['auth'], summary: 'Confirm an authenticator app by its code; ends all other sessions. With the first factor come recovery codes, shown this once',
@@ -106,7 +106,7 @@ export function factorRoutes(app: App, roles: readonly [string, ...string[]]): r
     route({
       method: 'POST', path: '/api/auth/factors/passkey/options', tags: ['auth'], summary: 'What a browser needs to make a passkey', access: roles,
       body: z.strictObject({}), answer: creationOptions, refuses: ['not_found'],
-      handle: async ({ caller }) => passkeyOptions(factors, caller, { account: await accountName(app, caller) }),
+      handle: async ({ caller }) => passkeyOptions(factors, caller, { account: await ownEmail(app, caller) }),
     }),
     route({
       method: 'POST', path: '/api/auth/factors/passkey', tags: ['auth'], summary: 'Keep a passkey that the browser made; ends all other sessions. Needs a step-up for factor.enrol on oneself',

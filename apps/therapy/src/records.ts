@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { answered, changed, visible, make, sql, type App } from './app.ts'
+import { noteSubjects, changed, visible, make, sql, type App } from './app.ts'
 import { idParams, prose, rowId, utc, utcOf, version, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 
@@ -101,7 +101,7 @@ async function listRecords(app: App, tx: Tx, patient: string, query: PageQuery):
         .orderBy('record.id', 'desc').limit(limitOf(query)),
     ),
   ])
-  visible(answered(tx, 'therapy.patients', patients))
+  visible(noteSubjects(tx, 'therapy.patients', patients))
   return pageFrom(await app.columns.open(tx, 'therapy.medical_records', rows), query, (row) => [row.id], view)
 }
 

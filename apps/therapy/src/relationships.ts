@@ -4,7 +4,7 @@ import { route, type Route } from 'redoubt/http/route'
 import type { Tx } from 'redoubt/pg'
 import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
-import { answered, changed, visible, make, sql, type App } from './app.ts'
+import { noteSubjects, changed, visible, make, sql, type App } from './app.ts'
 import { idParams, rowId, utc, utcOf, versionBody } from './fields.ts'
 import { cursorOf, limitOf, pageFrom, pageOf, pageQuery, type PageQuery } from './paging.ts'
 import { mostPatients } from './patients.ts'
@@ -75,13 +75,13 @@ async function listRelationships(tx: Tx, query: PageQuery & { readonly state?: s
       .orderBy('id', 'desc').limit(limitOf(query)),
   )
   const page = pageFrom(rows, query, (row) => [row.id], view)
-  answered(tx, 'therapy.care_relationships', page.items)
+  noteSubjects(tx, 'therapy.care_relationships', page.items)
   return page
 }
 
 /** @throws Refusal not_found */
 async function readRelationship(tx: Tx, id: string): Promise<Relationship> {
-  return view(visible(answered(tx, 'therapy.care_relationships', await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id)))))
+  return view(visible(noteSubjects(tx, 'therapy.care_relationships', await tx.run(sql.selectFrom('therapy.care_relationships').select(shown).where('id', '=', id)))))
 }
 
 /**
@@ -104,7 +104,7 @@ export async function requestCare(tx: Tx, patient: string, asked: z.output<typeo
 /** @throws Refusal not_found, version_conflict; conflict when it was answered already or the list is full */
 export async function acceptCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
   const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'therapist_id', 'patient_id']).where('id', '=', id)))
-  answered(tx, 'therapy.care_relationships', [row])
+  noteSubjects(tx, 'therapy.care_relationships', [row])
   if (row.state !== 'requested') throw new Refusal('conflict', { detail: 'this request was answered already' })
   // One acceptance of a therapist after the other: two that count at the same time would both find room for one more.
   visible(await tx.run(sql.selectFrom('therapy.therapist_profiles').select('user_id').where('user_id', '=', row.therapist_id).forNoKeyUpdate()))
@@ -116,7 +116,7 @@ export async function acceptCare(tx: Tx, id: string, version: number, now: Date)
 /** @throws Refusal not_found, version_conflict; conflict when it has ended already */
 export async function endCare(tx: Tx, id: string, version: number, now: Date): Promise<Relationship> {
   const row = visible(await tx.run(sql.selectFrom('therapy.care_relationships').select(['state', 'patient_id']).where('id', '=', id)))
-  answered(tx, 'therapy.care_relationships', [row])
+  noteSubjects(tx, 'therapy.care_relationships', [row])
   if (row.state === 'ended') throw new Refusal('conflict', { detail: 'this relationship has ended already' })
   return step(tx, id, version, { state: 'ended', ended_at: now })
 }
@@ -130,6 +130,6 @@ async function step(tx: Tx, id: string, version: number, to: { readonly state: s
   )
   // Who the main therapist is follows from the relationships; no person sets it.
   await tx.query({ text: 'select therapy.settle_main_therapist($1)', values: [id] })
-  answered(tx, 'therapy.care_relationships', [row])
+  noteSubjects(tx, 'therapy.care_relationships', [row])
   return view(row)
 }

@@ -25,7 +25,7 @@ export async function passwordStep(app: App, { headers, visitor }: AtDoor, given
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'sign-in', account: indexes[0] ?? '' })
   const account = await checkPassword(app.identity, visitor, { indexes, password: given.password })
-  const cookies = [await attempt.succeeded(account.id)]
+  const cookies = [await attempt.rememberDevice(account.id)]
   const agent = headers['user-agent']
   const pending = account.factors ? await beginSecondFactor(app.factors, app.identity, visitor, account, { agent }) : undefined
   if (pending !== undefined) return { cookies, done: undefined, pending }
@@ -38,7 +38,7 @@ export async function factorStep(app: App, { headers, visitor }: AtDoor, given: 
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(given.pending).digest() })
   const agent = headers['user-agent']
   const done = await completeSecondFactor(app.factors, app.identity, visitor, { pending: given.pending, proof: given.proof, agent, also: tellOfNewDevice(app, visitor, agent) })
-  await attempt.right()
+  await attempt.giveBack()
   return done
 }
 
@@ -48,7 +48,7 @@ export async function passkeyStep(app: App, { headers, visitor }: AtDoor, respon
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(response.id).digest() })
   const agent = headers['user-agent']
   const done = await passkeySignIn(app.factors, app.identity, visitor, { response, agent, also: tellOfNewDevice(app, visitor, agent) })
-  await attempt.right()
+  await attempt.giveBack()
   return done
 }
 

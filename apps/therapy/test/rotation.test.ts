@@ -5,7 +5,7 @@ import { openRotation } from 'redoubt/keyring/rotate'
 import { openPool } from 'redoubt/pg'
 import { openKeyService } from 'redoubt/kms'
 import type { App } from '../src/app.ts'
-import { register } from '../src/auth.ts'
+import { register } from '../src/registration.ts'
 import { confirmRegistration } from '../src/recovery.ts'
 import { openClinic } from './support/clinic.ts'
 

@@ -40,7 +40,7 @@ export type System = Visitor & {
   readonly session: null
 }
 
-/** Whoever the gate works for. Only http/authenticate.ts and `systemCaller` make one. */
+/** Whoever the gate works for. Of a request only http/authenticate.ts makes one, of the service's own work `systemCaller`. */
 export type Caller = Person | ApiClient | System
 
 /**

@@ -136,7 +136,7 @@ test('attack: CORS: only the exact origin, not its suffix, prefix, port, scheme,
   const preflight = await ask(at, 'OPTIONS', '/api/things', { headers: { origin: allowed, 'access-control-request-method': 'POST', 'access-control-request-headers': 'x-evil' } })
   assert.equal(preflight.status, 204)
   assert.equal(preflight.headers['access-control-allow-origin'], allowed)
-  assert.equal(preflight.headers['access-control-allow-headers'], 'Authorization, Content-Type, Idempotency-Key, If-Match, X-CSRF-Token')
+  assert.equal(preflight.headers['access-control-allow-headers'], 'Authorization, Content-Type, Idempotency-Key, If-Match, Step-Up, X-CSRF-Token')
   assert.equal(preflight.headers['access-control-max-age'], '600')
   assert.match(preflight.headers.vary as string, /^Origin, /)
   const refusedAnswer = await ask(at, 'GET', '/nothing', { headers: { origin: allowed } })

@@ -6,7 +6,7 @@ import { confirmTotp, enrolPasskey, enrolTotp, factorPurposes, passkeyOptions } 
 import { encode } from 'uqr'
 import { z } from 'zod'
 import type { App } from '../app.ts'
-import { accountName } from '../factor-routes.ts'
+import { ownEmail } from '../factor-routes.ts'
 import { line, rowId } from '../fields.ts'
 import type { Asking } from './doors.ts'
 import { frame, token } from './frame.ts'
@@ -26,7 +26,7 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
       handle: async ({ caller, csrf, form }) => {
         try {
           const stepUp = await proven(app, caller, { action: factorPurposes.enrol, resource: caller.actor }, await isGuarded(app, caller), form.proof)
-          const { id, secret, uri } = await enrolTotp(factors, caller, { label: form.label, account: await accountName(app, caller), stepUp })
+          const { id, secret, uri } = await enrolTotp(factors, caller, { label: form.label, account: await ownEmail(app, caller), stepUp })
           return scanPage(app, { caller, csrf }, { id, shown: { secret, uri } })
         } catch (error) {
           return corrected(app, { caller, csrf }, error)
@@ -52,7 +52,7 @@ export function newFactorPages(app: App, roles: readonly [string, ...string[]]):
       handle: async ({ caller, csrf, form }) => {
         try {
           const stepUp = await proven(app, caller, { action: factorPurposes.enrol, resource: caller.actor }, await isGuarded(app, caller), form.proof)
-          const options = await passkeyOptions(factors, caller, { account: await accountName(app, caller) })
+          const options = await passkeyOptions(factors, caller, { account: await ownEmail(app, caller) })
           const fields = html`${token(csrf)}<input type="hidden" name="label" value="${form.label}"><input type="hidden" name="step_up" value="${stepUp}">`
           return frame(app.identity.realm, {
             title: 'New passkey', by: { caller, csrf }, here: '/account/security', passkeys: true,

@@ -30,7 +30,7 @@ function note(known: Known, res: ServerResponse, visit: Visit): Known {
  * Lets a caller in by role or scope.
  * @throws Refusal forbidden, with an event
  */
-export function letIn(caller: Person | ApiClient, route: Route, { visitor }: Visit, emit: Emit): void {
+export function authorize(caller: Person | ApiClient, route: Route, { visitor }: Visit, emit: Emit): void {
   if (mayCall(route, caller)) return
   emit({ type: 'security.unauthorized_access', requestId: visitor.requestId, action: `${route.method} ${route.path}`, code: 'forbidden', actor: caller.actor })
   throw new Refusal('forbidden')

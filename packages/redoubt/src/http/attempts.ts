@@ -8,13 +8,13 @@ import type { Tries } from '../limits/tries.ts'
 /** A try of somebody at the door. */
 export type Attempt = {
   /** It was right, and no longer counts. */
-  right(): Promise<void>
+  giveBack(): Promise<void>
   /**
-   * The same at the end of a sign-in: this device is known for the account from now on.
+   * The same where the password was right: this device is known for the account from now on.
    * @param id the row id of the account, under which later steps of the sign-in count theirs
    * @returns the Set-Cookie line of the known device
    */
-  succeeded(id?: string): Promise<string>
+  rememberDevice(id?: string): Promise<string>
 }
 
 export type Attempts = {
@@ -41,8 +41,8 @@ export function openAttempts(options: { readonly service: string; readonly tries
       const value = read(headers)
       const counted = await tries.admit(visitor, { tried, account, device: await devices.known(value, account) })
       return {
-        right: () => counted.succeeded(),
-        async succeeded(id) {
+        giveBack: () => counted.succeeded(),
+        async rememberDevice(id) {
           await counted.succeeded()
           const known = await devices.remember(value, id === undefined ? [account] : [account, id])
           return stringifySetCookie({ name, value: known, maxAge: deviceDays * 86_400, path: '/', httpOnly: true, secure: true, sameSite: 'strict' })

@@ -9,7 +9,7 @@ import { visitOf } from './visit.ts'
 import type { Step } from './visit.ts'
 
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
-const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match, X-CSRF-Token'
+const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match, Step-Up, X-CSRF-Token'
 const exposed = 'X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, Location, ETag'
 const preflightSeconds = '600'
 

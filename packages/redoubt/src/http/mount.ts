@@ -3,7 +3,7 @@ import type { ApiClient, Person, Visitor } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { isVerified } from '../transaction/verification.ts'
-import { identify, letIn } from './admit.ts'
+import { authorize, identify } from './admit.ts'
 import { answer } from './answer.ts'
 import type { Authenticate, Known } from './authenticate.ts'
 import { defaultBodyLimit } from './body.ts'
@@ -109,7 +109,7 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     }
     if (caller !== null) {
       visit.unasked = caller
-      letIn(caller, route, visit, emit)
+      authorize(caller, route, visit, emit)
     }
     const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
     if (asking !== undefined) await asking

@@ -146,7 +146,7 @@ export function recoveryKeys(factors: SecondFactors): ReturnType<Keyring['indexK
 /** A person's factor as they see it. */
 export type OwnFactor = { readonly id: string; readonly kind: 'totp' | 'webauthn'; readonly label: string; readonly created_at: Date; readonly confirmed_at: Date | null; readonly last_used_at: Date | null }
 
-
+/** The caller's factors, how many recovery codes are left, and from when on a reset that was asked for takes effect. */
 export async function listFactors(factors: SecondFactors, caller: Person): Promise<{ readonly factors: readonly OwnFactor[]; readonly recoveryCodes: number; readonly resetAt: Date | undefined }> {
   return transaction(factors.gate, caller, { action: 'auth.factors_viewed', resource: { type: 'user', id: caller.actor } }, async (tx) => {
     const [rows, [codes], [reset]] = await Promise.all([

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Refusal } from 'redoubt/errors'
-import { register } from '../../../src/auth.ts'
+import { register } from '../../../src/registration.ts'
 import { confirmRegistration } from '../../../src/recovery.ts'
 import type { Instance, Someone } from '../../support/clinic.ts'
 
