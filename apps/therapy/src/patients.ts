@@ -51,8 +51,9 @@ export function patientRoutes(app: App): readonly Route[] {
       method: 'GET', path: '/api/patients/{id}', tags: ['patients'], summary: 'One patient',
       access: ['patient', 'therapist'], params: idParams, answer: patientAnswer,
       handle: async ({ caller, params: { id } }) => {
-        const row = await transaction.found(app.db, caller, { action: 'patient.viewed', resource: { type: 'patient', id }, subjects: [id] }, patientById(id))
-        return visible(await app.columns.open(declared([id], keyUserOf(app.db, caller, 'patient.viewed')), 'therapy.patients', [row]))
+        const viewing = { action: 'patient.viewed', resource: { type: 'patient', id }, subjects: [id] } as const
+        const row = await transaction.found(app.db, caller, viewing, patientById(id))
+        return visible(await app.columns.open(declared(viewing.subjects, keyUserOf(app.db, caller, viewing.action)), 'therapy.patients', [row]))
       },
     }),
     route({

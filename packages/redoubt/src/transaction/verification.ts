@@ -26,14 +26,19 @@ export function showsVerified(caller: Caller, text: string, answer: Answer): boo
   return answer.rows.length > 0 && verifiedByRows(caller, text)
 }
 
-/** Callers whom the database verified in a call that held, or in the entry of one that was refused. One caller is one request's. */
-const verified = new WeakSet<Caller>()
+/*
+ * On the caller itself, of whom authentication makes one for each request: a WeakSet costs a microsecond for an object that is
+ * gone with its request. The mark names its bearer, so that a copy of a verified caller under another session has none.
+ */
+const mark = Symbol('redoubt verified')
+type Marked = Caller & { [mark]?: Caller }
 
+/** Notes that the database verified this caller: in a call that held, or in the entry of one that was refused. */
 export function noteVerified(caller: Caller): void {
-  verified.add(caller)
+  if (Object.isExtensible(caller)) (caller as Marked)[mark] = caller
 }
 
 /** True where it is known that the session of this request's caller stood: the edge then need not ask. */
 export function isVerified(caller: Caller): boolean {
-  return verified.has(caller)
+  return (caller as Marked)[mark] === caller
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemCaller, type Person } from '../../src/context.ts'
-import { verifiedByRows } from '../../src/transaction/verification.ts'
+import { isVerified, noteVerified, verifiedByRows } from '../../src/transaction/verification.ts'
 
 const person: Person = { kind: 'user', actor: crypto.randomUUID(), role: 'patient', tenant: 't', session: crypto.randomUUID(), requestId: 'r', address: null }
 const system = systemCaller('rehearsal', 't', { requestId: 'r', address: null })
@@ -21,4 +21,15 @@ test('one call of a function of the guard shows it for everybody, but for what p
     assert.ok(verifiedByRows(caller, 'select id, role from guard.sign_in_lookup($1, $2)'))
     for (const text of ['select actor from guard.actor()', 'select role from guard.role()', 'select x from guard.tenant()', 'select role from guard.caller(0)']) assert.ok(!verifiedByRows(caller, text), text)
   }
+})
+
+test('attack: a copy of a verified caller under another session passes for none; one that cannot be marked is asked about again', () => {
+  const caller: Person = { ...person }
+  assert.equal(isVerified(caller), false)
+  noteVerified(caller)
+  assert.equal(isVerified(caller), true)
+  assert.equal(isVerified({ ...caller, session: 'other' }), false)
+  const fixed = Object.freeze({ ...person })
+  noteVerified(fixed)
+  assert.equal(isVerified(fixed), false)
 })
