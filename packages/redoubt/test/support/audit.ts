@@ -47,8 +47,8 @@ export type AuditWorld = {
   close(): Promise<void>
 }
 
-/** Waits for a state; gives up after a minute. Other databases of the same server may delay sealing for a while. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>, milliseconds = 60_000): Promise<void> {
+/** Waits for a state; gives up when the time of a test is nearly over. Other databases of the same server may delay sealing for a while. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, milliseconds = 150_000): Promise<void> {
   for (const end = performance.now() + milliseconds; !(await holds()); await pause(20)) {
     if (performance.now() > end) throw new Error(`gave up waiting until ${what}`)
   }
