@@ -113,10 +113,16 @@ test('two instances with Redis are one; readiness says how it is, and an outage 
   const redis = await startRedis()
   after(() => redis.remove())
   const [one, two] = [await clinic.another({ redisUrl: redis.url, redisTimeout: 2_000 }), await clinic.another({ redisUrl: redis.url, redisTimeout: 2_000 })]
-  const ready = async (): Promise<Answer> => one.send()('GET', '/health/ready')
-  const before = await ready()
-  assert.equal(before.status, 200)
-  assert.equal((before.body['checks'] as { readonly redis?: string } | undefined)?.redis, 'ok')
+  // A busy machine can fail a check of one second that has nothing to do with Redis; then it is asked again.
+  const readyWith = async (redisIs: string): Promise<void> => {
+    for (const until = Date.now() + 60_000; ; await pause(100)) {
+      const { status, body } = await one.send()('GET', '/health/ready')
+      const { redis: is, ...others } = (body['checks'] ?? {}) as Readonly<Record<string, string>>
+      if (is === redisIs && Object.values(others).every((state) => state === 'ok')) return assert.equal(status, 200)
+      assert.ok(Date.now() < until, `${redisIs} is never told: ${JSON.stringify(body)}`)
+    }
+  }
+  await readyWith('ok')
   const ada = await clinic.patient()
   const guess = (send: Send, address: string): Promise<Answer> => login(send, { email: ada.email, password: wrong }, from(address))
   const statuses: number[] = []
@@ -130,10 +136,5 @@ test('two instances with Redis are one; readiness says how it is, and an outage 
   for (let nr = 0; nr < 4; nr++) alone.push((await guess(one.send(), '192.0.2.51')).status)
   assert.deepEqual(alone, [401, 401, 429, 429], 'each instance by itself, and stricter')
   assert.equal((await login(one.send(), ada, from('192.0.2.52'))).status, 200)
-  for (const until = Date.now() + 20_000; ; await pause(100)) {
-    const { status, body } = await ready()
-    assert.equal(status, 200)
-    if ((body['checks'] as { readonly redis?: string } | undefined)?.redis === 'degraded') break
-    assert.ok(Date.now() < until, 'degraded is never told')
-  }
+  await readyWith('degraded')
 })

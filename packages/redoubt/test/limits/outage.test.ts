@@ -14,7 +14,7 @@ import { redisAbsent, startRedis, type RedisServer } from '../support/redis.ts'
 const skip = redisAbsent
 const secret = createSecretKey(randomBytes(32))
 /** Roomy: a busy machine must not look like an outage. */
-const timeout = 600
+const timeout = 1_500
 
 type Setup = { readonly redis: Redis; readonly limits: Limits; readonly events: Event[]; readonly state: (wanted: Redis['state']) => Promise<void> }
 

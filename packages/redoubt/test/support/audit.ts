@@ -18,6 +18,7 @@ import type { Pool, Statement } from '../../src/pg.ts'
 import { openSigner } from '../../src/transaction/signer.ts'
 import { enterStatement, finishStatement } from '../../src/transaction/statements.ts'
 import type { TestDatabase } from './database.ts'
+import { patience } from './gate.ts'
 
 /** A fresh Ed25519 pair as the keyring would give it. */
 export function anchorKey(kid = 'anchor-1'): AnchorKey {
@@ -58,7 +59,7 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
 export async function auditWorld(database: TestDatabase, settings: { readonly writers?: number; readonly pageSize?: number } = {}): Promise<AuditWorld> {
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)
-  const pool = (login: 'app' | 'keys' | 'worker' | 'auditor', max: number): Pool => openPool({ url: database.url(login), max, emit, statementTimeout: 120_000 })
+  const pool = (login: 'app' | 'keys' | 'worker' | 'auditor', max: number): Pool => openPool({ url: database.url(login), max, connectTimeout: patience, emit, statementTimeout: 120_000 })
   const app = pool('app', settings.writers ?? 4)
   const [keys, worker, auditor] = [pool('keys', 1), pool('worker', 4), pool('auditor', 1)]
   const signer = await openSigner(keys, database.service)

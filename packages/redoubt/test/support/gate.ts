@@ -13,6 +13,9 @@ export const testActions = {
   'test.look': { audited: false },
 } as const
 
+/** Milliseconds to wait for a connection: on a machine that runs other suites too, the 5 seconds of a service can be short. */
+export const patience = 30_000
+
 export type TestGate = {
   readonly gate: Gate<typeof testActions>
   readonly pool: Pool
@@ -29,9 +32,9 @@ export async function openTestGate(database: TestDatabase, settings: Partial<Omi
   const events: Event[] = []
   const emit = (event: Event): void => void events.push(event)
   const { url, namedStatements, close } = await wayTo(database)
-  const keys = openPool({ url: url('keys'), max: 1, namedStatements, emit })
+  const keys = openPool({ url: url('keys'), max: 1, connectTimeout: patience, namedStatements, emit })
   const signer = await openSigner(keys, database.service)
-  const pool = openPool({ url: url('app'), max: 4, namedStatements, emit, ...settings })
+  const pool = openPool({ url: url('app'), max: 4, connectTimeout: patience, namedStatements, emit, ...settings })
   return {
     gate: { pool, signer, actions: testActions, retention: kernelRetention, personal: undefined, emit },
     pool,

@@ -9,6 +9,7 @@ import { unrecorded } from './unrecorded.ts'
 import { openKeyService, type KeyService } from '../../src/kms.ts'
 import { openPool } from '../../src/pg.ts'
 import type { TestDatabase } from './database.ts'
+import { patience } from './gate.ts'
 
 /** A data key of given or random bytes, without a database. */
 export function dataKeyOf(scope: KeyScope, bytes: Buffer = randomBytes(32)): DataKey {
@@ -70,7 +71,7 @@ export async function keysWorld(database: TestDatabase): Promise<KeysWorld> {
     events,
     statements,
     keyring(more = {}) {
-      const pool = openPool({ url: database.url('keys'), max: 4, emit: (event) => events.push(event) })
+      const pool = openPool({ url: database.url('keys'), max: 4, connectTimeout: patience, emit: (event) => events.push(event) })
       pools.push(pool)
       return openKeyring({
         pool: {
