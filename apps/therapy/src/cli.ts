@@ -109,7 +109,7 @@ run('therapy', async () => {
   try {
     const work = workOf(words)
     const home = process.env['DATABASE_URL'] === undefined ? (process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
-    say('mail' in work ? await sendTrialMail(mailerSettings(home === undefined ? process.env : { NODE_ENV: 'development', MAIL: placesIn(home).MAIL, ...process.env }), work.mail) : await onService(home, work.service))
+    say('mail' in work ? await mailTo(work.mail, home) : await onService(home, work.service))
   } catch (error) {
     if (error instanceof UsageProblem) {
       complain(words.length === 0 ? help : `therapy: ${error.message}; npm run therapy -- help tells how commands are given`)
@@ -121,6 +121,14 @@ run('therapy', async () => {
     } else throw error
   }
 })
+
+/** By the mail server of the environment, or into the folder of `npm start`. */
+function mailTo(address: string, home: string | undefined): Promise<string> {
+  const { MAIL } = process.env
+  if (home === undefined) return sendTrialMail(mailerSettings(process.env), address)
+  const send = (): Promise<string> => sendTrialMail(mailerSettings({ NODE_ENV: 'development', MAIL: placesIn(home).MAIL, ...process.env }), address)
+  return MAIL === undefined ? inHome(home, send) : send()
+}
 
 /** With the service opened on what the environment names, or on the embedded server of `home`. */
 async function onService(home: string | undefined, work: (app: App) => Promise<string>): Promise<string> {

@@ -84,7 +84,7 @@ ${guarded && html`<section class="card"><h2>Recovery codes</h2><p>${recoveryCode
 <details><summary>Set up an app</summary>${adding('/account/security/totp', 'app', 'My telephone', guard, by)}</details></section>
 ${app.factors.passkeys !== undefined && html`<section class="card"><h2>Passkey</h2><p>Your finger, your face or the PIN of this device signs you in, without a password. Needs JavaScript.</p>
 <details><summary>Set up a passkey</summary>${adding('/account/security/passkey', 'passkey', 'This device', guard, by)}</details></section>`}
-<section class="card"><h2>Password and address</h2><p class="links"><a href="/account/password">Change your password</a>${caller.role !== 'enrolment' && html`<a href="/account/email">Change your e-mail address</a>`}</p></section>`,
+<section class="card"><h2>${caller.role === 'enrolment' ? 'Password' : 'Password and address'}</h2><p class="links"><a href="/account/password">Change your password</a>${caller.role !== 'enrolment' && html`<a href="/account/email">Change your e-mail address</a>`}</p></section>`,
   })
 }
 
