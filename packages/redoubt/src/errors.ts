@@ -40,7 +40,7 @@ export const refusals = {
   outcome_unknown: { status: 503, title: 'The connection was lost under the commit: it may or may not have been done' },
   redis_unavailable: { status: 503, title: 'The shared counters cannot be reached' },
   database_error: { status: 500, title: 'The database refused a statement' },
-  statement_refused: { status: 500, title: 'A statement tried to leave its transaction' },
+  statement_refused: { status: 500, title: 'A statement tried to leave its transaction or to change a setting' },
   key_service_unavailable: { status: 503, title: 'The key service cannot be reached' },
   key_refused: { status: 503, title: 'The key service refused the key' },
   mail_refused: { status: 502, title: 'The mail server refused the message' },

@@ -146,8 +146,8 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       else answerProblem(req, res, error, emit)
     }
     run(req, res, visit).catch((error: unknown) => {
-      // A refusal that says so already, and a fault of ours, are told to whoever it is.
-      const news = error instanceof Refusal && error.status < 500 && error.code !== 'caller_refused'
+      // A refusal that says so already, what is away, and a fault of ours are told to whoever it is.
+      const news = error instanceof Refusal && (error.status < 500 || error.code === 'database_error') && error.code !== 'caller_refused'
       const looking = news ? stillStands(visit.unasked ?? null) : undefined
       if (looking === undefined) refuse(error)
       else looking.then(() => refuse(error), refuse)

@@ -1,12 +1,12 @@
 import type { Pool } from '../pg.ts'
 import type { Column, Tables } from '../tables.ts'
 import { catalogueQueries } from './catalogue.ts'
+import { policyFindings, type PolicyRow } from './policies.ts'
 
 /** Something that makes a guarantee untrue, and what to do about it. */
 export type Finding = { readonly what: string; readonly todo: string }
 
 type ColumnRow = { readonly table_name: string; readonly column_name: string; readonly type: string; readonly nullable: boolean; readonly generated: boolean }
-type PolicyRow = { readonly table: string; readonly name: string; readonly seen: string; readonly written: string }
 type TableRow = { readonly name: string; readonly kind: string; readonly enabled: boolean; readonly forced: boolean; readonly commands: string; readonly invoker: boolean; readonly owned_by_runtime: boolean; readonly reached: boolean }
 
 /** The definer functions of the kernel; an app adds its own. Any other one is a finding. */
@@ -77,23 +77,6 @@ function tableFindings(tables: Tables, rows: readonly TableRow[]): readonly Find
   return findings
 }
 
-/** Shapes that can make a condition true of nobody: null is distinct from every role, and in no set. */
-const trueOfNobody = /\bis (?:not )?(?:distinct|true|false|unknown)\b|\bcoalesce\(|\bcase\b|<> all\b|\(not \(|\bnot exists\b|\b(?:actor|role|tenant)\)? is null/i
-
-/**
- * A policy that asks nobody is open to sessions that have ended: a reading without an audit entry is verified by the
- * policies it meets and by nothing else (transaction.one). Whoever is not verified is null to a policy, so it has to say
- * whom it lets in, and never whom it keeps out.
- */
-function policyFindings(rows: readonly PolicyRow[], verifiers: ReadonlySet<string>): readonly Finding[] {
-  const asks = (expression: string): boolean =>
-    expression === '' || expression === 'false' || [...expression.matchAll(/([a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*)\(/g)].some(([, name = '']) => verifiers.has(name))
-  return rows.flatMap(({ table, name, seen, written }) => [
-    ...(asks(seen) && asks(written) ? [] : [{ what: `policy ${name} of ${table} does not ask who is calling`, todo: 'let it call guard.actor(), guard.role() or a function that does' }]),
-    ...(trueOfNobody.test(seen) || trueOfNobody.test(written) ? [{ what: `policy ${name} of ${table} can be true of nobody`, todo: 'say whom it lets in: for a caller who is not verified guard.actor(), guard.role() and guard.tenant() are null' }] : []),
-  ])
-}
-
 /**
  * Whom the server took this login for. Another role's passes the other questions where it may do less, and serves
  * nobody then; or it may do more than was meant for this door.
@@ -119,7 +102,7 @@ export async function checkDatabase(pool: Pool, tables: Tables, definers: readon
   }
   const known = new Set([...kernelDefiners, ...definers])
   const policies = await ask<PolicyRow>(catalogueQueries.policies)
-  findings.push(...policyFindings(policies.filter(({ table }) => table in tables.tables), known))
+  findings.push(...policyFindings(policies, new Set(['guard.actor', 'guard.role', 'guard.tenant', ...definers]), new Set(Object.keys(tables.tables))))
   for (const row of await ask<{ readonly name: string; readonly owner: string; readonly pinned: boolean; readonly for_app: boolean }>(catalogueQueries.definers)) {
     if (row.for_app && !known.has(row.name)) findings.push({ what: `definer function ${row.name} is not on the list`, todo: 'name it in the app’s definers after review, or drop it' })
     if (row.owner !== `${tables.service}_guard`) findings.push({ what: `definer function ${row.name} belongs to ${row.owner}`, todo: 'give it to the guard role' })

@@ -3,22 +3,16 @@ import { systemCaller, type Caller } from '../context.ts'
 import { Refusal } from '../errors.ts'
 import type { Answer, Outcome, Statement } from '../pg.ts'
 import type { Gate, Personal, Plan } from './gate.ts'
+import { factsOf } from './statement-text.ts'
 import { enterStatement, finishStatement, type Entry } from './statements.ts'
 import { noteVerified } from './verification.ts'
 
 /** Tags that app statements may have. Everything else (SET, PREPARE, COMMIT, COPY, LISTEN, …) tries to leave the transaction. */
 const statementTag = /^(SELECT|INSERT|UPDATE|DELETE|MERGE)\b/
 
-/**
- * How app statements may begin. A command that leaves the transaction or the session behind (COMMIT, SET, PREPARE,
- * EXECUTE, DECLARE … WITH HOLD, LISTEN, COPY, DO) begins otherwise and is not even sent: in transaction.one it would
- * have happened before its tag comes back, and behind a pooler it stays in the server's session.
- */
-const opening = /^[\s(]*(select|insert|update|delete|merge|with|values|table)\b/i
-
 /** The refusal of a statement that is none of an app's. Reports it: no sound code sends one. */
 export function refuseStatement(gate: Gate, caller: Caller, action: string, text: string): Refusal | undefined {
-  if (opening.test(text)) return undefined
+  if (factsOf(text).sound) return undefined
   const [command = ''] = /^[A-Za-z]{1,20}/.exec(text.trimStart()) ?? []
   gate.emit({ type: 'security.statement_refused', requestId: caller.requestId, action, command: command.toUpperCase() })
   return new Refusal('statement_refused')

@@ -1,14 +1,6 @@
 import type { Caller } from '../context.ts'
 import type { Answer } from '../pg.ts'
-
-/** Columns alone, of a relation by its full name: each row of the answer is a row of that relation, which its policy let through. */
-const ofRelation = /^\s*select\s(?:[\w\s.,*:]|"\w+")*?\bfrom\s+"?([a-z_]\w*)"?\."?([a-z_]\w*)"?(?!\w|"|\s*\()/i
-/** Words by which a row can come without one of that relation. */
-const otherwise = /\b(?:union|intersect|except|group|grouping|having|left|right|full)\b/i
-/** What everybody may read, and no policy asks who they are. */
-const ofEverybody = /^(?:pg_\w*\.|information_schema\.|redoubt\.schema_migrations$)/i
-/** Nothing but one call of a function of the guard that asks for the caller itself; the three that know nobody are for policies. */
-const guarded = /^select [a-z_, ]+ from guard\.(?!(?:actor|role|tenant|caller)\()[a-z_]+\([$0-9, ]*\)$/
+import { factsOf } from './statement-text.ts'
 
 /**
  * Whether a row in the answer shows that the database has verified the caller: the policy of its table lets nobody's
@@ -16,9 +8,8 @@ const guarded = /^select [a-z_, ]+ from guard\.(?!(?:actor|role|tenant|caller)\(
  * have no policies to speak of; theirs are functions of the guard.
  */
 export function verifiedByRows(caller: Caller, text: string): boolean {
-  if (guarded.test(text)) return true
-  const [, schema, name] = (caller.kind === 'user' && ofRelation.exec(text)) || []
-  return schema !== undefined && !ofEverybody.test(`${schema}.${name ?? ''}`) && !otherwise.test(text)
+  const { guarded, rows } = factsOf(text)
+  return guarded || (rows && caller.kind === 'user')
 }
 
 /** Whether this answer, of a transaction that is still open, shows it. */

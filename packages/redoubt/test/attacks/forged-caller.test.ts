@@ -180,15 +180,14 @@ test('a session revoked while a transaction runs: its next statement is refused'
   await assert.rejects(run, { code: 'caller_refused' })
 })
 
-test('set_config of a forged claim, injected into the transaction of another caller', async () => {
+test('a forged claim set by SQL injected into the transaction of another caller', async () => {
   const forged = signText({ kid: key.kid, secret: randomBytes(32) }, callerText(key.kid, `${database.service}/${database.name}`, alice, 'test.read', null, Date.now()))
   const inject = (sql: string) => transaction(opened.gate, mallory, 'test.read', (tx) => tx.query({ text: sql, values: [] }))
-  const set = `set_config('redoubt.caller', '${forged}', true)`
+  const set = `attacks.setting('redoubt.caller', '${forged}', true)`
   for (const sql of [
     `with forged as materialized (select ${set}) select n.* from attacks.notes n, forged`,
     `select * from attacks.notes where ${set} is not null`,
     `select (select ${set}), n.* from attacks.notes n`,
-    `select query_to_xml($$select ${set}; $$, true, false, ''), query_to_xml('select * from attacks.notes', true, false, '')`,
   ]) {
     const rows = await inject(sql).catch((error: unknown) => error)
     assert.ok(!JSON.stringify(rows).includes('of alice'), sql)

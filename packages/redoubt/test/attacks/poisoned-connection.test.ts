@@ -30,7 +30,7 @@ async function serveAlice({ gate }: TestGate): Promise<unknown> {
     text: `select current_user::text as me, session_user::text as login, current_setting('transaction_isolation') as isolation, current_setting('transaction_read_only') as read_only,
       pg_my_temp_schema() as temp, (select count(*)::int from pg_cursors) as cursors, array(select pg_listening_channels()) as channels,
       (select count(*)::int from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()) as locks,
-      (select string_agg(name || '=' || setting, ' ' order by name) from pg_settings where source in ('session', 'client', 'override') and name not in ('application_name', 'transaction_timeout')) as settings,
+      (select string_agg(name || '=' || setting, ' ' order by name) from pg_show_all_settings() where source in ('session', 'client', 'override') and name not in ('application_name', 'transaction_timeout')) as settings,
       (select count(*)::int from pg_prepared_statements where statement ~ 'mallory') as prepared`,
     values: [],
   }
@@ -106,7 +106,7 @@ for (const way of ways) {
       await attacked(async function* ({ gate }) {
         for (const [index, setting] of settings.entries()) {
           const value = hostile(setting)
-          const select = { text: `select set_config('${setting.name}', '${value}', false)`, values: [] }
+          const select = { text: `select attacks.setting('${setting.name}', '${value}', false)`, values: [] }
           const call = index % 2 === 0 ? transaction.one(gate, mallory, 'test.read', select) : transaction(gate, mallory, 'test.look', (tx) => tx.query(select))
           await call.catch(() => undefined)
           // A timeout of a millisecond strikes while nobody is served.

@@ -64,14 +64,14 @@ const attempts: Readonly<Record<string, readonly string[]>> = {
   ],
   'an error that carries the value': [
     'select body::int from attacks.notes', `select (body || 'x')::uuid from attacks.notes`, `select xmlparse(document body) from attacks.notes`, 'select body::json from attacks.notes',
-    `select set_config(body, 'x', true) from attacks.notes`, `select to_date(body, body) from attacks.notes`, `select regexp_match('x', '(' || body) from attacks.notes`, 'select 1 / (length(body) - length(body)) from attacks.notes',
+    `select attacks.setting(body, 'x', true) from attacks.notes`, `select to_date(body, body) from attacks.notes`, `select regexp_match('x', '(' || body) from attacks.notes`, 'select 1 / (length(body) - length(body)) from attacks.notes',
     `insert into attacks.notes (owner, body) select id, body from attacks.notes`, `update attacks.notes set id = null`, `select query_to_xml(body, true, false, '') from attacks.notes`, 'select nothing from attacks.notes',
   ],
   'a setting that the entry needs': [
-    `select *, set_config('synchronous_commit', 'off', true) from attacks.notes`, `select *, set_config('synchronous_commit', 'off', false) from attacks.notes`, `select *, set_config('transaction_read_only', 'on', true) from attacks.notes`,
-    `select *, set_config('redoubt.caller', '', true) from attacks.notes`, `select *, set_config('statement_timeout', '1', true) from attacks.notes`, `select *, set_config('lock_timeout', '1', true) from attacks.notes`,
-    `select *, set_config('idle_in_transaction_session_timeout', '1', true) from attacks.notes`, `select *, set_config('search_path', 'attacks', true) from attacks.notes`, `select *, set_config('row_security', 'off', true) from attacks.notes`,
-    `select *, set_config('session_replication_role', 'replica', true) from attacks.notes`, `select *, set_config('default_transaction_read_only', 'on', false) from attacks.notes`, `select *, set_config('transaction_deferrable', 'on', true) from attacks.notes`,
+    `select *, attacks.setting('synchronous_commit', 'off', true) from attacks.notes`, `select *, attacks.setting('synchronous_commit', 'off', false) from attacks.notes`, `select *, attacks.setting('transaction_read_only', 'on', true) from attacks.notes`,
+    `select *, attacks.setting('redoubt.caller', '', true) from attacks.notes`, `select *, attacks.setting('statement_timeout', '1', true) from attacks.notes`, `select *, attacks.setting('lock_timeout', '1', true) from attacks.notes`,
+    `select *, attacks.setting('idle_in_transaction_session_timeout', '1', true) from attacks.notes`, `select *, attacks.setting('search_path', 'attacks', true) from attacks.notes`, `select *, attacks.setting('row_security', 'off', true) from attacks.notes`,
+    `select *, attacks.setting('session_replication_role', 'replica', true) from attacks.notes`, `select *, attacks.setting('default_transaction_read_only', 'on', false) from attacks.notes`, `select *, attacks.setting('transaction_deferrable', 'on', true) from attacks.notes`,
   ],
   'the record itself': [
     'delete from redoubt.audit_logs', 'update redoubt.audit_logs set outcome = outcome', 'truncate redoubt.audit_logs', 'insert into redoubt.audit_logs select * from redoubt.audit_logs', 'select * from attacks.notes for update',
@@ -167,7 +167,7 @@ test('synchronous_commit turned off, then kill -9 of the server: every answered 
     const gate = await openTestGate(here, { max: 4 })
     const acknowledged: string[] = []
     for (let n = 0; n < 8; n++) {
-      const setting = `set_config('synchronous_commit', 'off', ${n % 2 === 0 ? 'true' : 'false'})`
+      const setting = `attacks.setting('synchronous_commit', 'off', ${n % 2 === 0 ? 'true' : 'false'})`
       const caller = { ...reader, requestId: `round-${round}-${n}` }
       const call = n % 4 < 2 ? transaction.one(gate.gate, caller, 'test.read', { text: `select *, ${setting} from attacks.notes`, values: [] })
         : transaction(gate.gate, caller, 'test.read', async (tx) => [await tx.query({ text: `select ${setting}`, values: [] }), await tx.query(read)])

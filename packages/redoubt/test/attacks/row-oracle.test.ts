@@ -38,9 +38,9 @@ test('the claim that is altered here is believed as it is', () => {
 
 test('attack: with the claim taken away in mid-statement, a row of somebody else is as absent as none', async () => {
   const asked = (condition: string): string =>
-    `select hit.found, set_config('redoubt.caller', s.claim, true) is not null as back
+    `select hit.found, attacks.setting('redoubt.caller', s.claim, true) is not null as back
      from (select current_setting('redoubt.caller') as claim offset 0) s
-     cross join lateral (select set_config('redoubt.caller', $2 || left(s.claim, 0), true) as gone offset 0) off
+     cross join lateral (select attacks.setting('redoubt.caller', $2 || left(s.claim, 0), true) as gone offset 0) off
      cross join lateral (select exists (select 1 from attacks.notes where ${condition} and off.gone is not null) as found offset 0) hit`
   for (const action of ['test.look', 'test.read'] as const) {
     for (const [name, claim] of Object.entries(claims)) {
@@ -64,5 +64,23 @@ test('attack: no claim makes a policy raise, and none lets a row through, also w
       assert.deepEqual((await client.query('select guard.actor() as actor, guard.role() as role, guard.tenant() as tenant')).rows, [{ actor: null, role: null, tenant: null }], name)
       assert.equal((await client.query('update attacks.notes set body = body')).rowCount, 0, name)
     })
+  }
+})
+
+test('attack: a claim taken away and put back between two looks of one statement: the gate sends nothing that can change a setting', async () => {
+  const own = `'${mallory.actor}'`
+  const texts = [
+    `select set_config('redoubt.caller', '', true)`, `select pg_catalog . SET_CONFIG ('redoubt.caller', '', true)`, `select "set_config"('redoubt.caller', '', true)`, `select U&"set\\005fconfig"('redoubt.caller', '', true)`,
+    `select u&"\\0073et_config"('redoubt.caller', '', true)`, `select * from /* */ set_config/**/('redoubt.caller', '', true)`, `update pg_settings set setting = '' where name = 'redoubt.caller'`,
+    `select query_to_xml('select set' || '_config(''redoubt.caller'', '''', true)', true, false, '')`, `select query_to_xmlschema('select 1', true, false, '')`, `select query_to_xml_and_xmlschema('select 1', true, false, '')`,
+    `select cursor_to_xml('c', 1, true, false, '')`, `select * from ts_stat('select to_tsvector(set' || '_config(''redoubt.caller'', '''', true))')`, `select ts_rewrite('a', 'select to_tsquery(set' || '_config(''x.y'', '''', true)), to_tsquery(''b'')')`,
+    `select s.n, (select count(*) from attacks.notes x where x.id = s.id) from (values (1, $1::uuid, set_config('redoubt.caller', '', true)), (2, ${own}::uuid, set_config('redoubt.caller', $2, true))) s (n, id, set)`,
+  ]
+  for (const text of texts) {
+    opened.events.length = 0
+    for (const call of [transaction(opened.gate, mallory, 'test.look', (tx) => tx.query({ text, values: [] })), transaction.one(opened.gate, mallory, 'test.read', { text, values: [] })]) {
+      await assert.rejects(call, { code: 'statement_refused' }, text)
+    }
+    assert.equal(opened.events.filter(({ type }) => type === 'security.statement_refused').length, 2, text)
   }
 })

@@ -60,7 +60,7 @@ export async function jostle(database: TestDatabase, people: readonly Account[],
           throw mad
         })
       case 4:
-        await transaction.one(gate, person, 'test.look', { text: `select set_config('search_path', 'attacks', false), set_config('redoubt.caller', 'x', false), set_config('datestyle', 'German', false)`, values: [] })
+        await transaction.one(gate, person, 'test.look', { text: `select attacks.setting('search_path', 'attacks', false), attacks.setting('redoubt.caller', 'x', false), attacks.setting('datestyle', 'German', false)`, values: [] })
         return mine(person, await transaction.one<typeof gate.actions, Note>(gate, person, 'test.look', read))
       default:
         return transaction(gate, person, 'test.read', async (tx) => {

@@ -19,6 +19,10 @@ export async function createNotes(database: TestDatabase): Promise<void> {
     create policy app_insert on attacks.notes for insert to ${role('app')} with check (owner = (select guard.actor()));
     create policy app_update on attacks.notes for update to ${role('app')} using (owner = (select guard.actor())) with check (owner = (select guard.actor()));
     create policy app_delete on attacks.notes for delete to ${role('app')} using (owner = (select guard.actor()));
+    -- What an app's own function might do by mistake: a way to change settings that the gate does not know by its name.
+    create function attacks.setting(text, text, boolean) returns text language sql as 'select pg_catalog.set_config($1, $2, $3)';
+    revoke all on function attacks.setting(text, text, boolean) from public;
+    grant execute on function attacks.setting(text, text, boolean) to ${role('app')};
     reset role;
   `)
 }

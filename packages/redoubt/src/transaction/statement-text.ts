@@ -1,0 +1,54 @@
+/**
+ * How app statements may begin. A command that leaves the transaction or the session behind (COMMIT, SET, PREPARE,
+ * EXECUTE, DECLARE … WITH HOLD, LISTEN, COPY, DO) begins otherwise and is not even sent: in transaction.one it would
+ * have happened before its tag comes back, and behind a pooler it stays in the server's session.
+ */
+const opening = /^[\s(]*(?:select|insert|update|delete|merge|with|values|table)\b/i
+/**
+ * Ways to change a setting in the middle of a query: by name, by a name in Unicode escapes, and by functions that execute a
+ * text. With the signed caller taken away and put back between two looks, the lazy evaluation of a policy told whether a row
+ * of somebody else exists: what was found out at the first look is kept for the second.
+ */
+const setting = /\b(?:set_config|pg_settings|query_to_xml\w*|cursor_to_xml\w*|ts_stat|ts_rewrite)\b|\bu&"/i
+
+/** Names, parameters and comparisons: no comment, no constant in quotes, no operator that could hide either. */
+const plain = /^(?!.*--)[\w\s.,*:"$=<>()-]+$/s
+/** A word before a parenthesis is a function, but for these. */
+const call = /(?:^|[^\w"])(?!(?:where|and|or|not|on|in|any)\b)[\w"]+\s*\(/i
+/** Columns alone, of a relation by its full name. */
+const ofRelation = /^\s*select\s(?:(?!from\b)[\w.*:]+|"\w+"|[\s,])*?from\s+"?([a-z_]\w*)"?\."?([a-z_]\w*)"?(?![\w"])/i
+/** Words by which a row can come without one of that relation. */
+const otherwise = /\b(?:union|intersect|except|group|grouping|having|left|right|full)\b/i
+/** What everybody may read, and no policy asks who they are. */
+const ofEverybody = /^(?:pg_\w*\.|information_schema\.|redoubt\.schema_migrations$)/i
+/** Nothing but one call of a function of the guard that asks for the caller itself, whatever it is given. */
+const guarded = /^select [a-z_, ]+ from guard\.(?!(?:actor|role|tenant|caller|hold_keys)\()[a-z_]+\([$0-9, ]*\)$/
+
+/** What the text of a statement shows before it is sent. */
+export type TextFacts = {
+  /** Of a kind that a sound app sends. */
+  readonly sound: boolean
+  /** Each row of its answer is a row of a table, which its policy let through. */
+  readonly rows: boolean
+  /** The guard alone answers it. */
+  readonly guarded: boolean
+}
+
+function read(text: string): TextFacts {
+  const [, schema, name] = (plain.test(text) && !call.test(text) && !otherwise.test(text) && ofRelation.exec(text)) || []
+  return { sound: opening.test(text) && !setting.test(text), rows: schema !== undefined && !ofEverybody.test(`${schema}.${name ?? ''}`), guarded: guarded.test(text) }
+}
+
+/** Texts are the app's own and few; those of an attacker are many. */
+const most = 1_000
+const known = new Map<string, TextFacts>()
+
+/** Reads a text once. */
+export function factsOf(text: string): TextFacts {
+  let facts = known.get(text)
+  if (facts === undefined) {
+    if (known.size >= most) known.clear()
+    known.set(text, (facts = read(text)))
+  }
+  return facts
+}

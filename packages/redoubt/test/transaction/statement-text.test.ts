@@ -1,0 +1,37 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { factsOf } from '../../src/transaction/statement-text.ts'
+
+test('what a sound app sends is sound, whatever it reads', () => {
+  for (const text of [
+    'select 1', 'SELECT "id" FROM "app"."notes"', ' (select 1) union (select 2)', 'with a as (select 1) select * from a', 'values (1)', 'insert into app.notes (body) values ($1)',
+    'update app.notes set body = $1', 'delete from app.notes', 'merge into app.notes n using (values (1)) v (id) on n.id = v.id when matched then delete', 'select current_setting($1)', `select u & 1, 'set config' from app.notes u`,
+  ]) assert.ok(factsOf(text).sound, text)
+})
+
+test('commands, and queries that can change a setting, are not', () => {
+  for (const text of ['', 'commit', 'set x = 1', 'do $$ begin end $$', 'explain select 1', 'copy a to stdout', 'select set_config($1, $2, true)', 'select SET_CONFIG($1, $2, true)', 'select U&"set\\005fconfig"($1, $2, true)', 'select ts_stat($1)']) {
+    assert.ok(!factsOf(text).sound, text)
+  }
+})
+
+test('columns alone, of a relation by its full name, are its rows', () => {
+  for (const text of [
+    'select id from app.notes', 'SELECT "id", "n"."body" FROM "app"."notes" AS "n" WHERE ("id" = $1 or "at" > $2) and not ("n"."id" in ($3, $4)) order by "id" desc limit $5', 'select n.* from app.notes n where id = any($1) order by id limit $2',
+    'select distinct id::text as id\n from app.notes for update', 'select from app.notes', 'select a.id, b.id from app.notes a join app.other b on b.id = a.id and (b.x = a.x)',
+  ]) assert.ok(factsOf(text).rows, text)
+})
+
+test('what can give a row of its own is not taken for them', () => {
+  for (const text of [
+    'select 1', 'select count(*) from app.notes', 'select "count"(*) from app.notes', 'select 1 as one from app.notes order by count(*)', 'select 1 as one from app.notes having true', 'select 1 as one from app.notes order by max/**/(id)',
+    `select 'x from app.notes'`, 'select 1 as " from app.notes "', 'select 1 -- from app.notes', 'select 1 /* from app.notes */', 'select c.relname from pg_class c where c.oid is distinct from c.relnamespace', 'select x from y where a is distinct from b.c',
+    'select id from app.notes union all select 1', 'select v.x from (values (1)) v left join app.notes n on true', 'select x from app.notes n right join (values (1)) v (x) on true', 'select version from redoubt.schema_migrations', 'select relname from pg_catalog.pg_class',
+    'select n from app.numbers(1) n', 'select n from app.numbers (1) n', 'select actor from guard.actor/**/()', 'select id from app.notes limit (select count(*) from pg_class)', 'select n.id, x.v from app.notes n cross join lateral (select version() as v) x', 'select id, body from notes',
+  ]) assert.ok(!factsOf(text).rows, text)
+})
+
+test('one call of a function of the guard is its own, but for those that ask nobody', () => {
+  assert.ok(factsOf('select id, role from guard.sign_in_lookup($1, $2)').guarded)
+  for (const text of ['select actor from guard.actor()', 'select role from guard.caller()', 'select hold_keys from guard.hold_keys($1)', 'select id from guard.sign_in_lookup($1), guard.other()', 'select id from guard.x($1) where true']) assert.ok(!factsOf(text).guarded, text)
+})
