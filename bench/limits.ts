@@ -136,7 +136,9 @@ async function inRedis(): Promise<void> {
   }
 }
 
-export async function run(): Promise<void> {
-  await inMemory()
-  await inRedis()
+/** @param only `memory` or `redis`; left out: both. @throws TypeError when there is no such part */
+export async function run(only?: string): Promise<void> {
+  if (only !== undefined && only !== 'memory' && only !== 'redis') throw new TypeError('bench: limits takes memory or redis')
+  if (only !== 'redis') await inMemory()
+  if (only !== 'memory') await inRedis()
 }

@@ -92,17 +92,31 @@ async function compare(title: string, kinds: readonly [string, string, ...string
   }
 }
 
-/** @param seconds of each load */
-export async function run(seconds = 2): Promise<void> {
-  await compare('Express, limits in memory, 16 connections', ['bare', 'ours', bearers, 'seed', 'well-set'], undefined, seconds)
-  if (redisAbsent === false) {
-    const redis = await startRedis()
-    try {
-      await compare('Express, limits in Redis, 16 connections', ['bare', 'ours', 'seed', 'well-set'], redis.url, seconds)
-      await compare('NestJS, limits in Redis, 16 connections', ['nest-bare', 'nest-ours', 'nest-usual'], redis.url, seconds)
-    } finally {
-      await redis.remove()
+/** Kinds of servers by part of this bench; each part stays below two minutes. */
+const parts = {
+  memory: { title: 'Express, limits in memory', kinds: ['bare', 'ours', bearers, 'seed', 'well-set'], shared: false },
+  redis: { title: 'Express, limits in Redis', kinds: ['bare', 'ours', 'seed', 'well-set'], shared: true },
+  'nest-redis': { title: 'NestJS, limits in Redis', kinds: ['nest-bare', 'nest-ours', 'nest-usual'], shared: true },
+  nest: { title: 'NestJS, limits in memory', kinds: ['nest-bare', 'nest-ours', 'nest-usual'], shared: false },
+} as const
+
+/**
+ * @param only the one part to run; left out: all of them
+ * @throws TypeError when there is no such part
+ */
+export async function run(only?: string): Promise<void> {
+  if (only !== undefined && !Object.hasOwn(parts, only)) throw new TypeError(`bench: perimeter takes one of ${Object.keys(parts).join(', ')}`)
+  for (const [part, { title, kinds, shared }] of Object.entries(parts)) {
+    if (only !== undefined && only !== part) continue
+    if (shared && redisAbsent !== false) {
+      process.stdout.write(`\n${title}: left out, ${redisAbsent}\n`)
+      continue
     }
-  } else process.stdout.write(`\nin Redis: left out, ${redisAbsent}\n`)
-  await compare('NestJS, limits in memory, 16 connections', ['nest-bare', 'nest-ours', 'nest-usual'], undefined, seconds)
+    const redis = shared ? await startRedis() : undefined
+    try {
+      await compare(`${title}, 16 connections`, kinds, redis?.url, 2)
+    } finally {
+      await redis?.remove()
+    }
+  }
 }

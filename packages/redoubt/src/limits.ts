@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks'
 import { memoryCounters } from './limits/memory.ts'
 import { sharedCounters } from './limits/redis.ts'
 import type { Redis } from './redis.ts'

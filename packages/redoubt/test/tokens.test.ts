@@ -185,3 +185,14 @@ test('the memory of verified tokens is bounded and keeps those in use', () => {
   const held = Array.from({ length: 100 }, (_, i) => cache.get(`t${i}`)).filter((found) => found !== undefined)
   assert.ok(held.length <= 6, String(held.length))
 })
+
+test('attack: a text that ends like a remembered one is not taken for it', () => {
+  const cache = twoGenerations<number>(2)
+  const end = 'x'.repeat(60)
+  cache.set(`genuine.${end}`, 1)
+  assert.equal(cache.get(`genuine.${end}`), 1)
+  for (const other of [`forged!.${end}`, `longer genuine.${end}`, end, end.slice(-22)]) assert.equal(cache.get(other), undefined)
+  for (const filler of ['a', 'b']) cache.set(filler, 0)
+  assert.equal(cache.get(`forged!.${end}`), undefined, 'nor in the older generation')
+  assert.equal(cache.get(`genuine.${end}`), 1)
+})
