@@ -39,6 +39,23 @@ async function refuses(kind: string, { port, people }: Server): Promise<void> {
   }
 }
 
+/** All must answer in one phase of the event loop, or their ratios say nothing. */
+async function samePhase(servers: readonly (readonly [string, Server])[], sent: Headers): Promise<void> {
+  const phases = new Map<string, string>()
+  for (const [kind, { child, port, people }] of servers) {
+    child.send('phase')
+    await once(child, 'message')
+    const told = once(child, 'message')
+    const body = JSON.stringify(note)
+    await (await fetch(`http://127.0.0.1:${port}/api/notes`, { method: 'POST', headers: { ...common, ...sent, ...people[0] }, body })).text()
+    const [phase] = (await told) as [string]
+    phases.set(kind, phase)
+  }
+  const [first, ...more] = new Set(phases.values())
+  if (first === undefined || more.length > 0) throw new Error(`bench: answers are written in different phases: ${JSON.stringify([...phases])}`)
+  process.stdout.write(`\nall answer in the phase of ${first}\n`)
+}
+
 /** Microseconds of processor time so far. */
 async function spent({ child }: Server): Promise<number> {
   child.send('spent')
@@ -58,17 +75,18 @@ async function load(server: Server, people: readonly Headers[], seconds: number)
   return { speed: result['2xx'] / result.duration, cpu: (after - before) / result['2xx'] }
 }
 
-/** Ours, asked by programs instead of browsers. */
-const bearers = 'ours-bearer'
+/** Ours, asked by programs instead of browsers; and our controls before a route of Express' own, with its parser and res.json. */
+const [bearers, untouched] = ['ours-bearer', 'ours-res.json']
 const middle = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 
-/** @param kinds bare first, ours second, then ours for bearers where it is measured, then the rivals; the last is the one whose added processor time ours is compared with */
+/** @param kinds bare first, ours second, then ours in other ways, then the rivals; the last is the one whose added processor time ours is compared with */
 async function compare(title: string, kinds: readonly [string, string, ...string[]], redis: string | undefined, seconds: number): Promise<void> {
   const servers: (readonly [string, Server])[] = []
   try {
     for (const kind of kinds) servers.push([kind, await start(kind, redis)])
     for (const [kind, server] of servers.slice(1)) await refuses(kind, server)
     const sent = servers[1]?.[1].people ?? []
+    await samePhase(servers, sent[0] ?? {})
     const cpu = new Map<string, number[]>(kinds.map((kind) => [kind, []]))
     const variant = async (kind: string, server: Server): Promise<number> => {
       const measured = await load(server, kind === kinds[0] ? sent : server.people, seconds)
@@ -76,11 +94,12 @@ async function compare(title: string, kinds: readonly [string, string, ...string
       return measured.speed
     }
     const [bare, own, ...others] = kinds
-    const rivals = others.filter((kind) => kind !== bearers)
+    const more = others.filter((kind) => kind === bearers || kind === untouched)
+    const rivals = others.filter((kind) => !more.includes(kind))
     await rounds({
       title, rounds: 7,
       variants: Object.fromEntries(servers.map(([kind, server]) => [kind, () => variant(kind, server)])),
-      ratios: [...[bare, ...rivals].map((other) => [own, other] as const), ...(kinds.includes(bearers) ? [[bearers, bare] as const] : [])],
+      ratios: [...[bare, ...rivals].map((other) => [own, other] as const), ...more.map((kind) => [kind, bare] as const)],
     })
     // The first round of each does not count here either.
     const each = (kind: string): number => middle((cpu.get(kind) ?? []).slice(1))
@@ -94,7 +113,7 @@ async function compare(title: string, kinds: readonly [string, string, ...string
 
 /** Kinds of servers by part of this bench; each part stays below two minutes. */
 const parts = {
-  memory: { title: 'Express, limits in memory', kinds: ['bare', 'ours', bearers, 'seed', 'well-set'], shared: false },
+  memory: { title: 'Express, limits in memory', kinds: ['bare', 'ours', bearers, untouched, 'seed', 'well-set'], shared: false },
   redis: { title: 'Express, limits in Redis', kinds: ['bare', 'ours', 'seed', 'well-set'], shared: true },
   'nest-redis': { title: 'NestJS, limits in Redis', kinds: ['nest-bare', 'nest-ours', 'nest-usual'], shared: true },
   nest: { title: 'NestJS, limits in memory', kinds: ['nest-bare', 'nest-ours', 'nest-usual'], shared: false },
