@@ -18,8 +18,8 @@ import { rounds } from './rounds.ts'
  * store that most use; what a call of ours decides is what a call of that middleware decides, headers apart, hence both.
  * In Redis: caller and address of one request, in one trip, against two trips: the same counters and script, one name
  * each, the second asked when the first has answered, and each a command of its own, as limiters send it. Beside it two
- * such decisions that share their commands with others under way, as ours do; the script for both names sent by hand,
- * without deadline or decision; and two limiters of rate-limiter-flexible. Nothing is ever refused.
+ * such decisions that share their commands with others under way, as ours do; the script by hand, for both names in one
+ * trip and for one each in two, without deadline or decision; and two limiters of rate-limiter-flexible. Nothing is ever refused.
  */
 const quota = 100_000_000
 const window = 900_000
@@ -99,34 +99,48 @@ async function inRedis(): Promise<void> {
     if (caller === undefined || address === undefined) throw new TypeError('bench: no limits')
     const both = (nr: number): readonly [Demand, Demand] => [{ limit: caller, key: `user ${nr % 1000}`, cost: 1 }, { limit: address, key: at(nr), cost: 1 }]
     // Our counters as if nobody else asked: one for each that is under way, so that none shares a command.
-    const sent: string[][] = []
-    const sendAlone: Redis['runLate'] = (script, words) => Promise.resolve().then(() => {
-      const { keys, args } = words()
-      if (sent.length < addresses.length) sent.push(['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
-      return redis.run(script, keys, args)
-    })
-    const alone = Array.from({ length: 8 }, () => sharedCounters({ redis: { ...redis, state: 'up', runLate: sendAlone }, secret, prefix: 'bench' }))
-    const [recorder, ...rest] = alone
-    for (let nr = 0; nr < addresses.length; nr++) await recorder?.take(both(nr))
-    for (const counters of rest) await Promise.all(addresses.map((_, nr) => counters.take(both(nr))))
+    const counters = (note?: string[][]): ReturnType<typeof sharedCounters> => {
+      const sendAlone: Redis['runLate'] = (script, words) => Promise.resolve().then(() => {
+        const { keys, args } = words()
+        note?.push(['EVALSHA', script.sha, String(keys.length), ...keys, ...args])
+        return redis.run(script, keys, args)
+      })
+      return sharedCounters({ redis: { ...redis, state: 'up', runLate: sendAlone }, secret, prefix: 'bench' })
+    }
+    const alone = Array.from({ length: 8 }, () => counters())
+    for (const each of alone) await Promise.all(addresses.map((_, nr) => each.take(both(nr))))
+    // The very commands, for sending them by hand: both names in one, and one name each.
+    const [together, first, second]: readonly [string[][], string[][], string[][]] = [[], [], []]
+    const [pairs, callers, networks] = [counters(together), counters(first), counters(second)]
+    for (let nr = 0; nr < addresses.length; nr++) {
+      const [one, other] = both(nr)
+      await pairs.take([one, other])
+      await callers.take([one])
+      await networks.take([other])
+    }
+    const byHand = (commands: readonly string[][], nr: number): Promise<unknown> => driver.sendCommand(commands[nr % commands.length] ?? [])
     const flexible = ['c', 'a'].map((keyPrefix) => new RateLimiterRedis({ storeClient: driver, useRedisPackage: true, keyPrefix, points: quota, duration: window / 1000 }))
-    const twice = async (by: Pick<Counters, 'take'>, [first, second]: readonly [Demand, Demand]): Promise<void> => {
-      await by.take([first])
-      await by.take([second])
+    const twice = async (by: Pick<Counters, 'take'>, [one, other]: readonly [Demand, Demand]): Promise<void> => {
+      await by.take([one])
+      await by.take([other])
     }
     const compare = (underWay: number, count: number): Promise<unknown> => rounds({
       title: `caller and address in Redis, ${underWay} under way, pairs`,
       rounds: 7,
       variants: {
         'ours, one trip': () => crowd(underWay, count, async (nr) => limits.take(both(nr))),
-        'two trips': () => crowd(underWay, count, (nr, lane) => twice(alone[lane] ?? limits, both(nr))),
+        'ours, two trips': () => crowd(underWay, count, (nr, lane) => twice(alone[lane] ?? limits, both(nr))),
         'ours, two decisions': () => crowd(underWay, count, (nr) => twice(limits, both(nr))),
-        'the script by hand': () => crowd(underWay, count, (nr) => driver.sendCommand(sent[nr % sent.length] ?? [])),
+        'one trip by hand': () => crowd(underWay, count, (nr) => byHand(together, nr)),
+        'two trips by hand': () => crowd(underWay, count, async (nr) => {
+          await byHand(first, nr)
+          await byHand(second, nr)
+        }),
         'rate-limiter-flexible, two limiters': () => crowd(underWay, count / 2, async (nr) => {
           for (const [which, limiter] of flexible.entries()) await limiter.consume(which === 0 ? `user ${nr % 1000}` : at(nr))
         }),
       },
-      ratios: [['ours, one trip', 'two trips'], ['ours, one trip', 'the script by hand'], ['ours, one trip', 'ours, two decisions'], ['ours, one trip', 'rate-limiter-flexible, two limiters']],
+      ratios: [['ours, one trip', 'ours, two trips'], ['ours, one trip', 'two trips by hand'], ['ours, one trip', 'one trip by hand'], ['ours, one trip', 'ours, two decisions'], ['ours, one trip', 'rate-limiter-flexible, two limiters']],
     })
     await compare(1, 4_000)
     await compare(8, 10_000)
