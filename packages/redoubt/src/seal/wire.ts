@@ -50,9 +50,8 @@ function digitAt(text: string, at: number): number {
   return digits[text.charCodeAt(at)] ?? 16
 }
 
-/** Writes the 16 bytes of a canonical UUID; false when it is none. By hand: this runs twice for every value. */
+/** Writes the 16 bytes of a canonical UUID, whose length has been seen; false when it is none. By hand: this runs for every row. */
 function writeUuid(id: string, at: number): boolean {
-  if (id.length !== 36) return false
   let wrong = 0
   for (let from = 0, to = at; from < 36; ) {
     if (from === 8 || from === 13 || from === 18 || from === 23) {
@@ -73,20 +72,58 @@ function writeNumber(value: number, at: number): boolean {
   return Number.isInteger(value) && value > 0 && value < 0x1_0000
 }
 
+/** What stands in the scratch, written by these functions alone: the columns of a row come one after another, and mostly of one person. */
+let rowStanding = ''
+let subjectStanding = ''
+let tenantStanding = ''
+let tenantEnd = 0
+
+function writeRow(id: string): boolean {
+  // An empty one is none: nothing stands there.
+  if (id.length !== 36) return false
+  if (id === rowStanding) return true
+  rowStanding = ''
+  if (!writeUuid(id, ROW_AT)) return false
+  rowStanding = id
+  return true
+}
+
+function writeRowBytes(page: Buffer, from: number): void {
+  rowStanding = ''
+  for (let i = 0; i < 16; i++) aadScratch[ROW_AT + i] = page[from + i] as number
+}
+
+function writeSubject(id: string): boolean {
+  if (id.length !== 36) return false
+  if (id === subjectStanding) return true
+  subjectStanding = ''
+  if (!writeUuid(id, SUBJECT_AT)) return false
+  subjectStanding = id
+  return true
+}
+
+/** @returns where the AAD ends; 0 for what is no tenant */
+function writeTenant(tenant: string): number {
+  const { length } = tenant
+  // At most three bytes for each UTF-16 unit: what is shorter than a third of the scratch cannot be cut off.
+  if (length === 0 || length > TENANT_BYTES / 3) return 0
+  if (tenant === tenantStanding) return tenantEnd
+  tenantEnd = TENANT_AT + aadScratch.write(tenant, TENANT_AT)
+  tenantStanding = tenant
+  return tenantEnd
+}
+
 /**
  * Writes the AAD behind the header that is in the scratch already: header | table | column | row | subject | tenant.
  * Everything before the tenant has a fixed length, so no two places give the same bytes.
  * @returns the length, or the name of the argument that is no place
  */
-function writePlace(place: Place): number | keyof Place {
-  if (!writeNumber(place.table, TABLE_AT)) return 'table'
-  if (!writeNumber(place.column, COLUMN_AT)) return 'column'
-  if (!writeUuid(place.row, ROW_AT)) return 'row'
-  if (!writeUuid(place.subject, SUBJECT_AT)) return 'subject'
-  const { length } = place.tenant
-  // At most three bytes for each UTF-16 unit: what is shorter than a third of the scratch cannot be cut off.
-  if (length === 0 || length > TENANT_BYTES / 3) return 'tenant'
-  return TENANT_AT + aadScratch.write(place.tenant, TENANT_AT)
+function writePlace({ tenant, table, column, row, subject }: Place): number | keyof Place {
+  if (!writeNumber(table, TABLE_AT)) return 'table'
+  if (!writeNumber(column, COLUMN_AT)) return 'column'
+  if (!writeRow(row)) return 'row'
+  if (!writeSubject(subject)) return 'subject'
+  return writeTenant(tenant) || 'tenant'
 }
 
 /**
@@ -128,11 +165,9 @@ export function fitsPage({ tenant, subject }: Pick<Place, 'tenant' | 'subject'>,
 function writePagePlace({ tenant, table, column, page, rowAt }: PagePlace, subject: string): number | keyof Place {
   if (!writeNumber(table, TABLE_AT)) return 'table'
   if (!writeNumber(column, COLUMN_AT)) return 'column'
-  for (let i = 0; i < 16; i++) aadScratch[ROW_AT + i] = page[rowAt + i] as number
-  if (!writeUuid(subject, SUBJECT_AT)) return 'subject'
-  const { length } = tenant
-  if (length === 0 || length > TENANT_BYTES / 3) return 'tenant'
-  return TENANT_AT + aadScratch.write(tenant, TENANT_AT)
+  writeRowBytes(page, rowAt)
+  if (!writeSubject(subject)) return 'subject'
+  return writeTenant(tenant) || 'tenant'
 }
 
 /** Like `openWith`, of the bytes of a page from `from` to `to`. */
