@@ -11,7 +11,8 @@ const { home, start } = await openStarts()
 /** What a start says that was refused because of its folder: one line, and the documented exit code. */
 async function refused(folder: string, why: RegExp, as: 'us' | 'nobody' = 'us'): Promise<void> {
   const other = 'data:text/javascript,process.setgid(65534);process.setuid(65534)'
-  const running = start([], { env: { REDOUBT_HOME: folder }, ...(as === 'us' ? {} : { command: [process.execPath, '--import', other, startFile] }) })
+  // Somebody else cannot write where the coverage of this run is gathered, and would say so.
+  const running = start([], as === 'us' ? { env: { REDOUBT_HOME: folder } } : { env: { REDOUBT_HOME: folder, NODE_V8_COVERAGE: '' }, command: [process.execPath, '--import', other, startFile] })
   assert.equal(await running.ended, 2, running.output())
   assert.match(running.output(), why)
   assert.equal(running.output().trimEnd().split('\n').length, 1, running.output())
