@@ -4,12 +4,12 @@ import { factsOf } from './statement-text.ts'
 
 /**
  * Whether a row in the answer shows that the database has verified the caller: the policy of its table lets nobody's
- * rows through (migrate/check.ts). No row may mean that no policy was asked: then that is made up for. System callers
- * have no policies to speak of; theirs are functions of the guard.
+ * rows through (migrate/check.ts). No row may mean that no policy was asked: then that is made up for, by a second trip.
+ * System callers are asked beforehand: of a sign-in, that second trip told by its time that nobody has the address.
  */
 export function verifiedByRows(caller: Caller, text: string): boolean {
   const { guarded, rows } = factsOf(text)
-  return guarded || (rows && caller.kind === 'user')
+  return caller.kind === 'user' && (guarded || rows)
 }
 
 /** Whether this answer, of a transaction that is still open, shows it. */
