@@ -143,9 +143,11 @@ end $$;
 create function guard.end_own_session() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'logout'
-    where s.id = (guard.caller()).session and s.revoked_at is null;
+    where s.id = who.session and s.revoked_at is null;
 end $$;
 
 revoke all on function guard.sign_in_lookup(bytea[], text), guard.open_session(uuid, uuid, bytea[], text, bytea[], text, bytea, text, int, int),

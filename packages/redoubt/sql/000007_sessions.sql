@@ -122,9 +122,11 @@ set local role {guard};
 create function guard.end_session(p_session uuid) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'ended'
-    where s.id = p_session and s.user_id = (guard.caller()).actor and s.revoked_at is null;
+    where s.id = p_session and s.user_id = who.actor and s.revoked_at is null;
   return found;
 end $$;
 

@@ -284,9 +284,11 @@ create function guard.redeem_step_up(p_handles bytea[], p_contexts bytea[])
 returns table (id uuid, user_id uuid, tenant text, handle_hash bytea, code_hash bytea, context_hash bytea, binding bytea, expires_at timestamptz)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  who guard.verified := guard.caller();
 begin
   return query update redoubt.one_time_codes c set attempts = c.attempts + 1, redeemed_at = pg_catalog.transaction_timestamp()
-    where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = (guard.caller()).actor
+    where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = who.actor
       and c.code_hash is null and c.redeemed_at is null and c.expires_at > pg_catalog.clock_timestamp()
     returning c.id, c.user_id, c.tenant, c.handle_hash, c.code_hash, c.context_hash, c.binding, c.expires_at;
 end $$;

@@ -172,9 +172,11 @@ end $$;
 create function guard.change_password(p_hash text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1
-    where u.id = (guard.caller()).actor and u.status = 'active';
+    where u.id = who.actor and u.status = 'active';
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;

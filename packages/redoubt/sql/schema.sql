@@ -1406,9 +1406,11 @@ CREATE OR REPLACE FUNCTION guard.change_password(p_hash text)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.users u set password_hash = p_hash, password_changed_at = pg_catalog.now(), version = u.version + 1
-    where u.id = (guard.caller()).actor and u.status = 'active';
+    where u.id = who.actor and u.status = 'active';
   if not found then
     raise exception using errcode = 'RD403', message = 'forbidden';
   end if;
@@ -1669,9 +1671,11 @@ CREATE OR REPLACE FUNCTION guard.end_own_session()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'logout'
-    where s.id = (guard.caller()).session and s.revoked_at is null;
+    where s.id = who.session and s.revoked_at is null;
 end $function$;
 alter function guard.end_own_session() owner to {guard};
 grant execute on function guard.end_own_session() to {app};
@@ -1699,9 +1703,11 @@ CREATE OR REPLACE FUNCTION guard.end_session(p_session uuid)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  who guard.verified := guard.caller();
 begin
   update redoubt.sessions s set revoked_at = pg_catalog.now(), revoke_reason = 'ended'
-    where s.id = p_session and s.user_id = (guard.caller()).actor and s.revoked_at is null;
+    where s.id = p_session and s.user_id = who.actor and s.revoked_at is null;
   return found;
 end $function$;
 alter function guard.end_session(p_session uuid) owner to {guard};
@@ -2602,9 +2608,11 @@ CREATE OR REPLACE FUNCTION guard.redeem_step_up(p_handles bytea[], p_contexts by
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  who guard.verified := guard.caller();
 begin
   return query update redoubt.one_time_codes c set attempts = c.attempts + 1, redeemed_at = pg_catalog.transaction_timestamp()
-    where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = (guard.caller()).actor
+    where c.handle_hash = any(p_handles) and c.context_hash = any(p_contexts) and c.purpose = 'step_up' and c.user_id = who.actor
       and c.code_hash is null and c.redeemed_at is null and c.expires_at > pg_catalog.clock_timestamp()
     returning c.id, c.user_id, c.tenant, c.handle_hash, c.code_hash, c.context_hash, c.binding, c.expires_at;
 end $function$;

@@ -7,7 +7,7 @@ import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
-import { noteVerified, verifiedByRows } from './transaction/verification.ts'
+import { noteVerified, verifiedByAnswer, verifiedByRows } from './transaction/verification.ts'
 import { openWork } from './transaction/work.ts'
 
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
@@ -91,7 +91,7 @@ function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared
 async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, statement: Statement<R>): Promise<SharedOutcome> {
   const personal = audited ? await personalOf(gate, caller, entry.id) : null
   const byRows = !audited && verifiedByRows(caller, statement.text)
-  const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows)
+  const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows && !verifiedByAnswer(statement.text))
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
   const way = openWay(gate, statement)
   const outcome = await way.send(audited

@@ -3,18 +3,24 @@ import type { Answer } from '../pg.ts'
 import { factsOf } from './statement-text.ts'
 
 /**
- * Whether a row in the answer shows that the database has verified the caller: the policy of its table lets nobody's
- * rows through (migrate/check.ts). No row may mean that no policy was asked: then that is made up for, by a second trip.
- * System callers are asked beforehand: of a sign-in, that second trip told by its time that nobody has the address.
+ * Whether any answer, an empty one too, shows that the database has verified the caller: all of it is a function of the
+ * guard, which asks before it looks. So a sign-in makes one trip, whether or not anybody has the address.
+ */
+export function verifiedByAnswer(text: string): boolean {
+  return factsOf(text).guarded
+}
+
+/**
+ * Whether a row in the answer shows it: the policy of its table lets nobody's rows through (migrate/check.ts). No row may
+ * mean that no policy was asked: then that is made up for. System callers have no policies to speak of.
  */
 export function verifiedByRows(caller: Caller, text: string): boolean {
-  const { guarded, rows } = factsOf(text)
-  return caller.kind === 'user' && (guarded || rows)
+  return caller.kind === 'user' && factsOf(text).rows
 }
 
 /** Whether this answer, of a transaction that is still open, shows it. */
 export function showsVerified(caller: Caller, text: string, answer: Answer): boolean {
-  return answer.rows.length > 0 && verifiedByRows(caller, text)
+  return verifiedByAnswer(text) || (answer.rows.length > 0 && verifiedByRows(caller, text))
 }
 
 /*

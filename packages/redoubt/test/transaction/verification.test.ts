@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import pg from 'pg'
+import { roleName } from '../../src/cli/roles.ts'
 import { systemCaller, type Person } from '../../src/context.ts'
-import { isVerified, noteVerified, verifiedByRows } from '../../src/transaction/verification.ts'
+import { isVerified, noteVerified, verifiedByAnswer, verifiedByRows } from '../../src/transaction/verification.ts'
+import { testDatabase } from '../support/database.ts'
+
+const database = await testDatabase()
+/** Functions of the guard that refuse nobody: policies ask them, and hold_keys locks rows without a caller. */
+const unasking = ['actor', 'role', 'tenant', 'caller', 'hold_keys']
 
 const person: Person = { kind: 'user', actor: crypto.randomUUID(), role: 'patient', tenant: 't', session: crypto.randomUUID(), requestId: 'r', address: null }
 const system = systemCaller('rehearsal', 't', { requestId: 'r', address: null })
@@ -16,13 +23,26 @@ test('a row of columns alone, of a table by its full name, shows that its policy
   }
 })
 
-test('one call of a function of the guard shows it for a person, but for what policies ask', () => {
-  assert.ok(verifiedByRows(person, 'select id, role from guard.own_sessions($1)'))
-  for (const text of ['select actor from guard.actor()', 'select role from guard.role()', 'select x from guard.tenant()', 'select role from guard.caller(0)']) assert.ok(!verifiedByRows(person, text), text)
+test('one call of a function of the guard shows it for everybody, by an empty answer too, but for what policies ask', () => {
+  assert.ok(verifiedByAnswer('select id, role from guard.sign_in_lookup($1, $2)'))
+  for (const text of [...unasking.map((name) => `select x from guard.${name}($1)`), 'select id from app.notes', 'select id from guard.sign_in_lookup($1) where true']) assert.ok(!verifiedByAnswer(text), text)
 })
 
-test('attack: a system caller is asked before its statement, so that a sign-in makes as many trips where nobody has the address', () => {
-  assert.ok(!verifiedByRows(system, 'select id, role from guard.sign_in_lookup($1, $2)'))
+test('attack: no function of the guard answers nobody, whatever it is given', async () => {
+  const functions = await database.admin(`select p.proname as name, p.pronargs as given from pg_catalog.pg_proc p
+    where p.pronamespace = 'guard'::regnamespace and p.prokind = 'f' and has_function_privilege('${roleName(database.service, 'app')}', p.oid, 'execute') and p.proname <> all ('{${unasking.join(',')}}')`)
+  assert.ok(functions.length > 40, String(functions.length))
+  const client = new pg.Client({ connectionString: database.url('app') })
+  await client.connect()
+  try {
+    for (const { name, given } of functions) {
+      const text = `select from guard.${String(name)}(${Array.from({ length: Number(given) }, () => 'null').join(', ')})`
+      // guard.absent() answers nobody at all.
+      await assert.rejects(client.query(text), { code: name === 'absent' ? 'RD404' : 'RD401' }, text)
+    }
+  } finally {
+    await client.end()
+  }
 })
 
 test('attack: a copy of a verified caller under another session passes for none; one that cannot be marked is asked about again', () => {
