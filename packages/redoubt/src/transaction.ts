@@ -5,6 +5,7 @@ import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from '
 import { changesNothing, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
+import { keepsSettings } from './transaction/statement-text.ts'
 import { enterStatement, finishStatement, resetStatement } from './transaction/statements.ts'
 import { checkCaller } from './transaction/signer.ts'
 import { noteVerified, verifiedByAnswer, verifiedByRows } from './transaction/verification.ts'
@@ -96,9 +97,9 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
   const way = openWay(gate, statement)
   const outcome = await way.send(audited
     ? { statements: [enter, statement], commit: finishStatement({ ...entry, personal }), poison }
-    : { statements: [enter, statement, resetStatement], poison })
+    : { statements: keepsSettings(statement.text) ? [enter, statement] : [enter, statement, resetStatement], poison })
   const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
-  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }, true), resetStatement], poison: (each) => poisonOf(each, []) }) : undefined
+  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }, true)], poison: (each) => poisonOf(each, []) }) : undefined
   way.release()
   return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
 }

@@ -52,3 +52,12 @@ export function factsOf(text: string): TextFacts {
   }
   return facts
 }
+
+/**
+ * Whether no setting of the session can come out of it: it calls nothing, or the guard alone. Then none is given back
+ * behind it, which is one statement less of three.
+ */
+export function keepsSettings(text: string): boolean {
+  const { rows, guarded } = factsOf(text)
+  return rows || guarded
+}

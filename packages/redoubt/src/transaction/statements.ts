@@ -21,8 +21,8 @@ export const commitStatement: Statement = { name: 'redoubt_commit', text: 'commi
 export const rollbackStatement: Statement = { name: 'redoubt_rollback', text: 'rollback', values: [] }
 
 /**
- * Sent with every commit without an entry (guard.finish() does the same): what SQL injected into the transaction set for
- * the whole session does not outlive it. Seen without it, also behind a pooler, where destroying our connection keeps the
+ * Sent with every commit without an entry (guard.finish() does the same), but behind statements that call nothing
+ * (keepsSettings): what SQL injected into the transaction set for the whole session does not outlive it. Seen without it, also behind a pooler, where destroying our connection keeps the
  * server's: DateStyle made the next caller's timestamps null, default_transaction_read_only refused all that followed.
  */
 export const resetStatement: Statement = { name: 'redoubt_reset', text: 'reset all', values: [] }

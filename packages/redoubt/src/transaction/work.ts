@@ -4,6 +4,7 @@ import type { Answer, Connection, Outcome, Statement, Tx } from '../pg.ts'
 import { changesNothing, lostAnswer, personalOf, poisonOf, refusalFor, refuseStatement } from './failure.ts'
 import type { Gate, Plan } from './gate.ts'
 import { preparedStatement } from './prepared.ts'
+import { keepsSettings } from './statement-text.ts'
 import { beginStatement, commitStatement, enterStatement, finishStatement, holdKeysStatement, resetStatement, rollbackStatement, verifyStatement } from './statements.ts'
 import { noteVerified, showsVerified } from './verification.ts'
 
@@ -26,6 +27,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   // Where nothing shows it before the end, COMMIT goes behind a look at the caller; guard.finish() has one of its own.
   let verified = plan.audited
   let changing = plan.audited
+  let settingsKept = true
 
   /** Sends `statements`, the first time behind BEGIN and the signed caller; gives the answers to `statements` alone. */
   async function send(statements: readonly Statement<unknown>[]): Promise<{ readonly outcome: Outcome; readonly answers: readonly Answer[] }> {
@@ -49,6 +51,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       return
     }
     changing ||= !batch.every(({ statement }) => changesNothing(statement))
+    settingsKept &&= batch.every(({ statement }) => keepsSettings(statement.text))
     try {
       const { outcome, answers } = await send(batch.map((item) => item.statement))
       poison ??= poisonOf(outcome, answers)
@@ -68,7 +71,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   /** Who is refused something learns first that their session has ended: "not found" would be news. */
   function askedLate(error: unknown): readonly Statement<unknown>[] {
     if (verified || !(error instanceof Refusal) || error.code === 'caller_refused') return []
-    return [enterStatement(gate, caller, { ...plan.entry, audited: false }, true), resetStatement]
+    return [enterStatement(gate, caller, { ...plan.entry, audited: false }, true), ...(settingsKept ? [] : [resetStatement])]
   }
 
   function query<R>(statement: Statement<R>): Promise<readonly R[]> {
@@ -110,14 +113,14 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       if (plan.audited) {
         const personal = await personalOf(gate, caller, plan.entry.id)
         last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }).durable, commitStatement)
-      } else last.push(...(verified ? [] : [verifyStatement]), commitStatement, resetStatement)
+      } else last.push(...(verified ? [] : [verifyStatement]), commitStatement, ...(settingsKept ? [] : [resetStatement]))
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {
         poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
         throw lostAnswer(outcome.failure.refusal, changing)
       }
       // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
-      if (answers.at(plan.audited ? -1 : -2)?.command !== 'COMMIT') {
+      if (answers[last.indexOf(commitStatement)]?.command !== 'COMMIT') {
         poison ??= 'COMMIT did not commit'
         throw new Refusal('database_error')
       }

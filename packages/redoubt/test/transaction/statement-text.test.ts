@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { factsOf } from '../../src/transaction/statement-text.ts'
+import { factsOf, keepsSettings } from '../../src/transaction/statement-text.ts'
 
 test('what a sound app sends is sound, whatever it reads', () => {
   for (const text of [
@@ -34,4 +34,12 @@ test('what can give a row of its own is not taken for them', () => {
 test('one call of a function of the guard is its own, but for those that ask nobody', () => {
   assert.ok(factsOf('select id, role from guard.sign_in_lookup($1, $2)').guarded)
   for (const text of ['select actor from guard.actor()', 'select role from guard.caller()', 'select hold_keys from guard.hold_keys($1)', 'select id from guard.sign_in_lookup($1), guard.other()', 'select id from guard.x($1) where true']) assert.ok(!factsOf(text).guarded, text)
+})
+
+test('attack: settings are given back behind every statement that calls a function of its own', () => {
+  for (const text of ['select id, body from app.notes where id = $1', 'select id, role from guard.sign_in_lookup($1, $2)']) assert.ok(keepsSettings(text), text)
+  for (const text of [
+    `select id from app.notes where set_config('datestyle', 'x', false) is null`, 'select count(*) from app.notes', 'select app.sneaky()', 'select n.* from app.sneaky() n',
+    'insert into app.notes (id) values ($1)', 'update app.notes set body = $1', 'select id from app.notes where app.sneaky(id)', `select 'x'::app.sneaky from app.notes`,
+  ]) assert.ok(!keepsSettings(text), text)
 })
