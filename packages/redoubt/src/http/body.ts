@@ -38,12 +38,33 @@ export function announcesBody(req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0')
 }
 
-/** @throws Refusal unsupported_media_type unless the body is of one of these types */
-export function checkContentType(req: IncomingMessage, types: readonly string[] = ['application/json']): void {
+/** Of a body that is parsed here, as UTF-8 alone. @throws Refusal unsupported_media_type unless it is of this type */
+export function checkContentType(req: IncomingMessage, type: 'application/json' | typeof formType): void {
   const given = req.headers['content-type']
   // Spelt as its type is, nearly always.
-  const fits = given !== undefined && types.some((type) => given === type || (type === 'application/json' ? json.test(given) : type === formType && form.test(given)))
-  if (!fits) throw new Refusal('unsupported_media_type')
+  if (given === undefined || (given !== type && !(type === formType ? form : json).test(given))) throw new Refusal('unsupported_media_type')
+}
+
+const token = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+const quoted = String.raw`"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x20-\x7e\x80-\xff])*"`
+/** RFC 9110 §8.3.1 and §5.6.6. A blank belongs to one part alone, so that no line takes more than one way through it. */
+const mediaType = new RegExp(String.raw`^(${token}/${token})(?:[\t ]*;(?:[\t ]*${token}=(?:${token}|${quoted}))?)*[\t ]*$`)
+
+/**
+ * Of a body that is given to a route as its bytes: what parameters mean is the route's business.
+ * @param types in small letters, without parameters
+ * @throws Refusal unsupported_media_type unless it is of one of these types
+ */
+export function checkMediaType(req: IncomingMessage, types: readonly string[]): void {
+  const given = req.headers['content-type']
+  if (given !== undefined && types.includes(given)) return
+  const type = mediaType.exec(given ?? '')?.[1]
+  if (type === undefined || !types.includes(type.toLowerCase())) throw new Refusal('unsupported_media_type')
+}
+
+/** Whether a media type is as checkMediaType compares it. */
+export function isMediaType(text: unknown): boolean {
+  return typeof text === 'string' && mediaType.exec(text)?.[1] === text && text === text.toLowerCase()
 }
 
 function isWhole(req: IncomingMessage): boolean {

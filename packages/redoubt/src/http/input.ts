@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { Refusal } from '../errors.ts'
-import { announcesBody, checkContentType, formType, readBody } from './body.ts'
+import { announcesBody, checkContentType, checkMediaType, formType, readBody } from './body.ts'
 import { csrfField } from './csrf.ts'
 import { parseForm } from './form.ts'
 import { parseJson } from './json.ts'
@@ -45,7 +45,8 @@ export function readInput(route: Route, req: IncomingMessage, limits: Limits): P
 }
 
 async function readDeclared(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> {
-  checkContentType(req, route.raw === undefined ? undefined : typesOf(route.raw))
+  if (route.raw === undefined) checkContentType(req, 'application/json')
+  else checkMediaType(req, typesOf(route.raw))
   // What arrived with the head is parsed before anything that is put off: then most bodies are there.
   await Promise.resolve()
   const bytes = await readBody(req, limitOf(route, limits.limit), limits.timeout)
@@ -59,7 +60,7 @@ async function readDeclared(route: Route, req: IncomingMessage, limits: Limits):
  */
 export async function readForm(route: Route, req: IncomingMessage, limits: Limits, askToken: (token: string | undefined) => Promise<void> | undefined): Promise<unknown> {
   if (route.form === undefined) return readInput(route, req, limits)
-  checkContentType(req, [formType])
+  checkContentType(req, formType)
   const { [csrfField]: token, ...fields } = parseForm(await readBody(req, limitOf(route, limits.limit), limits.timeout))
   await askToken(token)
   return parse(route.form, fields, 'invalid_input')

@@ -5,7 +5,7 @@ import { refusals } from '../errors.ts'
 import type { RefusalCode } from '../errors.ts'
 import type { Repeatable } from '../idempotency.ts'
 import { isScope } from '../tokens/claims.ts'
-import { defaultBodyLimit } from './body.ts'
+import { defaultBodyLimit, isMediaType } from './body.ts'
 import { onlyKnown, whole } from './options.ts'
 import { parameterName, pathSegments } from './path.ts'
 import type { Sources } from './headers.ts'
@@ -170,7 +170,7 @@ export function route<
   if (body !== undefined && raw !== undefined) throw new TypeError(`${name}: either body or raw`)
   if (raw !== undefined) {
     whole(`${name}: raw.limit`, raw.limit, 1, 64 * 1024 * 1024)
-    if (typesOf(raw).some((type) => typeof type !== 'string' || type === '')) throw new TypeError(`${name}: raw.type is missing`)
+    if (typesOf(raw).length === 0 || !typesOf(raw).every(isMediaType)) throw new TypeError(`${name}: raw.type must be media types in small letters without parameters, such as application/json`)
   }
   if (definition.limit !== undefined) {
     if (body === undefined) throw new TypeError(`${name}: limit does nothing without body`)

@@ -190,6 +190,7 @@ for (const kind of kinds) {
     const send = async (type: string, body: string): Promise<number> => (await ask(at, 'POST', '/csp-report', { body, headers: { 'content-type': type } })).status
     assert.equal(await send('application/csp-report', JSON.stringify(old)), 204)
     assert.equal(await send('application/reports+json', JSON.stringify(recent)), 204)
+    assert.equal(await send('application/csp-report; charset=utf-8', JSON.stringify(old)), 204)
     for (const [type, body, status] of [
       ['application/json', '{}', 415], ['application/csp-report', '{', 400], ['application/csp-report', '[{}]', 422], ['application/reports+json', '{}', 422],
       ['application/csp-report', JSON.stringify({ 'csp-report': { 'blocked-uri': 'x'.repeat(20_000) } }), 413], ['application/csp-report', '{"csp-report":{"effective-directive":"4711 evil"}}', 204],

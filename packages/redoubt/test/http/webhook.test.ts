@@ -32,6 +32,30 @@ const hook = route({
 })
 const echo = route({ method: 'POST', path: '/api/echo', summary: 'Echo', access: 'public', body: z.strictObject({ name: z.string() }), answer: z.object({ name: z.string() }), handle: ({ body }) => body })
 
+/** RFC 9110 §8.3.1: the type alone is compared, in letters of any size; parameters are the handler's business. */
+const taken = [
+  'application/json; charset=utf-8', 'Application/JSON', 'application/vnd.provider+json', 'application/vnd.provider+json;charset=utf-8', 'APPLICATION/VND.Provider+JSON ; charset="utf-8"',
+  'application/json;version=1; profile="a;b, \\"c\\""', 'application/json;', 'application/json ; ; charset=utf-8 ;',
+]
+const malformed = [
+  '', 'text/plain', 'text/plain; application/json', 'text/plain; a="application/json"', 'application', 'application/', '/json', 'application /json', 'application/json/x', 'application/jsonx', 'application/json, text/plain',
+  'application/json, application/json', 'application/json charset=utf-8', 'application/json; charset', 'application/json; charset=', 'application/json; =utf-8', 'application/json; charset = utf-8', 'application/json; charset="utf-8',
+  'application/json; charset="utf-8"x', 'application/json; charset=utf 8', '*/*', 'application/*',
+]
+
+test('attack: a content type made for it does not hold the comparison up', async () => {
+  const at = await edge('node', {}, { routes: [hook] })
+  for (const type of [`application/json${' ;'.repeat(4_000)} x`, `application/json;${' '.repeat(8_000)}x`, `application/json; a="${'\\\\'.repeat(3_000)}`, `application/json; ${'a'.repeat(8_000)}`]) {
+    // More than one way through each of thousands of parts would take longer than any test may.
+    assert.equal(problemOf(await ask(at, 'POST', '/api/webhooks/payments', { body: golden.body, headers: { 'content-type': type, signature: golden.signature } })).code, 'unsupported_media_type')
+  }
+})
+
+test('raw takes types that can be met', () => {
+  const made = (type: string | readonly string[]): unknown => route({ method: 'POST', path: '/api/hook', summary: 'Hook', access: 'public', raw: { limit: 1, type }, answer: null, handle: () => undefined })
+  for (const type of ['', [], 'json', 'application/json; charset=utf-8', 'Application/JSON', ['application/json', '']]) assert.throws(() => made(type), /raw\.type must be media types in small letters without parameters/)
+})
+
 for (const kind of kinds) {
   test(`attack: ${kind}: a signed webhook passes through the whole edge byte for byte, and nothing that differs from what was signed does`, async () => {
     const at = await edge(kind, {}, { routes: [hook, echo] })
@@ -39,7 +63,8 @@ for (const kind of kinds) {
       ask(at, 'POST', '/api/webhooks/payments', { body, headers: { 'content-type': 'application/json', signature: golden.signature, ...headers } })
     const right = await deliver(golden.body)
     assert.deepEqual([right.status, right.text], [200, JSON.stringify({ bytes: Buffer.byteLength(golden.body) })])
-    for (const type of ['application/json; charset=utf-8', 'application/vnd.provider+json']) assert.equal((await deliver(golden.body, { 'content-type': type })).status, 200, type)
+    for (const type of taken) assert.equal((await deliver(golden.body, { 'content-type': type })).status, 200, type)
+    for (const type of malformed) assert.deepEqual([problemOf(await deliver(golden.body, { 'content-type': type })).code, type], ['unsupported_media_type', type])
 
     const { signature } = golden
     for (const [what, body, headers] of [
