@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { checkDatabase, checkLogin, type Finding } from '../src/migrate/check.ts'
+import { checkDatabase, checkLogin, DatabaseRefused, type Finding } from '../src/migrate/check.ts'
 import { openPool, type Pool } from '../src/pg.ts'
 import { defineTables, plain } from '../src/tables.ts'
 import { kernelRetention, kernelTables } from '../src/tables/kernel.ts'
@@ -116,5 +116,24 @@ test('the start refuses another role’s login, here that of the keys and of the
     const findings = await ask(other)
     await other.close()
     assert.equal(findings[0]?.what, `this login is ${database.service}_${login}, not ${database.service}_${login === 'keys' ? 'app' : 'keys'}`)
+  }
+})
+
+test('what is so of the whole server is told once, however many logins were asked', async () => {
+  await database.admin(`alter database "${database.name}" set synchronous_commit = off`)
+  const pools = ['app', 'keys'].map((login) => openPool({ url: database.url(login as 'app' | 'keys'), max: 1, emit: nothing }))
+  try {
+    const [app, keys] = pools as [Pool, Pool]
+    const findings = [...(await checkDatabase(app, tables, [])), ...(await checkLogin(keys, `${database.service}_keys`))]
+    assert.equal(findings.length, 2, 'each login has met it')
+    const refused = new DatabaseRefused(findings)
+    assert.equal(refused.findings.length, 1)
+    assert.match(refused.message, /^the database does not keep the guarantees:\n {2}- commits do not wait for the disk \(synchronous_commit = off\): leave it on: [^\n]+$/)
+    // What differs in anything is told of each.
+    const of = (who: string): Finding => ({ what: `${who} is a superuser`, todo: 'connect with another' })
+    assert.deepEqual(new DatabaseRefused([of('a'), of('b'), of('a')]).findings, [of('a'), of('b')])
+  } finally {
+    await database.admin(`alter database "${database.name}" reset synchronous_commit`)
+    await Promise.all(pools.map((one) => one.close()))
   }
 })

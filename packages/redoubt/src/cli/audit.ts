@@ -13,7 +13,7 @@ import { keyServiceOptions } from '../kms/environment.ts'
 import { openPool, type Pool } from '../pg.ts'
 import { searchOf, type Sought } from './audit/find.ts'
 import { connectionString, demand, onDatabase, required } from './database.ts'
-import { asksForHelp, exits, UsageProblem, type Io } from './io.ts'
+import { asksForHelp, counted, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt audit verify   [--anchors <dir>] [--public-key <file>]… [--service <name>] [--json]
 redoubt audit resume   --reason <text> [--anchors <dir>] [--service <name>]
@@ -83,15 +83,15 @@ function onPool<T>(io: Io, name: string, work: (pool: Pool) => Promise<T>): Prom
 
 function report(result: Verification): string {
   const lines = [
-    `${result.entries} entries, ${result.removed} removed by retention, ${result.unsealed} not sealed yet; chain up to ${result.head}`,
+    `${counted(result.entries, 'entry', 'entries')}, ${result.removed} removed by retention, ${result.unsealed} not sealed yet; chain up to ${result.head}`,
     result.anchors === 0
       ? 'No anchors: what an administrator of the database has changed cannot be told.'
-      : `Anchored up to ${result.anchored} (${result.anchors} lines)`,
-    ...result.discontinuities.map(({ seq, at, lost }) => `Resumed after a restore at ${seq} (${at}); ${lost} sealed entries were lost`),
+      : `Anchored up to ${result.anchored} (${counted(result.anchors, 'line')})`,
+    ...result.discontinuities.map(({ seq, at, lost }) => `Resumed after a restore at ${seq} (${at}); ${counted(lost, 'sealed entry was', 'sealed entries were')} lost`),
     ...result.problems.map(({ kind, seq, entry, detail }) => `PROBLEM ${kind}${seq === null ? '' : ` at ${seq}`}${entry === null ? '' : ` entry ${entry}`}: ${detail}`),
   ]
   if (result.problemCount > result.problems.length) lines.push(`… and ${result.problemCount - result.problems.length} more`)
-  lines.push(result.problemCount === 0 ? 'Nothing is wrong.' : `${result.problemCount} problems.`)
+  lines.push(result.problemCount === 0 ? 'Nothing is wrong.' : `${counted(result.problemCount, 'problem')}.`)
   return lines.join('\n')
 }
 

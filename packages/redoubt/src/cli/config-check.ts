@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, modeOf, type Found, type Problem } from '../config.ts'
 import { appOptions, settingsOf } from './app.ts'
-import { aligned, asksForHelp, exits, UsageProblem, type Io } from './io.ts'
+import { aligned, asksForHelp, counted, exits, UsageProblem, type Io } from './io.ts'
 
 const usage = `redoubt config check --app <folder> [--mode production|development|test]
 
@@ -14,7 +14,7 @@ comes from, its class, owner and rotation period, and what is wrong with it. Nev
 /** @param others problems of several settings together; those that name this one stand in its row too */
 function rowOf({ name, setting, source, problem }: Found, others: readonly Problem[]): readonly string[] {
   const problems = [problem, ...others.filter((other) => other.name === name).map((other) => other.problem)].filter((each) => each !== null)
-  const rotation = setting.rotateDays === null ? '-' : `${setting.rotateDays} days`
+  const rotation = setting.rotateDays === null ? '-' : counted(setting.rotateDays, 'day')
   return [name, source === 'absent' ? 'not set' : source, setting.class, setting.owner, rotation, problems.length === 0 ? 'ok' : problems.join('; ')]
 }
 
@@ -37,6 +37,6 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const problems = [...found.settings.filter(({ problem }) => problem !== null), ...found.others]
   const strange = found.others.filter(({ name }) => !found.settings.some((one) => one.name === name))
   if (strange.length > 0) io.out(`\n${aligned(['variable', 'problem'], strange.map(({ name, problem }) => [name, problem]))}`)
-  io.out(problems.length === 0 ? '\nok: the app would start\n' : `\nrefused: ${problems.length} problem${problems.length === 1 ? '' : 's'}\n`)
+  io.out(problems.length === 0 ? '\nok: the app would start\n' : `\nrefused: ${counted(problems.length, 'problem')}\n`)
   return problems.length === 0 ? exits.ok : exits.failed
 }

@@ -17,7 +17,7 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   io.out('# Names only. Values come from the environment or from mounted files (NAME_FILE=/run/secrets/name).\n')
   for (const [name, { about, class: kind, owner, rotateDays, required }] of Object.entries(settings)) {
     const when = required === 'always' ? 'required' : required === 'production' ? 'required in production' : 'optional'
-    const rotation = rotateDays === null ? '' : `, replaced every ${rotateDays} days`
+    const rotation = rotateDays === null ? '' : `, replaced every ${rotateDays === 1 ? 'day' : `${rotateDays} days`}`
     io.out(`\n# ${about}\n# ${kind}, ${when}, owner: ${owner}${rotation}\n${required === 'never' ? '# ' : ''}${name}=\n`)
   }
   return exits.ok

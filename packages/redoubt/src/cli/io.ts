@@ -35,6 +35,11 @@ export function asksForHelp(args: readonly string[]): boolean {
   return args.includes('--help') || args.includes('-h')
 }
 
+/** A number and what it counts: `1 line`, `2 lines`. @param many where it is more than `one` and an s */
+export function counted(count: number | bigint, one: string, many = `${one}s`): string {
+  return `${count} ${BigInt(count) === 1n ? one : many}`
+}
+
 /** Rows under a heading, columns padded to their widest cell. */
 export function aligned(heading: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [heading, ...rows]

@@ -54,8 +54,12 @@ function purposeOf({ purpose }: { readonly purpose: string }): string {
   return purpose === '' ? '-' : purpose
 }
 
+function lastDays(days: number): string {
+  return days === 1 ? 'day' : `${days} days`
+}
+
 function inWords({ days, used: rows, calls: made, unusual: odd }: Report, key: string | undefined): string {
-  if (rows.length === 0 && made.length === 0) return `Nothing is on record for the last ${days} days.\n`
+  if (rows.length === 0 && made.length === 0) return `Nothing is on record for the last ${lastDays(days)}.\n`
   const hour = key !== undefined
   const table = aligned(
     [...(hour ? ['HOUR (UTC)'] : []), 'ACTOR', 'PURPOSE', 'DATA CLASS', 'OPERATION', 'KEYS', 'USES', ...(hour ? [] : ['LAST HOUR (UTC)'])],
@@ -63,7 +67,7 @@ function inWords({ days, used: rows, calls: made, unusual: odd }: Report, key: s
   )
   const service = made.length === 0 ? '' : `\nCalls of the key service\n${aligned(['HOUR (UTC)', 'PROVIDER', 'OPERATION', 'DATA CLASS', 'ACTOR', 'OUTCOME', 'CALLS', 'MEAN MS'], made.map((row) => [row.hour, row.provider, row.operation, row.data_class, row.actor, row.outcome, row.calls, row.mean_ms]))}`
   const unusualText = odd.length === 0 ? '' : `\nUnusual: more than three times the baseline\n${aligned(['HOUR (UTC)', 'ACTOR', 'PURPOSE', 'DATA CLASS', 'USES', 'BASELINE'], odd.map((row) => [row.hour, row.actor, purposeOf(row), row.data_class, row.uses, row.baseline]))}`
-  return `Keys in memory, last ${days} days\n${table}${service}${unusualText}`
+  return `Keys in memory, last ${lastDays(days)}\n${table}${service}${unusualText}`
 }
 
 /** @throws UsageProblem */

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { aligned, asksForHelp, exits, UsageProblem, type Io } from './io.ts'
+import { aligned, asksForHelp, counted, exits, UsageProblem, type Io } from './io.ts'
 import { probe } from './probe/checks.ts'
 import { outside } from './probe/ask.ts'
 
@@ -39,7 +39,7 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   const wrong = findings.filter(({ good }) => !good)
   const shown = given.all ? findings : wrong
   if (shown.length > 0) io.out(aligned(['', 'what', 'seen'], shown.map(({ good, what, seen }) => [good ? 'ok' : 'WRONG', what, seen])))
-  io.out(wrong.length === 0 ? `${findings.length} checks: all is as it should be\n` : `${findings.length} checks: ${wrong.length} wrong\n`)
+  io.out(wrong.length === 0 ? `${counted(findings.length, 'check')}: all is as it should be\n` : `${counted(findings.length, 'check')}: ${wrong.length} wrong\n`)
   return wrong.length === 0 ? exits.ok : exits.failed
 }
 

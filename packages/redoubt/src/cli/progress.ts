@@ -16,7 +16,7 @@ function duration(seconds: number): string {
 /** One line: what, how much of how much, at which rate, and how long it still takes at that rate. */
 export function progressLine({ what, done, expected }: Position, rate: number): string {
   const left = Math.max(0, expected - done)
-  return `${what}: ${whole(done)} of ${whole(Math.max(done, expected))} rows, ${whole(rate)} rows/s, ${rate > 0 ? duration(left / rate) : 'unknown time'} left`
+  return `${what}: ${whole(done)} of ${whole(Math.max(done, expected))} ${Math.max(done, expected) === 1 ? 'row' : 'rows'}, ${whole(rate)} rows/s, ${rate > 0 ? duration(left / rate) : 'unknown time'} left`
 }
 
 const width = 24

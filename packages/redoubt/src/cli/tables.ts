@@ -1,6 +1,6 @@
 import type { Column, Table } from '../tables.ts'
 import { appOptions, tablesOf } from './app.ts'
-import { aligned, asksForHelp, exits, type Io } from './io.ts'
+import { aligned, asksForHelp, counted, exits, type Io } from './io.ts'
 
 const usage = `redoubt tables --app <folder>
 
@@ -24,7 +24,7 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
   }
   const { app } = appOptions(args)
   const declared = await tablesOf(io, app)
-  const days = (keep: string): string => `${keep}, ${declared.retention[keep]?.days ?? '?'} days`
+  const days = (keep: string): string => `${keep}, ${counted(declared.retention[keep]?.days ?? 0, 'day')}`
   const rows = Object.entries(declared.tables).flatMap(([tableName, table]) =>
     Object.entries(table.columns).map(([name, column]) => rowOf(tableName, table, name, column, days)),
   )

@@ -170,7 +170,7 @@ export function route<
   if (body !== undefined && raw !== undefined) throw new TypeError(`${name}: either body or raw`)
   if (raw !== undefined) {
     whole(`${name}: raw.limit`, raw.limit, 1, 64 * 1024 * 1024)
-    if (typesOf(raw).length === 0 || !typesOf(raw).every(isMediaType)) throw new TypeError(`${name}: raw.type must be media types in small letters without parameters, such as application/json`)
+    if (!typesOf(raw).every(isMediaType)) throw new TypeError(`${name}: raw.type must be media types in small letters without parameters, such as application/json`)
   }
   if (definition.limit !== undefined) {
     if (body === undefined) throw new TypeError(`${name}: limit does nothing without body`)

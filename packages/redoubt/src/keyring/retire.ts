@@ -64,7 +64,7 @@ function needed(detail: string): Refusal {
 }
 
 function inWords(seconds: number): string {
-  return seconds < 120 ? `${Math.ceil(seconds)} seconds` : seconds < 7200 ? `${Math.ceil(seconds / 60)} minutes` : `${Math.ceil(seconds / 3600)} hours`
+  return seconds <= 1 ? '1 second' : seconds < 120 ? `${Math.ceil(seconds)} seconds` : seconds < 7200 ? `${Math.ceil(seconds / 60)} minutes` : `${Math.ceil(seconds / 3600)} hours`
 }
 
 /** Takes old versions away, one level at a time, and refuses what is still needed. @param settings those of the rotation */
@@ -80,7 +80,7 @@ export function openRetirement(settings: RotationSettings): Retirement {
       let retired = 0
       for (const { id, version, ...left } of rows) {
         const count = BigInt(left.data) + BigInt(left.index) + BigInt(left.purpose)
-        if (count > 0n) throw needed(`version ${version} still wraps ${count} keys: finish its rotation with \`redoubt keys rotate kek:${purpose}\``)
+        if (count > 0n) throw needed(`version ${version} still wraps ${count === 1n ? '1 key' : `${count} keys`}: finish its rotation with \`redoubt keys rotate kek:${purpose}\``)
         const [answer] = await pool.query<{ readonly done: boolean }>({ text: 'select keys.retire_kek($1) as done', values: [id] })
         if (answer?.done !== true) throw needed(`version ${version} came into use again meanwhile: look at \`redoubt keys status\``)
         emit({ type: 'key.retired', purpose: `kek-${purpose}`, keys: 1 })

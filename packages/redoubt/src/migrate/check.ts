@@ -122,13 +122,19 @@ export async function checkLogin(pool: Pool, expected: string): Promise<readonly
   return [...(await loginFindings(pool, expected)), ...(await ask(catalogueQueries.role)), ...(await ask(catalogueQueries.settings))]
 }
 
+/** What is so of the server shows to each login that is asked, and is told once. */
+function each(findings: readonly Finding[]): readonly Finding[] {
+  return [...new Map(findings.map((finding) => [`${finding.what}: ${finding.todo}`, finding])).values()]
+}
+
 /** The start's refusal: every finding at once. */
 export class DatabaseRefused extends Error {
   override readonly name = 'DatabaseRefused'
   readonly findings: readonly Finding[]
 
   constructor(findings: readonly Finding[]) {
-    super(`the database does not keep the guarantees:\n${findings.map(({ what, todo }) => `  - ${what}: ${todo}`).join('\n')}`)
-    this.findings = findings
+    const told = each(findings)
+    super(`the database does not keep the guarantees:\n${told.map(({ what, todo }) => `  - ${what}: ${todo}`).join('\n')}`)
+    this.findings = told
   }
 }

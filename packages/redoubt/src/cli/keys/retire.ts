@@ -9,7 +9,7 @@ import type { Pool } from '../../pg.ts'
 import { Refusal } from '../../errors.ts'
 import { provenFrom, sealedTables } from '../../reencrypt/proven.ts'
 import { tablesOf } from '../app.ts'
-import { exits, UsageProblem, type Io } from '../io.ts'
+import { counted, exits, UsageProblem, type Io } from '../io.ts'
 import { withKeys } from './opened.ts'
 import { optionsOf } from './options.ts'
 import { whichHelp, whichOf, type Which } from './which.ts'
@@ -40,8 +40,8 @@ async function noHashLeft(pool: Pick<Pool, 'query'>, { table, column }: IndexedC
   const [row] = await pool.query<{ readonly left: bigint | null; readonly now: Date }>({ text: 'select guard.key_version_dependants($1, $2, $3) as left, now() as now', values: [table, column, version] })
   const left = row?.left ?? null
   if (row === undefined || left === null) throw new Refusal('conflict', { detail: `nobody knows what depends on index:${table}.${column}: it is kept` })
-  if (BigInt(left) > 0n && table === recoveryCodes.table) throw new Refusal('conflict', { detail: `${left} recovery codes are under version ${version}: they end when they are used or replaced, or all now with --at-once` })
-  if (BigInt(left) > 0n) throw new Refusal('conflict', { detail: `${left} hashes are under version ${version}: they are made anew when their owners come, or end by themselves` })
+  if (BigInt(left) > 0n && table === recoveryCodes.table) throw new Refusal('conflict', { detail: `${counted(left, 'recovery code is', 'recovery codes are')} under version ${version}: codes end when they are used or replaced, or all now with --at-once` })
+  if (BigInt(left) > 0n) throw new Refusal('conflict', { detail: `${counted(left, 'hash is', 'hashes are')} under version ${version}: hashes are made anew when their owners come, or end by themselves` })
   return row.now
 }
 
@@ -64,15 +64,15 @@ function verifiesFor(purpose: Purpose): number | null {
 
 async function retireData(io: Io, retirement: Retirement, pool: Pool, tables: Tables): Promise<number> {
   const { retired, closed, waiting } = await retirement.dataKeys(() => provenFrom(pool, sealedTables(tables)))
-  io.out(`data: ${retired} keys are gone.\n`)
-  if (closed > 0) io.out(`${closed} are closed since now or an earlier call and have no proof yet: redoubt reencrypt run --app <folder> over all tables, then retire again.\n`)
-  if (waiting > 0) io.out(`${waiting} were replaced less than six minutes ago: retire again later.\n`)
+  io.out(`data: ${counted(retired, 'key is', 'keys are')} gone.\n`)
+  if (closed > 0) io.out(`${counted(closed, 'is closed since now or an earlier call and has', 'are closed since now or an earlier call and have')} no proof yet: redoubt reencrypt run --app <folder> over all tables, then retire again.\n`)
+  if (waiting > 0) io.out(`${counted(waiting, 'was', 'were')} replaced less than six minutes ago: retire again later.\n`)
   return closed + waiting > 0 ? exits.failed : exits.ok
 }
 
 async function endRecoveryCodes(io: Io, pool: Pool, version: number): Promise<void> {
   const [ended] = await pool.query<{ readonly codes: number; readonly people: number }>({ text: 'select e.codes, e.people from guard.end_recovery_codes($1) e', values: [version] })
-  io.out(`${ended?.codes ?? 0} recovery codes of ${ended?.people ?? 0} people have ended.\n`)
+  io.out(`${counted(ended?.codes ?? 0, 'recovery code')} of ${counted(ended?.people ?? 0, 'person', 'people')} ended.\n`)
 }
 
 async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: boolean, pool: Pool, tables: Tables | undefined): Promise<number> {
@@ -89,7 +89,7 @@ async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: b
           if (which.purposes.length > 1 && error instanceof Refusal && error.code === 'not_found') return 0
           throw error
         })
-        if (count > 0) io.out(`kek:${purpose}: ${count} older versions are destroyed.\n`)
+        if (count > 0) io.out(`kek:${purpose}: ${counted(count, 'older version is', 'older versions are')} destroyed.\n`)
         retired += count
       }
       if (retired === 0) io.out('kek: there is no older version.\n')
@@ -113,7 +113,7 @@ async function retireOne(io: Io, retirement: Retirement, which: Which, atOnce: b
       const verifies = verifiesFor(which.purpose)
       if (atOnce && verifies === null) throw new UsageProblem(`--at-once: what ${which.purpose} signed must stay verifiable`)
       const count = await retirement.purposeKeys(which.purpose, verifies, atOnce)
-      io.out(`${which.purpose}: ${count} older keys are gone${verifies === null ? '; their public halves stay' : ''}.\n`)
+      io.out(`${which.purpose}: ${counted(count, 'older key is', 'older keys are')} gone${verifies !== null ? '' : count === 1 ? '; its public half stays' : '; their public halves stay'}.\n`)
       return exits.ok
     }
   }

@@ -2,7 +2,7 @@ import { Refusal } from '../../errors.ts'
 import { moveKeks } from '../../keyring/move.ts'
 import { noticedAfter, openRotation, type DataKeysWanted, type Rotation } from '../../keyring/rotate.ts'
 import { tablesOf } from '../app.ts'
-import { exits, UsageProblem, type Io } from '../io.ts'
+import { counted, exits, UsageProblem, type Io } from '../io.ts'
 import { onKeys, realmOf, serviceOf, withKeys, type Opened } from './opened.ts'
 import { optionsOf } from './options.ts'
 import { demand, required } from '../database.ts'
@@ -37,27 +37,27 @@ async function rotateRoot(io: Io, { pool, service, realm, emit, usage }: Opened)
     throw new Refusal('conflict', { detail: 'the local root key is one file: name a new one in KMS=local:<new file>, the present one in KMS_PREVIOUS, then use redoubt keys move --create' })
   }
   const { moved, destroyed } = await moveKeks({ pool, from: service, to: service, realm, emit, usage })
-  io.out(`${moved} key-encryption keys are wrapped under the newest version of the root key${destroyed > 0 ? `; ${destroyed} were destroyed` : ''}.\n`)
+  io.out(`${counted(moved, 'key-encryption key is', 'key-encryption keys are')} wrapped under the newest version of the root key${destroyed > 0 ? `; ${counted(destroyed, 'was', 'were')} destroyed` : ''}.\n`)
 }
 
 async function rotateKeks(io: Io, rotation: Rotation, which: Which & { readonly level: 'key-encryption' }): Promise<void> {
   for (const purpose of which.purposes) {
-    const { finished, rewrapped, key } = await rotation.keyEncryptionKey(purpose, (count) => io.err(`kek:${purpose}: ${count} keys wrapped anew\n`))
-    io.out(`kek:${purpose}: ${finished ? 'the interrupted rotation is finished' : 'rotated'}; ${rewrapped} keys are wrapped under ${key}. The old one wraps nothing: redoubt keys retire kek:${purpose}\n`)
+    const { finished, rewrapped, key } = await rotation.keyEncryptionKey(purpose, (count) => io.err(`kek:${purpose}: ${counted(count, 'key')} wrapped anew\n`))
+    io.out(`kek:${purpose}: ${finished ? 'the interrupted rotation is finished' : 'rotated'}; ${counted(rewrapped, 'key is', 'keys are')} wrapped under ${key}. The old one wraps nothing: redoubt keys retire kek:${purpose}\n`)
   }
 }
 
 async function rotateData(io: Io, rotation: Rotation, wanted: DataKeysWanted): Promise<number> {
   const unrotated = wanted.before === undefined
   const before = unrotated ? await rotation.rotatedDataKeys(wanted) : { keys: 0, last: null }
-  const count = await rotation.dataKeys({ ...wanted, unrotated }, (done) => io.err(`data: ${done} keys rotated\n`))
+  const count = await rotation.dataKeys({ ...wanted, unrotated }, (done) => io.err(`data: ${counted(done, 'key')} rotated\n`))
   if (count === 0 && before.last !== null) {
     const scope = [wanted.subject === undefined ? '' : ` --subject ${wanted.subject}`, wanted.tenant === undefined ? '' : ` --tenant ${wanted.tenant}`].join('')
-    io.err(`data: nothing is left to rotate. ${before.keys} keys were rotated by ${before.last.toISOString()}, and their old versions are not retired: next is redoubt reencrypt run, then redoubt keys retire data, each with --app <folder>.\n`
-      + `Another version of each means to re-encrypt every value of theirs once more. If that is meant: redoubt keys rotate data${scope} --before ${new Date().toISOString()}\n`)
+    io.err(`data: nothing is left to rotate. ${counted(before.keys, 'key was', 'keys were')} rotated by ${before.last.toISOString()}, and ${before.keys === 1 ? 'its old version is' : 'their old versions are'} not retired: next is redoubt reencrypt run, then redoubt keys retire data, each with --app <folder>.\n`
+      + `Another version means to re-encrypt every value once more. If that is meant: redoubt keys rotate data${scope} --before ${new Date().toISOString()}\n`)
     return exits.failed
   }
-  io.out(`data: ${count} keys have a new version${before.keys > 0 ? `, ${before.keys} had one already` : ''}; every process seals under it within ${minutes} minutes. Then close the old keys with redoubt keys retire data, bring old values over with redoubt reencrypt run, and retire again, each with --app <folder>.\n`)
+  io.out(`data: ${counted(count, 'key has', 'keys have')} a new version${before.keys > 0 ? `, ${before.keys} had one already` : ''}; every process seals under it within ${minutes} minutes. Then close the old keys with redoubt keys retire data, bring old values over with redoubt reencrypt run, and retire again, each with --app <folder>.\n`)
   return exits.ok
 }
 
@@ -65,8 +65,8 @@ async function rotateCaller(io: Io, atOnce: boolean): Promise<number> {
   return onKeys(io, async (pool) => {
     const [row] = await pool.query<{ readonly met: number }>({ text: 'select guard.expire_caller_keys($1) as met', values: [atOnce ? 0 : callerSeconds] })
     io.out(atOnce
-      ? `caller: ${row?.met ?? 0} keys ended; each process makes a new one within half a minute and refuses requests until then.\n`
-      : `caller: ${row?.met ?? 0} keys end in ${callerSeconds} seconds; each process makes a new one within half a minute.\n`)
+      ? `caller: ${counted(row?.met ?? 0, 'key')} ended; each process makes a new one within half a minute and refuses requests until then.\n`
+      : `caller: ${counted(row?.met ?? 0, 'key ends', 'keys end')} in ${callerSeconds} seconds; each process makes a new one within half a minute.\n`)
     return exits.ok
   })
 }
@@ -137,7 +137,7 @@ export async function move(args: readonly string[], io: Io): Promise<number> {
       const to = await serviceOf(io, target, emit, { create: values.create === true })
       try {
         const { moved, already, destroyed } = await moveKeks({ pool, from, to, realm, emit, usage })
-        io.out(`${moved} key-encryption keys moved to ${to.provider}, ${already} were there, ${destroyed} were destroyed before. KMS_PREVIOUS can go.\n`)
+        io.out(`${counted(moved, 'key-encryption key')} moved to ${to.provider}, ${counted(already, 'was', 'were')} there, ${counted(destroyed, 'was', 'were')} destroyed before. KMS_PREVIOUS can go.\n`)
         return exits.ok
       } finally {
         to.close()
