@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { after, test } from 'node:test'
 import { commands, dispatch } from '../src/cli.ts'
+import { counted } from '../src/cli/io.ts'
+import { progressLine } from '../src/cli/progress.ts'
 
 const root = resolve(import.meta.dirname, '../../..')
 const password = 'bQ3vN8xZr1Lk7TwY'
@@ -76,6 +78,11 @@ test('all settings that are missing are named at once, and where npm start has p
     await mkdir(join(cwd, '.redoubt'), { recursive: true })
     await writeFile(join(cwd, '.redoubt/therapy.env'), `KMS='${password}'\n`)
   }
+})
+
+test('one is told as one', async () => {
+  assert.deepEqual([counted(0, 'line'), counted(1, 'line'), counted(1n, 'entry', 'entries'), counted(2n, 'entry', 'entries'), counted(21, 'key is', 'keys are')], ['0 lines', '1 line', '1 entry', '2 entries', '21 keys are'])
+  assert.equal(progressLine({ what: 'x', done: 0, expected: 1 }, 0), 'x: 0 of 1 row, 0 rows/s, unknown time left')
 })
 
 test('tables prints class, sealing, search, subject and retention of each column', async () => {

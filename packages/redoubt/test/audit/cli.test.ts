@@ -45,12 +45,12 @@ test('verify says in its exit code whether something is wrong', async () => {
   const env = { AUDITOR_DATABASE_URL: database.url('auditor'), ANCHOR_DIR: dirname(anchors.path) }
   const whole = await redoubt(['verify', '--public-key', pem], env)
   assert.equal(whole.code, 0, whole.err)
-  assert.match(whole.out, /12 entries.*\nAnchored up to 12 .*\nNothing is wrong\./)
+  assert.match(whole.out, /^12 entries, .*\nAnchored up to 12 \((?:1 line|(?:[2-9]|1\d) lines)\)\nNothing is wrong\.\n$/)
 
   await world.tamper(`update redoubt.audit_logs set action = 'nothing.done' where id = (select entry_id from redoubt.audit_chain where seq = 7)`)
   const found = await redoubt(['verify', '--public-key', pem], env)
   assert.equal(found.code, 1)
-  assert.match(found.out, /PROBLEM entry_altered at 7 /)
+  assert.match(found.out, /PROBLEM entry_altered at 7 [^\n]*\n1 problem\.\n$/)
   const json = await redoubt(['verify', '--public-key', pem, '--json'], env)
   assert.equal((JSON.parse(json.out) as { problems: { seq: string }[] }).problems[0]?.seq, '7')
 })
