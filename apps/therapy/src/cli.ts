@@ -12,7 +12,7 @@ import { readDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
 import { email } from './fields.ts'
 import { complain, exitCodes, forgetMailbox, helpAsked, openReports, run, say, settingsFrom, StartRefused } from './hands.ts'
-import { defaultHome, inHome } from './home.ts'
+import { homeFrom, inHome } from './home.ts'
 import { openService, serviceSettings } from './service.ts'
 import { mailerSettings, sendTrialMail } from './trial-mail.ts'
 import { verifyTherapist } from './verification.ts'
@@ -108,7 +108,7 @@ run('therapy', async () => {
   const [command = ''] = words
   try {
     const work = workOf(words)
-    const home = process.env['DATABASE_URL'] === undefined ? (process.env['REDOUBT_HOME'] ?? defaultHome) : undefined
+    const home = process.env['DATABASE_URL'] === undefined ? homeFrom(process.env) : undefined
     say('mail' in work ? await mailTo(work.mail, home) : await onService(home, work.service))
   } catch (error) {
     if (error instanceof UsageProblem) {

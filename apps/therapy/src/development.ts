@@ -62,7 +62,7 @@ export async function openDevelopment(options: { readonly home: string; readonly
       ...placesIn(home),
     }
     // For the operator's commands: set -a; . .redoubt/therapy.env; set +a
-    await writeFile(join(home, 'therapy.env'), Object.entries(env).map(([name, value]) => `${name}='${value}'\n`).join(''), { mode: 0o600 })
+    await writeFile(join(home, 'therapy.env'), Object.entries(env).map(([name, value]) => `${name}='${value.replaceAll("'", `'\\''`)}'\n`).join(''), { mode: 0o600 })
     return { populated, env, onGone: (tell) => server.onGone(tell), stop: () => server.stop() }
   } catch (error) {
     await server.stop()

@@ -14,7 +14,7 @@ import { demoAccounts, playDemo, type DemoAccount } from './demo.ts'
 import { demoPathIn, readDemoFile, writeDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
 import { complain, exitCodes, exitCodesInWords, forgetMailbox, helpAsked, onStop, run, say, settingsFrom, StartRefused } from './hands.ts'
-import { defaultHome, inHome } from './home.ts'
+import { checkRoom, homeFrom, inHome } from './home.ts'
 import { onOrphaned } from './orphan.ts'
 import { openService, serviceSettings } from './service.ts'
 import { repository, sources } from './sources.ts'
@@ -30,7 +30,7 @@ const help = `npm start: PostgreSQL, migrations, demo data, Therapy and its work
 ${exitCodesInWords}`
 
 /** REDOUBT_HOME: another folder than .redoubt, for a second instance beside the first. */
-const home = process.env['REDOUBT_HOME'] ?? defaultHome
+const home = homeFrom(process.env)
 const demoPath = demoPathIn(home)
 /** Each role has a login of its own. */
 const ownLogins = ['DATABASE_URL', 'DATABASE_OWNER_URL', 'KEYS_DATABASE_URL', 'WORKER_DATABASE_URL'] as const
@@ -156,6 +156,7 @@ async function freeAfter(port: number): Promise<number> {
 /** A demonstration whose loading was interrupted is begun anew: half a story would look like lost data. */
 async function embedded(): Promise<Development> {
   const fresh = process.argv.includes('--reset') || (await readDemoFile(home))?.state === 'begun'
+  await checkRoom(home)
   return openDevelopment({ home, fresh, emit: tell })
 }
 

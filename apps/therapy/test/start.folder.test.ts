@@ -32,7 +32,38 @@ test('a folder that is a file is said in one sentence', async () => {
   await refused(within, /^npm start: .*within.postgres is a file where a folder is needed/)
 })
 
+test('a folder in which nothing can be made is said in one sentence', { skip: process.platform !== 'linux' && 'there is no /proc' }, async () => {
+  // Node asks /proc for ever where it is told to make what lies above as well.
+  for (const folder of ['/proc/redoubt', '/proc/redoubt/below']) {
+    await refused(folder, /^npm start: \/proc\/redoubt cannot be made \(ENOENT\): set REDOUBT_HOME to a folder of its own$/m)
+    const mail = await operatorOf(folder).therapy('send-test-mail', 'a@example.org')
+    assert.deepEqual([mail.code, mail.out], [2, ''])
+    assert.match(mail.err, /^therapy: \/proc\/redoubt cannot be made \(ENOENT\): .*\n$/)
+  }
+  await refused(join(home, 'a'.repeat(300)), /^npm start: .*a{300} cannot be made \(ENAMETOOLONG\): set REDOUBT_HOME to a folder of its own$/m)
+})
+
 const root = process.getuid?.() === 0
+/** A disk of that many megabytes, seen by one process and gone with it. */
+const disk = (megabytes: number, before: string): readonly [string, ...string[]] =>
+  ['unshare', '--mount', 'sh', '-c', `mount -t tmpfs -o size=${megabytes}m none "$0" && { ${before}; } && exec "$@"`, home]
+const mounts = process.platform === 'linux' && root && spawnSync('unshare', ['--mount', 'sh', '-c', 'mount -t tmpfs -o size=1m none "$0"', home], { stdio: 'ignore' }).status === 0
+
+test('a disk that is full, or too small to begin with, is said in one sentence', { skip: !mounts && 'this account mounts nothing' }, async () => {
+  async function on(megabytes: number, before: string, why: RegExp): Promise<void> {
+    const running = start([], { command: [...disk(megabytes, before), process.execPath, startFile] })
+    assert.equal(await running.ended, 2, running.output())
+    assert.match(running.output(), why)
+    assert.equal(running.output().trimEnd().split('\n').length, 1, running.output())
+  }
+  const started = 'mkdir "$0/postgres"; echo 1 > "$0/postgres/port"'
+  await on(20, ':', /^npm start: the disk of .* has 19 MB left, a first start takes 64: make room, or set REDOUBT_HOME to a folder elsewhere$/m)
+  await on(2, started, /^npm start: the disk of .* is full \(1 MB left\): make room, or set REDOUBT_HOME to a folder elsewhere\. What failed: /)
+  await on(1, `${started}; head -c 2000000 /dev/zero > "$0/fill" 2>&- || true`, /^npm start: the disk of .* is full \(0 MB left\): make room, or .*What failed: ENOSPC/)
+  // What initdb tells of its steps stays with it.
+  await on(20, started, /^npm start: database_unavailable: .*: no database can be made in .*data: could not (?:extend|write)[^\n]*$/m)
+})
+
 // To be refused by the system, root has to be somebody else, who must be able to read the clone then.
 const blind = process.platform === 'win32' || (root && spawnSync('/bin/cat', [startFile], { uid: 65_534, gid: 65_534, stdio: 'ignore' }).status !== 0)
 

@@ -106,6 +106,7 @@ const refusedInProduction: readonly (readonly [string, string, string | undefine
   ['the local key provider', 'KMS', 'local:/keys/root', /local key provider/],
   ['a key service over http', 'KMS', 'vault:http://vault:8200/transit/key', /https/],
   ['an unnamed key service', 'KMS', 'memory:', /must be local/],
+  ['a key file without a name', 'KMS', 'local: ', /must be local/],
   ['trust in every proxy', 'TRUSTED_PROXIES', 'true', /never true/],
   ['trust in a bare number of hops', 'TRUSTED_PROXIES', '1', /never true/],
   ['hops beside addresses', 'TRUSTED_PROXIES', 'hops:1, 10.0.0.1', /alone/],

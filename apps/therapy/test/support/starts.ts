@@ -40,7 +40,7 @@ export function accountsOf(running: Running): readonly (readonly string[])[] {
 
 /** A folder and a port for `npm start`; what it leaves is removed at the end of the file. */
 export async function openStarts(): Promise<Starts> {
-  const home = await mkdtemp(join(tmpdir(), 'therapy-start-'))
+  const home = await mkdtemp(join(tmpdir(), 'therapy’s stärt\'s -'))
   await chmod(home, 0o711)
   const port = await freePort()
   const running = new Set<ChildProcess>()

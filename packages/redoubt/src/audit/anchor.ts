@@ -1,7 +1,8 @@
 import type { KeyObject } from 'node:crypto'
-import { mkdir, open, type FileHandle } from 'node:fs/promises'
+import { open, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Refusal } from '../errors.ts'
+import { makeFolder } from '../folder.ts'
 import { anchorHolds, anchorText, lineHash, noLine, readAnchorLines, signAnchor, type Anchor } from './anchor-line.ts'
 import type { ChainPoint } from './form.ts'
 
@@ -55,7 +56,7 @@ export async function openAnchors(settings: { readonly directory: string; readon
   if (key.privateKey.asymmetricKeyType !== 'ed25519') throw new TypeError('openAnchors: key must be an Ed25519 key')
   if (!key.verifiers.has(key.kid)) throw new TypeError('openAnchors: key.verifiers must hold the public key of key.kid')
   const path = anchorPath(directory, service)
-  await mkdir(directory, { recursive: true, mode: 0o700 })
+  await makeFolder(directory, 0o700)
   const file: FileHandle = await open(path, 'a+', 0o600)
   await syncDirectory(directory)
 

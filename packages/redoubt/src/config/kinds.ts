@@ -114,7 +114,7 @@ export function proxies(): Kind<readonly string[]> {
 /** Where the key-encryption keys live: `local:<path>`, `aws:<key>`, `azure:<key>` or `vault:<key>`; kms.ts reads the rest. */
 export function keyService(): Kind<string> {
   const rule = 'must be local:<path>, aws:<key ARN or alias>?region=<region>, azure:https://<vault>/keys/<name>?sign=<name> or vault:<mount>/<key>'
-  const schema = z.string().regex(/^(?:local:\S+|aws:\S+|azure:https?:\/\/\S+|vault:(?:https?:\/\/)?[^\s/]+\/\S+)$/, rule)
+  const schema = z.string().regex(/^(?:local:(?=\S)[^\0\r\n]+|aws:\S+|azure:https?:\/\/\S+|vault:(?:https?:\/\/)?[^\s/]+\/\S+)$/, rule)
   const refuse = (value: string): string | null => {
     if (value.startsWith('local:')) return 'must not be the local key provider in production'
     return /^[a-z]+:http:/.test(value) ? 'must be https: in production' : null

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { link, mkdir, open, rm, stat } from 'node:fs/promises'
+import { link, open, rm, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { KEY_BYTES } from '../aead.ts'
 import { Refusal } from '../errors.ts'
+import { makeFolder } from '../folder.ts'
 
 /** First bytes of a root key file; the form is in docs/formats.md, "local root key file". */
 const magic = Buffer.from('redoubt-root-v1\n', 'ascii')
@@ -94,7 +95,7 @@ async function writeRootFile(path: string, key: Buffer): Promise<void> {
 
 /** Makes a root key, its folder 0700 and its file 0600. Keeps the one of another process that was faster. */
 export async function createRootFile(path: string): Promise<Buffer> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+  await makeFolder(dirname(path), 0o700)
   const key = randomBytes(KEY_BYTES)
   await writeRootFile(path, key).catch(() => undefined)
   key.fill(0)

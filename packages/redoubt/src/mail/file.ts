@@ -1,5 +1,6 @@
-import { mkdir, rename, writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { makeFolder } from '../folder.ts'
 import type { Transport } from '../mail.ts'
 
 /** Text outside ASCII in a header (RFC 2047 §4.1). */
@@ -20,7 +21,7 @@ export function fileMailer(folder: string, from: string): Transport {
         `Message-ID: ${messageId}`, `Date: ${now.toUTCString().replace('GMT', '+0000')}`, `From: <${from}>`, `To: <${to}>`, `Subject: ${word(subject)}`,
         'Auto-Submitted: auto-generated', 'MIME-Version: 1.0', 'Content-Type: text/plain; charset=utf-8', 'Content-Transfer-Encoding: 8bit',
       ]
-      await mkdir(folder, { recursive: true, mode: 0o700 })
+      await makeFolder(folder, 0o700)
       // Named by time, so that the newest is the last; whole or not at all.
       const path = join(folder, `${now.toISOString().replaceAll(':', '-')}-${id}.eml`)
       await writeFile(`${path}.new`, `${head.join('\r\n')}\r\n\r\n${text.replaceAll('\n', '\r\n')}`, { mode: 0o600 })

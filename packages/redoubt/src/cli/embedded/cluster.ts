@@ -71,11 +71,18 @@ export async function createCluster(place: Place, binaries: Binaries, password: 
       ['-D', fresh, '-U', superuser, `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--data-checksums', '--no-instructions', ...(sync ? [] : ['--no-sync'])],
       { identity: place.identity, cwd: cwdOf(place), output: 'kept' },
     )
-    if (code !== 0) throw new Refusal('database_unavailable', { detail: `initdb failed: ${output.trim()}` })
+    if (code !== 0) throw new Refusal('database_unavailable', { detail: `no database can be made in ${data}: ${reasonIn(output)}` })
   } finally {
     await rm(passwordFile, { force: true })
   }
   await rename(fresh, data)
+}
+
+/** What went wrong in the words of PostgreSQL's programs, which tell every step: the first error and the hint that goes with it. */
+function reasonIn(output: string): string {
+  const said = [...output.matchAll(/\b(?:FATAL|PANIC|ERROR|initdb: error): +([^\n]+)(?:\n[^\n]*HINT: +([^\n]+))?/g)][0]
+  if (said === undefined) return output.trim().split('\n').at(-1) ?? 'initdb says nothing'
+  return said[2] === undefined ? `${said[1]}` : `${said[1]}. ${said[2]}`
 }
 
 type PidFile = { readonly lines: readonly string[]; readonly pid: number; readonly port: number; readonly ready: boolean }

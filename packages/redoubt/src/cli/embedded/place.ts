@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { chmod, chown, lstat, mkdir, readFile, realpath, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Refusal } from '../../errors.ts'
+import { makeFolder } from '../../folder.ts'
 import { run } from './process.ts'
 import type { Identity } from './process.ts'
 
@@ -60,7 +61,7 @@ async function outside(folder: string, identity: Identity): Promise<string> {
  * @throws Refusal database_unavailable when the remembered place cannot be used any more
  */
 export async function settlePlace(wanted: string): Promise<Place> {
-  await mkdir(wanted, { recursive: true })
+  await makeFolder(wanted, 0o777)
   const folder = await realpath(wanted)
   // pg_ctl hands the path to a shell between double quotes
   if (/["$`\\\n]/.test(process.platform === 'win32' ? folder.replaceAll('\\', '') : folder)) {

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Refusal } from '../../errors.ts'
+import { makeFolder } from '../../folder.ts'
 import { commandOf } from './process.ts'
 
 const patience = 120_000
@@ -61,7 +62,7 @@ export async function alone<T>(folder: string, work: () => Promise<T>): Promise<
 /** Enters this process as a user of the server. @returns the name to leave by */
 export async function enter(folder: string): Promise<string> {
   const users = join(folder, 'users')
-  await mkdir(users, { recursive: true, mode: 0o700 })
+  await makeFolder(users, 0o700)
   const name = `${process.pid}-${randomBytes(6).toString('hex')}`
   await writeFile(join(users, name), await stamp(), { mode: 0o600 })
   return name

@@ -40,6 +40,7 @@ export const wordDoors: readonly (readonly [word: RegExp, may: Place, who: strin
     either(heads('kms', 'keyring'), file('aead.ts', 'transaction/signer.ts', 'audit/entry.ts', 'cli/roles.ts')), 'the keys line and aead.ts'],
   [/(?<!public|publicKey|PublicKey)\.export\(/g, heads('kms', 'keyring'), 'the keys line (public keys excepted)'],
   [/\bopenScriptConnection\b/g, either(heads('pg', 'migrate'), hands), 'migrate and the hands'],
+  [/\bmkdir(?:Sync)?\([^;\n]*\brecursive\b/g, () => false, 'nobody: folder.ts makes folders, mkdir with recursive can hang'],
   [/\beval\s*\(|\bnew Function\b/g, () => false, 'nobody'],
 ]
 

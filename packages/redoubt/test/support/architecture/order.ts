@@ -7,7 +7,7 @@ import type { Source } from './source.ts'
  */
 export const lines: readonly (readonly [line: string, heads: readonly string[]])[] = [
   ['facts', ['context', 'errors', 'events', 'bytes', 'tables', 'config']],
-  ['doors', ['aead', 'pg', 'redis', 'kms', 'mail', 'rounds']],
+  ['doors', ['folder', 'aead', 'pg', 'redis', 'kms', 'mail', 'rounds']],
   ['keys', ['keyring']],
   ['secrecy', ['seal']],
   ['rows', ['columns']],
