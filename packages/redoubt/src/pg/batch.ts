@@ -1,7 +1,7 @@
-import { createRequire } from 'node:module'
 import { serialize } from 'pg-protocol'
 import { Refusal } from '../errors.ts'
-import { fieldsOf, rowOf, type DescribedField, type Field } from './rows.ts'
+import { Outgoing } from './outgoing.ts'
+import { fieldsOf, rowOf, type DescribedField, type Fields } from './rows.ts'
 
 /** A statement of the extended protocol; with a name it is prepared once per connection. */
 export type Statement<R = Record<string, unknown>> = {
@@ -27,22 +27,8 @@ export type Wire = {
 
 /** What one connection knows: its prepared statements, and the batch that is on the wire. */
 export type WireState = {
-  readonly prepared: Map<string, { readonly text: string; fields: readonly Field[] | undefined }>
+  readonly prepared: Map<string, { readonly text: string; fields: Fields | undefined }>
   active: Batch | undefined
-}
-
-const { prepareValue } = createRequire(import.meta.url)('pg/lib/utils.js') as { prepareValue(value: unknown): unknown }
-
-/** Bind and Execute of statements that have a name and no values: the same bytes each time. */
-const withoutValues = new WeakMap<Statement<unknown>, Buffer>()
-
-function unchanging(statement: Statement<unknown>, name: string): Buffer {
-  let bytes = withoutValues.get(statement)
-  if (bytes === undefined) {
-    bytes = Buffer.concat([serialize.bind({ statement: name, values: [] }), serialize.execute()])
-    withoutValues.set(statement, bytes)
-  }
-  return bytes
 }
 
 /**
@@ -56,7 +42,7 @@ export class Batch {
   readonly #answers: Answer[] = []
   #parsed: number[] = []
   #rows: Record<string, unknown>[] = []
-  #fields: readonly Field[] | undefined
+  #fields: Fields | undefined
   #failure: unknown
   #written = false
   #settled: ((batch: Batch) => void) | undefined
@@ -93,37 +79,41 @@ export class Batch {
 
   /** What goes out. Who takes it writes it before the driver learns of the batch: that is how one follows another without waiting. */
   bytes(): Buffer {
+    const outgoing = new Outgoing()
+    this.appendTo(outgoing)
+    return outgoing.take()
+  }
+
+  /** The same behind what is to go out in one write with it. */
+  appendTo(outgoing: Outgoing): void {
     this.#written = true
-    const messages: Buffer[] = []
+    const before = outgoing.length
     try {
-      this.#statements.forEach((statement, index) => this.#serialize(messages, statement, index))
+      for (let index = 0; index < this.#statements.length; index++) this.#append(outgoing, index)
     } catch (error) {
       // A value that cannot be sent: nothing goes out but the Sync, whose answer ends the batch.
       this.#failure = error
-      messages.length = 0
+      outgoing.rewind(before)
       this.#parsed = []
     }
-    messages.push(serialize.sync())
-    return Buffer.concat(messages)
+    outgoing.add(serialize.sync())
   }
 
-  #serialize(messages: Buffer[], statement: Statement<unknown>, index: number): void {
+  #append(outgoing: Outgoing, index: number): void {
+    const statement = this.#statements[index]
+    if (statement === undefined) return
     const { name = '', text, values } = statement
     const known = name === '' ? undefined : this.#state.prepared.get(name)
     if (known !== undefined && known.text !== text) throw new TypeError(`statement: the name ${name} stands for another text`)
     // A name prepared earlier in this very batch is not yet in the map: parse under its name only once.
     const earlier = name !== '' && known === undefined && this.#statements.findIndex((other) => other.name === name) < index
     if (known === undefined && !earlier) {
-      messages.push(serialize.parse({ text, name }))
+      outgoing.add(serialize.parse({ text, name }))
       this.#parsed.push(index)
     }
-    if (known?.fields !== undefined && values.length === 0) {
-      messages.push(unchanging(statement, name))
-      return
-    }
-    messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }))
-    if (known?.fields === undefined) messages.push(serialize.describe({ type: 'P', name: '' }))
-    messages.push(serialize.execute())
+    outgoing.bind(name, values)
+    if (known?.fields === undefined) outgoing.add(serialize.describe({ type: 'P', name: '' }))
+    outgoing.add(serialize.execute())
   }
 
   /** The fields of the next statement, where the connection knows them already. */

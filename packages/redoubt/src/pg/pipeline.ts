@@ -1,5 +1,6 @@
 import { Refusal } from '../errors.ts'
 import { Batch, type Answer, type Statement, type WireState } from './batch.ts'
+import { Outgoing } from './outgoing.ts'
 import { refusalOf, type DatabaseRefusal } from './refusal.ts'
 
 /** What came back of one round trip: the answers up to the first failure, and that failure. */
@@ -21,7 +22,7 @@ export type Shared = {
 export type PipelineClient = {
   query(batch: Batch): unknown
   readonly connection: {
-    readonly stream: { write(bytes: Buffer): unknown; cork(): void; uncork(): void; destroy(): void }
+    readonly stream: { write(bytes: Buffer): unknown; destroy(): void }
     on(event: 'readyForQuery' | 'end', listener: () => void): unknown
     removeListener(event: 'readyForQuery' | 'end', listener: () => void): unknown
   }
@@ -78,6 +79,7 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
   const { connection } = client
   const waiting: Ride[] = []
   const flying: Flying[] = []
+  const outgoing = new Outgoing()
   /** Committed, and not known to be on disk. */
   let unflushed: { readonly ride: Ride; readonly outcome: Outcome }[] = []
   /** Calls on the wire that will flush what is before them, and deferred ones sent behind the last of them. */
@@ -100,7 +102,7 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
     ride.kind = kindOf(ride.shared)
     const last = ride.kind === 'reads' ? undefined : ride.kind === 'durable' ? commit?.durable : commit?.deferred
     const batch = new Batch(last === undefined ? statements : [...statements, last], state, settle)
-    connection.stream.write(batch.bytes())
+    batch.appendTo(outgoing)
     if (ride.kind === 'durable') {
       flushes += 1
       since = 0
@@ -128,7 +130,6 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
   function pump(): void {
     scheduled = false
     if (over || flying.at(-1)?.batch.introduces === true) return
-    connection.stream.cork()
     let open = true
     while (open) {
       const ride = waiting.shift()
@@ -138,7 +139,7 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
     if (open && flushes === 0 && (unflushed.length > 0 || since > 0)) {
       write({ shared: { statements: flush.slice(1), commit: { durable: flush[0] as Statement, deferred: flush[0] as Statement }, poison: ({ failure }) => (failure === undefined ? undefined : 'a flush failed') }, resolve: () => undefined, kind: 'durable' })
     }
-    connection.stream.uncork()
+    if (outgoing.length > 0) connection.stream.write(outgoing.take())
   }
 
   function schedule(): void {

@@ -3,6 +3,9 @@ import pg from 'pg'
 /** A column of a result, as RowDescription names it, with the parser of its type. */
 export type Field = { readonly name: string; readonly parse: (text: string) => unknown }
 
+/** Undefined for a column that a later one of its name takes the place of. */
+export type Fields = readonly (Field | undefined)[]
+
 /** What the batch needs of a RowDescription message. */
 export type DescribedField = { readonly name: string; readonly dataTypeID: number }
 
@@ -29,13 +32,14 @@ function parserOf(oid: number): (text: string) => unknown {
   return parser
 }
 
-/** The fields of a result, ready to parse rows with. */
-export function fieldsOf(described: readonly DescribedField[]): readonly Field[] {
-  return described.map((field) => ({ name: field.name, parse: parserOf(field.dataTypeID) }))
+/** The fields of a result, ready to parse rows with. Of several under one name the last stands in the row; the others are not looked at. */
+export function fieldsOf(described: readonly DescribedField[]): Fields {
+  const last = new Map(described.map(({ name }, at) => [name, at]))
+  return described.map((field, at) => (last.get(field.name) === at ? { name: field.name, parse: parserOf(field.dataTypeID) } : undefined))
 }
 
 /** One row as an object; `values` are the column texts of a DataRow message. */
-export function rowOf(fields: readonly Field[], values: readonly (string | null)[]): Record<string, unknown> {
+export function rowOf(fields: Fields, values: readonly (string | null)[]): Record<string, unknown> {
   const row: Record<string, unknown> = {}
   for (let i = 0; i < fields.length; i += 1) {
     const field = fields[i]
