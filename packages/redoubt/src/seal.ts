@@ -37,6 +37,17 @@ export function keyIdOf(sealed: Buffer): Buffer {
   return sealed.subarray(NONCE_AT - KEY_ID_BYTES, NONCE_AT)
 }
 
+/**
+ * Whether a sealed value names the key of this id, without a piece of memory for the asking.
+ * @throws Refusal sealed_value_refused when these bytes are no sealed value
+ */
+export function namesKey(sealed: Buffer, id: Buffer): boolean {
+  if (!looksSealed(sealed)) throw new Refusal('sealed_value_refused')
+  let other = id.length ^ KEY_ID_BYTES
+  for (let i = 0; i < KEY_ID_BYTES; i++) other |= (sealed[NONCE_AT - KEY_ID_BYTES + i] as number) ^ (id[i] as number)
+  return other === 0
+}
+
 /** What a blind index is of: equal values have equal indexes only here. */
 export type IndexPlace = Pick<Place, 'tenant' | 'table' | 'column'>
 

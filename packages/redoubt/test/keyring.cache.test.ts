@@ -150,3 +150,19 @@ test('what one turn asks for is loaded in pages, two at a time, and does not hol
   assert.equal(answered, 20_000)
   assert.deepEqual((await many).map((value) => value?.of), names)
 })
+
+test('what is asked for again and again outlives what nobody asks for any more', async () => {
+  const loads = new Map<string, number>()
+  const cache = openCache<string, { readonly of: string }>({
+    name: (query) => query, load: (queries) => Promise.resolve(queries.map((of) => (loads.set(of, (loads.get(of) ?? 0) + 1), { of }))),
+    lifetime: 1000, uses: 2 ** 20, entries: 64, clock: () => 0,
+  })
+  for (let n = 0; n < 20; n++) {
+    await cache.find(['kept'])
+    await cache.find(Array.from({ length: 40 }, (_, i) => `once ${n} ${i}`))
+    // Many times in a row: it is moved to the end for some of them only.
+    for (let i = 0; i < 10; i++) await cache.find(['kept'])
+  }
+  assert.equal(loads.get('kept'), 1)
+  assert.ok(cache.size() <= 64)
+})

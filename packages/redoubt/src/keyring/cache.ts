@@ -64,13 +64,14 @@ const batchesAtOnce = 2
  */
 export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
   const { name, load, lifetime, ahead = 0, uses, entries, clock } = settings
-  /** `anew`: when it is next tried to load it ahead of its end. */
-  type Held = { readonly value: V; readonly until: number; left: number; anew: number }
+  /** `anew`: when it is next tried to load it ahead of its end; `moved`: how many had been asked for when it was put last. */
+  type Held = { readonly value: V; readonly until: number; left: number; anew: number; moved: number }
   type Waiting = { readonly id: string; readonly query: Q; resolve(value: V | undefined): void; reject(reason: unknown): void }
   const held = new Map<string, Held>()
   let flights = new Map<string, Promise<V | undefined>>()
   let waiting: Waiting[] = []
   let epoch = 0
+  let asked = 0
   let sweeping: NodeJS.Timeout | undefined
 
   /** What nobody asks for any more would stay until it is pushed out. Node clears the bytes of a KeyObject when it is collected. */
@@ -96,18 +97,26 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
         if (--room === 0) break
       }
     }
-    held.set(id, { value, until: since + lifetime, left: uses, anew: ahead === 0 ? Infinity : since + lifetime - ahead })
+    held.set(id, { value, until: since + lifetime, left: uses, anew: ahead === 0 ? Infinity : since + lifetime - ahead, moved: asked })
     plan()
   }
 
   function take(id: string, query: Q): V | undefined {
     const entry = held.get(id)
     if (entry === undefined) return undefined
-    held.delete(id)
+    asked++
     const now = clock()
-    if (now >= entry.until || entry.left <= 0) return undefined
+    if (now >= entry.until || entry.left <= 0) {
+      held.delete(id)
+      return undefined
+    }
     entry.left--
-    held.set(id, entry)
+    // To the end, unless it stands among the last already: moving what is asked for every time costs more than finding it.
+    if (asked - entry.moved >= entries / 8) {
+      held.delete(id)
+      held.set(id, entry)
+      entry.moved = asked
+    }
     if (now >= entry.anew) {
       entry.anew = now + tryAgain
       // Who asks is answered from memory; that it failed is told by whoever loads.
@@ -157,14 +166,17 @@ export function openCache<Q, V>(settings: CacheSettings<Q, V>): Cache<Q, V> {
   }
 
   return {
-    find(queries) {
-      return Promise.all(
-        queries.map((query) => {
-          const id = name(query)
-          const kept = take(id, query)
-          return kept === undefined ? board(id, query) : Promise.resolve(kept)
-        }),
-      )
+    async find(queries) {
+      const found: (V | undefined)[] = []
+      const boarded: Promise<void>[] = []
+      for (const [n, query] of queries.entries()) {
+        const id = name(query)
+        const kept = take(id, query)
+        found.push(kept)
+        if (kept === undefined) boarded.push(board(id, query).then((value) => void (found[n] = value)))
+      }
+      if (boarded.length > 0) await Promise.all(boarded)
+      return found
     },
     put(query, value, since, begun) {
       if (begun === epoch) keep(name(query), value, since)

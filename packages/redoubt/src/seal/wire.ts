@@ -33,6 +33,8 @@ const TENANT_BYTES = 600
 const aadScratch = Buffer.alloc(TENANT_AT + TENANT_BYTES)
 const headerScratch = aadScratch.subarray(0, HEADER_BYTES)
 const nonceScratch = aadScratch.subarray(NONCE_AT, HEADER_BYTES)
+/** The tag of a value that is being opened: a view of it costs more than its sixteen bytes. */
+const tagScratch = Buffer.alloc(TAG_BYTES)
 
 /** The AAD in the scratch. A new view for each value takes as long as sealing a hundred bytes of it; tenants are mostly the last one again. */
 let aad = aadScratch.subarray(0, TENANT_AT)
@@ -142,7 +144,11 @@ export function sealWith(key: DataKey, place: Place, plaintext: Buffer | string,
   const end = writePlace(place)
   if (typeof end === 'string') throw new TypeError(`seal: place.${end} is not acceptable`)
   const { ciphertext, tag } = encrypt(key.key, nonceScratch, aadOf(end), plaintext)
-  return Buffer.concat([headerScratch, ciphertext, tag], OVERHEAD_BYTES + ciphertext.length) as Sealed
+  const sealed = Buffer.allocUnsafe(OVERHEAD_BYTES + ciphertext.length)
+  sealed.set(headerScratch)
+  sealed.set(ciphertext, HEADER_BYTES)
+  sealed.set(tag, HEADER_BYTES + ciphertext.length)
+  return sealed as Sealed
 }
 
 /** Bytes that could be a sealed value of a version this reader knows. */
@@ -180,7 +186,8 @@ export function openInPage(key: DataKey, place: PagePlace, from: number, to: num
   for (let i = 0; i < HEADER_BYTES; i++) aadScratch[i] = page[from + i] as number
   const end = writePagePlace(place, key.scope.subject)
   if (typeof end === 'string') return null
-  return decrypt(key.key, nonceScratch, aadOf(end), page.subarray(from + HEADER_BYTES, to - TAG_BYTES), page.subarray(to - TAG_BYTES, to))
+  for (let i = 0; i < TAG_BYTES; i++) tagScratch[i] = page[to - TAG_BYTES + i] as number
+  return decrypt(key.key, nonceScratch, aadOf(end), page.subarray(from + HEADER_BYTES, to - TAG_BYTES), tagScratch)
 }
 
 /**
@@ -215,5 +222,6 @@ export function openWith(key: DataKey, place: Place, sealed: Buffer): Buffer | n
   const end = writePlace(place)
   if (typeof end === 'string') return null
   const tagAt = sealed.length - TAG_BYTES
-  return decrypt(key.key, nonceScratch, aadOf(end), sealed.subarray(HEADER_BYTES, tagAt), sealed.subarray(tagAt))
+  for (let i = 0; i < TAG_BYTES; i++) tagScratch[i] = sealed[tagAt + i] as number
+  return decrypt(key.key, nonceScratch, aadOf(end), sealed.subarray(HEADER_BYTES, tagAt), tagScratch)
 }
