@@ -33,7 +33,10 @@ test('somebody new to the administration first sets a password and a second step
   await site.fillIn(at, { email, password }, adminOrigin)
   await page.waitForURL(`${adminOrigin}/enrolment`)
   await site.picture(at, 'admin-enrolment')
-  for (const path of ['/accounts', '/record', '/account/email']) assert.equal((await page.goto(adminOrigin + path))?.status(), 403, path)
+  for (const path of ['/accounts', '/record', '/account/email']) {
+    assert.equal((await page.goto(adminOrigin + path))?.status(), 200, path)
+    assert.equal(page.url(), `${adminOrigin}/enrolment`, path)
+  }
   await page.goto(`${adminOrigin}/`)
   await page.getByRole('link', { name: 'Choose a password' }).click()
   await page.getByLabel('Present password').fill(password)
@@ -56,6 +59,8 @@ test('somebody new to the administration first sets a password and a second step
   await page.getByLabel('Code from your authenticator app').fill(codeOf(secret, 1))
   await page.getByRole('button', { name: 'Continue' }).first().click()
   await page.waitForURL(`${adminOrigin}/accounts`)
+  await page.goto(`${adminOrigin}/enrolment`)
+  assert.equal(page.url(), `${adminOrigin}/accounts`, 'the first steps are done')
   clean(at)
 })
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { passwordLength } from 'redoubt/tokens/password'
+import { createAdministrator } from '../src/administrators.ts'
 import type { Visit } from './support/chromium.ts'
 import { clean, openSite } from './support/site.ts'
 
@@ -104,6 +105,38 @@ test('every page can be used without seeing it, on a telephone, and breaks nothi
     assert.deepEqual(missed, [], 'each was really seen')
   }
   assert.deepEqual(clinic.events.filter(({ type }) => type === 'security.csp_violation'), [], 'no report')
+})
+
+test('whoever has to begin with the first steps reaches them from every page of the administration', async () => {
+  const email = 'begins@example.org'
+  const { password } = await createAdministrator(service.app, { requestId: 'create', address: null }, email, 'admin')
+  const { body } = await clinic.admin()('POST', '/api/auth/login', { email, password })
+  assert.equal(body['role'], 'enrolment')
+  const root = await clinic.administrator()
+  const at = async (token: unknown, path: string): Promise<readonly [status: number, to: string | null, text: string]> => {
+    const answer = await fetch(clinic.adminAddress + path, { redirect: 'manual', headers: { cookie: `__Host-therapy-admin-access=${String(token)}`, accept: 'text/html' } })
+    return [answer.status, answer.headers.get('location'), await answer.text()]
+  }
+  const all = service.admin?.pages ?? []
+  const met: Record<string, string> = {}
+  for (const path of gets(all)) {
+    const [status, to, text] = await at(body['access_token'], path)
+    if (status === 303) met[path] = String(to)
+    else assert.equal(status, 200, path)
+    // Of what a page offers nothing is closed to whoever sees it.
+    for (const [, method, href = ''] of text.matchAll(/<(a|form) [^>]*?(?:href|action)="(\/[^"?#]*)/g)) {
+      const offered = all.find((one) => one.method === (method === 'a' ? 'GET' : 'POST') && new RegExp(`^${one.path.replace(/\{\w+\}/g, '[^/]+')}$`).test(href))
+      assert.ok(offered !== undefined && (offered.access === 'public' || offered.access.includes('enrolment')), `${path} offers ${href}`)
+    }
+  }
+  const { '/sign-in/second-factor': _, '/forgotten/code': __, ...led } = met
+  assert.deepEqual(led, Object.fromEntries(['/', '/account/email', '/account/email/confirm', '/accounts', '/record'].map((path) => [path, '/enrolment'])))
+  assert.deepEqual((await at(root.token, '/enrolment')).slice(0, 2), [303, '/accounts'], 'from where they are done')
+  assert.equal((await at(root.token, '/accounts'))[0], 200)
+  const auditor = await clinic.administrator('auditor')
+  assert.equal((await at(auditor.token, '/accounts'))[0], 403, 'whoever reads the record is told')
+  await clinic.admin(String(body['access_token']))('POST', '/api/auth/logout')
+  assert.deepEqual((await at(body['access_token'], '/accounts')).slice(0, 2), [303, '/sign-in'], 'a session that ended is led nowhere else')
 })
 
 test('attack: each form of each page, sent by a foreign page and without its token', async () => {

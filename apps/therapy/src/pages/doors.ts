@@ -26,6 +26,11 @@ export function menuOf(role: string): readonly Entry[] {
   return menus[role] ?? own
 }
 
+/** Where somebody is led whom a page is not for: to the first steps while these are all there is, and from them once they are done. */
+export function insteadOf(role: string, path: string): string | undefined {
+  return role === 'enrolment' || path === '/enrolment' ? firstPage(role) : undefined
+}
+
 /** Where somebody of this role begins. */
 export function firstPage(role: string): string {
   return menuOf(role)[0]?.[0] ?? '/account/sessions'

@@ -7,6 +7,7 @@ import { accountPages } from './account.ts'
 import { accountsPages } from './administration/accounts.ts'
 import { enrolmentPages } from './administration/enrolment.ts'
 import { recordPages } from './administration/record.ts'
+import { insteadOf } from './doors.ts'
 import { assetRoutes, refusedPage } from './frame.ts'
 import { forgottenPages, takeBackPages } from './forgotten.ts'
 import { newFactorPages } from './new-factor.ts'
@@ -38,5 +39,5 @@ export function adminPageRoutes(app: App, service: string): readonly Route[] {
 
 /** How they are answered, by the modes of the controls. */
 export function pagesOptions(door: Realm, modes: ControlModes): PagesOptions {
-  return { headers: { csp: modes.csp, https: modes.https === 'enforce', report: '/csp-report' }, signIn: '/sign-in', refused: (about) => refusedPage(door, about) }
+  return { headers: { csp: modes.csp, https: modes.https === 'enforce', report: '/csp-report' }, signIn: '/sign-in', instead: insteadOf, refused: (about) => refusedPage(door, about) }
 }

@@ -11,6 +11,7 @@ import { onlyKnown } from './options.ts'
 import { redirect } from './page.ts'
 import { answerProblem, noteProblem } from './problem.ts'
 import type { Route } from './route.ts'
+import { visitOf } from './visit.ts'
 
 /** What a page may say of a refusal: its code, its title, and the request id to quote. */
 export type Refused = { readonly code: RefusalCode; readonly status: number; readonly title: string; readonly requestId: string }
@@ -19,6 +20,8 @@ export type PagesOptions = {
   readonly headers: PageHeaders
   /** Whoever is not signed in, or no longer, is sent to this path. Left out: told by `refused`. */
   readonly signIn?: string
+  /** Where somebody is led who asks for a page that is not for their role; undefined, or left out: told by `refused`. */
+  readonly instead?: (role: string, path: string) => string | undefined
   /** The page of a refusal; default a plain one. */
   readonly refused?: (about: Refused) => Html
 }
@@ -28,7 +31,7 @@ export type Pages = {
   fields(route: Route): Fields
   /** Whether a browser asks here for a page, where no route stands. @param target path and query as they came */
   wanted(req: IncomingMessage, target: string): boolean
-  /** Answers an error as a page with the status of the refusal, or leads to the sign-in. */
+  /** Answers an error as a page with the status of the refusal, or leads to the sign-in, or to what the role has instead. */
   refuse(req: IncomingMessage, res: ServerResponse, error: unknown): void
 }
 
@@ -37,12 +40,21 @@ export type Pages = {
  * @throws TypeError for an option that is out of form
  */
 export function openPages(options: PagesOptions, routes: readonly Route[], emit: Emit): Pages {
-  onlyKnown('pages', options, ['headers', 'signIn', 'refused'])
-  const { signIn, refused = plainly } = options
+  onlyKnown('pages', options, ['headers', 'signIn', 'instead', 'refused'])
+  const { signIn, instead, refused = plainly } = options
+  if (instead !== undefined && typeof instead !== 'function') throw new TypeError('pages: instead must be a function')
   if (signIn !== undefined && !isOwnPath(signIn)) throw new TypeError('pages: signIn must be a path of this service')
   const fieldsFor = pageHeaders(options.headers)
   const known = new Map(routes.filter(({ kind }) => kind === 'page').map((route) => [route, fieldsFor(route.sources)]))
   const usual = fieldsFor()
+  const readable = new Map(routes.filter(({ kind, method }) => kind === 'page' && method === 'GET').map((route) => [route.path, route]))
+  const leadOf = (req: IncomingMessage): string | undefined => {
+    const { unasked: caller, route: path = '' } = visitOf(req) ?? {}
+    const route = req.method === 'GET' || req.method === 'HEAD' ? readable.get(path) : undefined
+    if (instead === undefined || route === undefined || caller?.kind !== 'user' || route.access.includes(caller.role)) return undefined
+    const to = instead(caller.role, path)
+    return to !== undefined && isOwnPath(to) && to !== path ? to : undefined
+  }
   // Below the first word of an API's route, /api say, everything is the API's: its clients get problem documents.
   const ofApi = new Set(routes.filter(({ kind }) => kind === 'api').map(({ segments }) => segments[0]))
   return Object.freeze<Pages>({
@@ -56,6 +68,8 @@ export function openPages(options: PagesOptions, routes: readonly Route[], emit:
       // These two close the connection, which answerProblem knows how to do; nobody reads a page then.
       if (status === 413 || status === 408) return answerProblem(req, res, refusal, () => undefined)
       if (signIn !== undefined && (code === 'unauthenticated' || code === 'caller_refused')) return answerPage(res, redirect(signIn), usual)
+      const lead = code === 'forbidden' ? leadOf(req) : undefined
+      if (lead !== undefined) return answerPage(res, redirect(lead), usual)
       answerPage(res, refused({ code, status, title: refusals[code].title, requestId }), usual, status)
     },
   })

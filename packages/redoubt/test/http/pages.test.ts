@@ -199,6 +199,30 @@ for (const kind of kinds) {
   })
 }
 
+test('whoever a page is not for is led to what their role has instead, by a page that is read alone', async () => {
+  const leads: Readonly<Record<string, string | undefined>> = { '/notes': '/pay', '/': '/', '/files/{name}': '//evil.test/', '/own': '/pay' }
+  const closed = page({ method: 'GET', path: '/own', summary: 'Refuses by itself', access: ['therapist'], handle: () => { throw new Refusal('forbidden') } })
+  const asked: string[] = []
+  const instead = (role: string, path: string): string | undefined => {
+    asked.push(`${role} ${path}`)
+    return leads[path]
+  }
+  const at = await browserEdge('node', [...site, closed], { mount: { pages: { headers: { csp: 'enforce', https: true, report: '/csp-report' }, signIn: '/sign-in', instead } } })
+  const who = { cookie: signedIn('therapist') }
+  for (const method of ['GET', 'HEAD']) {
+    const led = await ask(at, method, '/notes', { headers: who })
+    assert.deepEqual([led.status, led.headers.location, led.headers['cache-control'], led.text], [303, '/pay', 'no-store', ''])
+  }
+  // To the page itself or elsewhere nobody is led, a form is not sent on, and what a handler refuses is told.
+  for (const [method, path] of [['GET', '/'], ['GET', '/files/a'], ['POST', '/notes'], ['GET', '/own']] as const) {
+    const { status, headers } = method === 'GET' ? await ask(at, method, path, { headers: who }) : await post(at, path, `csrf_token=${await tokenOf(at)}&text=a`, who)
+    assert.deepEqual([status, headers.location], [403, undefined], path)
+  }
+  assert.equal((await ask(at, 'GET', '/notes', { headers: { cookie: signedIn() } })).status, 200)
+  assert.equal((await ask(at, 'GET', '/notes')).headers.location, '/sign-in')
+  assert.deepEqual([...new Set(asked)], ['therapist /notes', 'therapist /'], 'for the rest nobody is asked')
+})
+
 test('a cookie from step to step keeps any text for a while, and gives nothing for what is none of its own', () => {
   const cookie = stepCookie('edge', 'step')
   const line = cookie.set('{"a":"ä; b"}', 300)
