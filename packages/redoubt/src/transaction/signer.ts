@@ -21,10 +21,15 @@ const replaceAfter = 24 * 3_600_000
  * key (`redoubt keys rotate caller`, guard.expire_caller_keys); what is given then must be a multiple of this.
  */
 const lookEvery = 30_000
-const field = /^[A-Za-z0-9._:/-]{0,128}$/
+/** 1 for the codes of the characters a field may have. By hand: six fields are looked at twice in every call. */
+const allowed = new Uint8Array(128)
+for (const character of 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/-') allowed[character.charCodeAt(0)] = 1
 
-function fieldsOf(caller: Caller, action: string): readonly string[] {
-  return [caller.actor ?? '', caller.role, caller.tenant, caller.session ?? '', action, caller.requestId]
+/** At most 128 letters, digits and ._:/- */
+function isField(value: unknown): boolean {
+  if (typeof value !== 'string' || value.length > 128) return false
+  for (let i = 0; i < value.length; i++) if (allowed[value.charCodeAt(i)] !== 1) return false
+  return true
 }
 
 /**
@@ -32,7 +37,8 @@ function fieldsOf(caller: Caller, action: string): readonly string[] {
  * @throws TypeError when a field has a character outside letters, digits and ._:/- or more than 128 of them
  */
 export function checkCaller(caller: Caller, action: string): void {
-  if (!fieldsOf(caller, action).every((value) => field.test(value))) {
+  const { actor, role, tenant, session, requestId } = caller
+  if (!(isField(actor ?? '') && isField(role) && isField(tenant) && isField(session ?? '') && isField(action) && isField(requestId))) {
     throw new TypeError('caller: actor, role, tenant, session, action and request id are at most 128 letters, digits and ._:/-')
   }
 }
@@ -43,7 +49,8 @@ export function checkCaller(caller: Caller, action: string): void {
  */
 export function callerText(kid: string, audience: string, caller: Caller, action: string, entry: string | null, now: number): string {
   checkCaller(caller, action)
-  return `v1|${kid}|${audience}|${fieldsOf(caller, action).join('|')}|${entry ?? ''}|${now}`
+  const { actor, role, tenant, session, requestId } = caller
+  return `v1|${kid}|${audience}|${actor ?? ''}|${role}|${tenant}|${session ?? ''}|${action}|${requestId}|${entry ?? ''}|${now}`
 }
 
 /** The two padded blocks of RFC 2104, from which the database computes the same HMAC with sha256() alone. */
@@ -73,7 +80,7 @@ export async function openSigner(keys: Pool, service: string, now: () => number 
   const skew = Math.abs((before + now()) / 2 - server.clock)
   if (skew > 5_000) throw new Refusal('caller_refused', { detail: `the clocks of this machine and the database differ by ${Math.round(skew)} ms; at most 5000 are accepted` })
   const audience = `${service}/${server.database}`
-  if (!field.test(audience)) throw new TypeError('openSigner: service and database name are letters, digits and ._:/-')
+  if (!isField(audience)) throw new TypeError('openSigner: service and database name are letters, digits and ._:/-')
 
   async function install(): Promise<Current> {
     const kid = randomBytes(12).toString('base64url')
