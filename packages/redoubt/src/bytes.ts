@@ -62,12 +62,13 @@ export function uuidBytes(id: string): Buffer {
  * Plain joining lets an attacker move a byte over the seam (moto reads {a:'bc'} and {ab:'c'} as equal).
  */
 export function framed(parts: readonly (Buffer | string)[]): Buffer {
-  const bodies = parts.map((part) => (typeof part === 'string' ? Buffer.from(part, 'utf8') : part))
-  const out = Buffer.allocUnsafe(bodies.reduce((sum, body) => sum + 4 + body.length, 0))
+  let length = 0
+  for (const part of parts) length += 4 + Buffer.byteLength(part)
+  const out = Buffer.allocUnsafe(length)
   let at = 0
-  for (const body of bodies) {
-    at = out.writeUInt32BE(body.length, at)
-    at += body.copy(out, at)
+  for (const part of parts) {
+    const bytes = typeof part === 'string' ? out.write(part, at + 4) : part.copy(out, at + 4)
+    at = out.writeUInt32BE(bytes, at) + bytes
   }
   return out
 }
