@@ -1,21 +1,18 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { newId } from 'redoubt/bytes'
 import { alone } from 'redoubt/cli/embedded/users'
 import { UsageProblem } from 'redoubt/cli/io'
 import { Refusal } from 'redoubt/errors'
 import { openSink } from 'redoubt/log/sink'
-import { createAdministrator, recoverAdministrator, renewAdministrator } from './administrators.ts'
-import { clientCommandOf, runClientCommand, scopes, type ClientCommand } from './api-clients.ts'
+import { scopes } from './api-clients.ts'
 import type { App } from './app.ts'
+import { workOf } from './commands.ts'
 import { readDemoFile } from './demo-file.ts'
 import { openDevelopment, placesIn, type Development } from './development.ts'
-import { email } from './fields.ts'
 import { complain, exitCodes, forgetMailbox, helpAsked, openReports, run, say, settingsFrom, StartRefused } from './hands.ts'
 import { homeFrom, inHome } from './home.ts'
 import { openService, serviceSettings } from './service.ts'
 import { mailerSettings, sendTrialMail } from './trial-mail.ts'
-import { verifyTherapist } from './verification.ts'
 
 const help = `npm run therapy -- <command>
 
@@ -39,61 +36,6 @@ within a day; until then they can do nothing else.
 What is noteworthy is an event, as a line of JSON on stderr.
 Works on DATABASE_URL and KEYS_DATABASE_URL, or without them on the embedded server of npm start, once that has started.
 Exit codes: 0 done, 1 refused, nothing was changed, 2 wrong usage or settings`
-
-/** What a command does; `service` with everything the service has, `mail` with the mail server alone. */
-type Work = { readonly service: (app: App) => Promise<string> } | { readonly mail: string }
-
-/** The one word that a command takes. @throws UsageProblem where there is none, or more */
-function oneAddress(command: string, rest: readonly string[]): string {
-  const [address, ...more] = rest
-  if (address === undefined || more.length > 0 || !email.safeParse(address).success) throw new UsageProblem(`${command} takes one e-mail address`)
-  return address
-}
-
-/** What was asked for. @throws UsageProblem saying why it is no command */
-function workOf(words: readonly string[]): Work {
-  const [command, ...rest] = words
-  const visitor = { requestId: newId(), address: null }
-  switch (command) {
-    case 'verify-therapist': {
-      const address = oneAddress(command, rest)
-      return { service: async (app) => `verified ${await verifyTherapist(app, visitor, address)}` }
-    }
-    case 'create-admin':
-    case 'create-auditor': {
-      const role = command === 'create-admin' ? 'admin' : 'auditor'
-      const again = rest.includes('--new-password')
-      const address = oneAddress(command, rest.filter((word) => word !== '--new-password'))
-      return {
-        service: async (app) => {
-          const { id, password } = await (again ? renewAdministrator : createAdministrator)(app, visitor, address, role)
-          return `${again ? 'begins anew: ' : 'created '}${id}\npassword to begin with, shown this once: ${password}`
-        },
-      }
-    }
-    case 'recover-admin': {
-      const address = oneAddress(command, rest)
-      return {
-        service: async (app) => {
-          const { id, password } = await recoverAdministrator(app, visitor, address)
-          return `begins anew, without a second factor and signed out everywhere: ${id}\npassword to begin with, shown this once: ${password}`
-        },
-      }
-    }
-    case 'api-client': {
-      const client = clientCommandOf(rest)
-      return { service: async (app) => told(client, await runClientCommand(app, visitor, client)) }
-    }
-    case 'send-test-mail':
-      return { mail: oneAddress(command, rest) }
-    default:
-      throw new UsageProblem(`there is no command ${command ?? ''}`)
-  }
-}
-
-function told(command: ClientCommand, { id, secret }: { readonly id: string; readonly secret: string }): string {
-  return command.do === 'revoke' ? `revoked ${id}` : `client_id ${id}\nclient_secret ${secret}`
-}
 
 /** What the world may refuse of each, where the code alone does not say it. */
 const missing: Readonly<Record<string, string>> = {

@@ -26,9 +26,12 @@ export function claimOf(key: KnownKey, database: TestDatabase, caller: Caller, m
   return signText(key, callerText(key.kid, more.audience ?? `${database.service}/${database.name}`, caller, more.action ?? 'test.read', more.entry ?? null, more.now ?? Date.now()))
 }
 
-/** Runs `work` on a plain connection of its own: SQL as an attacker types it, with the driver's own protocol choice. */
-export async function loggedIn<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url, application_name: 'attacker' })
+/**
+ * Runs `work` on a plain connection of its own: SQL as an attacker types it, with the driver's own protocol choice.
+ * @param more.pipeline queries that are not waited for follow each other without a trip between them
+ */
+export async function loggedIn<T>(url: string, work: (client: pg.Client) => Promise<T>, more: { readonly pipeline?: boolean } = {}): Promise<T> {
+  const client = new pg.Client({ connectionString: url, application_name: 'attacker', ...more })
   client.on('error', () => undefined)
   await client.connect()
   try {
