@@ -67,36 +67,32 @@ export function isMediaType(text: unknown): boolean {
   return typeof text === 'string' && mediaType.exec(text)?.[1] === text && text === text.toLowerCase()
 }
 
-function isWhole(req: IncomingMessage): boolean {
+/** True once all bytes of the body are here. */
+export function isWhole(req: IncomingMessage): boolean {
   return !req.destroyed && (req.complete || (req.readableLength > 0 && req.readableLength === Number(req.headers['content-length'])))
 }
 
 /**
- * Reads the body under a limit of size and of time.
+ * Reads the body under a limit of size and of time. Bytes at once where all of them are here.
  * @param limit bytes
  * @param timeout milliseconds for the whole body: a byte a second must not hold a connection for hours
  * @throws Refusal body_too_large, request_timeout, or malformed_request when the client goes away
  * @throws TypeError when another parser has read the body: its limits would have applied, not ours
  */
-export function readBody(req: IncomingMessage, limit: number, timeout: number): Promise<Buffer> {
+export function readBody(req: IncomingMessage, limit: number, timeout: number): Buffer | Promise<Buffer> {
+  if (req.readableDidRead || req.readableEnded) throw new TypeError('readBody: the body was read by another parser; mount the routes before it')
+  if (Number(req.headers['content-length'] ?? 0) > limit) throw new Refusal('body_too_large')
+  if (!isWhole(req)) return collect(req, limit, timeout)
+  // Most bodies came with the head, and need neither a timer nor somebody who listens.
+  const all = (req.read() ?? Buffer.alloc(0)) as Buffer
+  // To its end, which the parser may have yet to tell.
+  req.resume()
+  if (all.length > limit) throw new Refusal('body_too_large')
+  return all
+}
+
+function collect(req: IncomingMessage, limit: number, timeout: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
-    if (req.readableDidRead || req.readableEnded) {
-      reject(new TypeError('readBody: the body was read by another parser; mount the routes before it'))
-      return
-    }
-    if (Number(req.headers['content-length'] ?? 0) > limit) {
-      reject(new Refusal('body_too_large'))
-      return
-    }
-    // Most bodies came with the head, and need neither a timer nor somebody who listens.
-    if (isWhole(req)) {
-      const all = (req.read() ?? Buffer.alloc(0)) as Buffer
-      // To its end, which the parser may have yet to tell.
-      req.resume()
-      if (all.length > limit) reject(new Refusal('body_too_large'))
-      else resolve(all)
-      return
-    }
     const chunks: Buffer[] = []
     let size = 0
     const timer = setTimeout(() => stop(new Refusal('request_timeout')), timeout)

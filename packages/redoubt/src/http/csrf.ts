@@ -55,6 +55,19 @@ export function openCsrf(options: { readonly secrets: () => Promise<readonly Key
   }
   const listed = (headers: IncomingHttpHeaders): boolean => headers.origin !== undefined && origins.has(headers.origin)
 
+  const missing = async (requestId: string): Promise<void> => refuse('csrf', requestId, 'missing')
+
+  function checkAgainst(current: readonly KeyObject[], session: string, given: string, requestId: string): void {
+    const known = held.get(given)
+    if (known !== undefined && known.session === session && current.includes(known.secret)) return
+    const parts = tokenForm.exec(given)
+    if (parts === null) return refuse('csrf', requestId, 'form')
+    const nonce = Buffer.from(parts[1] ?? '', 'base64url')
+    const mac = Buffer.from(parts[2] ?? '', 'base64url')
+    for (const secret of current) if (timingSafeEqual(macOf(secret, session, nonce), mac)) return held.set(given, { session, secret })
+    refuse('csrf', requestId, 'signature')
+  }
+
   return Object.freeze<Csrf>({
     async token(session) {
       const nonce = randomBytes(16)
@@ -77,18 +90,10 @@ export function openCsrf(options: { readonly secrets: () => Promise<readonly Key
       if (headers['sec-fetch-mode'] === 'navigate' && headers['sec-fetch-dest'] === 'document') return
       refuse('fetch-metadata', requestId, 'embedded')
     },
-    async check(session, given, requestId) {
-      if (modes.csrf === 'off') return
-      if (given === undefined) return refuse('csrf', requestId, 'missing')
-      const current = await secrets()
-      const known = held.get(given)
-      if (known !== undefined && known.session === session && current.includes(known.secret)) return
-      const parts = tokenForm.exec(given)
-      if (parts === null) return refuse('csrf', requestId, 'form')
-      const nonce = Buffer.from(parts[1] ?? '', 'base64url')
-      const mac = Buffer.from(parts[2] ?? '', 'base64url')
-      for (const secret of current) if (timingSafeEqual(macOf(secret, session, nonce), mac)) return held.set(given, { session, secret })
-      refuse('csrf', requestId, 'signature')
+    check(session, given, requestId) {
+      if (modes.csrf === 'off') return Promise.resolve()
+      if (given === undefined) return missing(requestId)
+      return secrets().then((current) => checkAgainst(current, session, given, requestId))
     },
   })
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { Refusal } from '../errors.ts'
-import { announcesBody, checkContentType, checkMediaType, formType, readBody } from './body.ts'
+import { announcesBody, checkContentType, checkMediaType, formType, isWhole, readBody } from './body.ts'
 import { csrfField } from './csrf.ts'
 import { parseForm } from './form.ts'
 import { parseJson } from './json.ts'
@@ -37,20 +37,30 @@ export function readIdempotencyKey(route: Route, req: IncomingMessage): string |
   throw new Refusal('malformed_request', { fields: [{ field: 'idempotency-key', rule: key === undefined ? 'required' : 'form' }] })
 }
 
-/** The body as the route declares it: parsed JSON, bytes, or undefined at once where there is none. @throws Refusal */
-export function readInput(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> | undefined {
-  if (route.body !== undefined || route.raw !== undefined) return readDeclared(route, req, limits)
+/** The body as the route declares it: parsed JSON, bytes, or undefined; at once where it is here already. @throws Refusal */
+export function readInput(route: Route, req: IncomingMessage, limits: Limits): unknown {
+  if (route.body !== undefined || route.raw !== undefined) {
+    if (route.raw === undefined) checkContentType(req, 'application/json')
+    else checkMediaType(req, typesOf(route.raw))
+    return isWhole(req) ? readDeclared(route, req, limits) : readSoon(route, req, limits)
+  }
   if (announcesBody(req)) throw new Refusal('malformed_request', { fields: [{ field: 'body', rule: 'unexpected' }] })
   return undefined
 }
 
-async function readDeclared(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> {
-  if (route.raw === undefined) checkContentType(req, 'application/json')
-  else checkMediaType(req, typesOf(route.raw))
-  // What arrived with the head is parsed before anything that is put off: then most bodies are there.
+function readDeclared(route: Route, req: IncomingMessage, limits: Limits): unknown {
+  const bytes = readBody(req, limitOf(route, limits.limit), limits.timeout)
+  return bytes instanceof Promise ? bytes.then((late) => parseBody(route, late)) : parseBody(route, bytes)
+}
+
+/** What arrived with the head is parsed before anything that is put off: then most bodies are there. */
+async function readSoon(route: Route, req: IncomingMessage, limits: Limits): Promise<unknown> {
   await Promise.resolve()
-  const bytes = await readBody(req, limitOf(route, limits.limit), limits.timeout)
-  return route.body === undefined ? bytes : parse(route.body, parseJson(bytes), 'invalid_input')
+  return readDeclared(route, req, limits)
+}
+
+function parseBody({ body }: Route, bytes: Buffer): unknown {
+  return body === undefined ? bytes : parse(body, parseJson(bytes), 'invalid_input')
 }
 
 /**

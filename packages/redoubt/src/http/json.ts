@@ -87,10 +87,11 @@ function checkTree(value: unknown, escapes: boolean): number {
     for (const item of value as unknown[]) kept += checkTree(item, escapes)
     return kept
   }
-  for (const [key, item] of Object.entries(value)) {
+  const record = value as Readonly<Record<string, unknown>>
+  for (const key of Object.keys(record)) {
     if (forbidden.has(key)) throw malformed('forbidden_key')
     if (escapes) checkText(key)
-    kept += 1 + checkTree(item, escapes)
+    kept += 1 + checkTree(record[key], escapes)
   }
   return kept
 }

@@ -69,7 +69,8 @@ export type MountOptions = {
  */
 export function mount(routes: readonly Route[], options: MountOptions): Step {
   onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'standing', 'csrf', 'pages', 'openapi'])
-  const { authenticate, emit, csrf, checks = [], standing } = options
+  const { authenticate, emit, csrf, standing } = options
+  const checks = (options.checks ?? []).map((check) => (doesKeepHead(check) ? check : settling(check)))
   for (const [name, value] of [['authenticate', authenticate], ['emit', emit]] as const) {
     if (typeof value !== 'function') throw new TypeError(`mount: ${name} must be a function`)
   }
@@ -84,75 +85,100 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
   const stillStands = (caller: Person | ApiClient | null): Promise<void> | undefined =>
     caller === null || standing === undefined || isVerified(caller) ? undefined : standing(caller)
 
+  const refuse = (req: IncomingMessage, res: ServerResponse, visit: Visit, error: unknown): void => {
+    // No route yet: an address that leads nowhere, which a browser is told in words.
+    const asPage = pages !== undefined && (visit.kind === 'page' || (visit.route === unmatched && pages.wanted(req, originalTarget(req))))
+    if (asPage) pages.refuse(req, res, error)
+    else answerProblem(req, res, error, emit)
+  }
+
+  /** A page, whose handler is given the token for the forms it shows. */
+  const runPage = async (req: IncomingMessage, res: ServerResponse, asked: Asked): Promise<void> => {
+    const { route, visitor, caller, session, params, query } = asked
+    const form = await readForm(route, req, limits, (field) => checkToken(csrf, route, session, req, visitor, field))
+    const token = csrf === undefined || session === undefined ? '' : await csrf.token(session)
+    const made = await (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers: req.headers })
+    await stillStands(caller)
+    return answer(route, res, made, pages?.fields(route) ?? [])
+  }
+
   const run = async (req: IncomingMessage, res: ServerResponse, visit: Visit): Promise<void> => {
-    const { visitor } = visit
-    const target = splitTarget(originalTarget(req))
-    const found = table.find(req, res, target.path)
-    if ('document' in found) {
-      visit.route = found.document.path
-      return sendJson(res, 200, found.document.text)
-    }
-    const { route } = found
-    visit.route = route.path
-    visit.kind = route.kind
+    try {
+      const { visitor } = visit
+      const target = splitTarget(originalTarget(req))
+      const found = table.find(req, res, target.path)
+      if ('document' in found) {
+        visit.route = found.document.path
+        return sendJson(res, 200, found.document.text)
+      }
+      const { route } = found
+      visit.route = route.path
+      visit.kind = route.kind
 
-    const identifying = route.access === 'public' ? undefined : identify(authenticate, route, req, res, visit)
-    const known = identifying instanceof Promise ? await identifying : identifying
-    const caller = known?.caller ?? null
-    const session = known?.via === 'cookie' ? known.caller.session : undefined
-    checkSource(csrf, route, session, req, visitor)
-    if (route.raw !== undefined) closeToPages(res)
-    for (const check of checks) {
-      if (!doesKeepHead(check)) settleHead(res)
-      const checking = check(req, res, { visitor, caller, via: known?.via, route })
-      if (checking instanceof Promise) await checking
-    }
-    if (caller !== null) {
-      visit.unasked = caller
-      authorize(caller, route, visit, emit)
-    }
-    const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
-    if (asking !== undefined) await asking
+      const identifying = route.access === 'public' ? undefined : identify(authenticate, route, req, res, visit)
+      const known = identifying instanceof Promise ? await identifying : identifying
+      const caller = known?.caller ?? null
+      const session = known?.via === 'cookie' ? known.caller.session : undefined
+      checkSource(csrf, route, session, req, visitor)
+      if (route.raw !== undefined) closeToPages(res)
+      for (const check of checks) {
+        const checking = check(req, res, { visitor, caller, via: known?.via, route })
+        if (checking instanceof Promise) await checking
+      }
+      if (caller !== null) {
+        visit.unasked = caller
+        authorize(caller, route, visit, emit)
+      }
+      const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
+      if (asking !== undefined) await asking
 
-    const params = readParams(route, found.values)
-    const query = readQuery(route, target.query)
-    const { headers } = req
-    if (route.kind === 'page') {
-      const form = await readForm(route, req, limits, (field) => checkToken(csrf, route, session, req, visitor, field))
-      const token = csrf === undefined || session === undefined ? '' : await csrf.token(session)
-      const made = await (route.handle as (input: unknown) => unknown)({ caller, visitor, params, query, form, csrf: token, headers })
-      await stillStands(caller)
-      return answer(route, res, made, pages?.fields(route) ?? [])
+      const params = readParams(route, found.values)
+      const query = readQuery(route, target.query)
+      if (route.kind === 'page') return await runPage(req, res, { route, visitor, caller, session, params, query })
+      const key = readIdempotencyKey(route, req)
+      const reading = readInput(route, req, limits)
+      const body = reading instanceof Promise ? await (reading as Promise<unknown>) : reading
+      const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
+      const making = route.handle({ caller, visitor, params, query, body, repeatable, headers: req.headers })
+      const made: unknown = making instanceof Promise ? await making : making
+      const looking = stillStands(caller)
+      if (looking !== undefined) await looking
+      const sending = answer(route, res, made, [])
+      if (sending !== undefined) await sending
+    } catch (error) {
+      // Not before the parser is through with what has come: it refuses what stands behind a last request, and then that is the one answer.
+      await Promise.resolve()
+      // A refusal that says so already, what is away, and a fault of ours are told to whoever it is.
+      const news = error instanceof Refusal && (error.status < 500 || error.code === 'database_error') && error.code !== 'caller_refused'
+      const looking = news ? stillStands(visit.unasked ?? null) : undefined
+      if (looking === undefined) refuse(req, res, visit, error)
+      else looking.then(() => refuse(req, res, visit, error), (ended: unknown) => refuse(req, res, visit, ended))
     }
-    const key = readIdempotencyKey(route, req)
-    const reading = readInput(route, req, limits)
-    const body = reading === undefined ? undefined : await reading
-    const repeatable = { key, route: `${route.method} ${route.path}`, request: { params, query, body } }
-    const making = route.handle({ caller, visitor, params, query, body, repeatable, headers })
-    const made: unknown = making instanceof Promise ? await making : making
-    const looking = stillStands(caller)
-    if (looking !== undefined) await looking
-    const sending = answer(route, res, made, [])
-    if (sending !== undefined) await sending
   }
 
   return keepsHead<Step>((req, res) => {
     const visit = visitOf(req)
     if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
-    const refuse = (error: unknown): void => {
-      // No route yet: an address that leads nowhere, which a browser is told in words.
-      const asPage = pages !== undefined && (visit.kind === 'page' || (visit.route === unmatched && pages.wanted(req, originalTarget(req))))
-      if (asPage) pages.refuse(req, res, error)
-      else answerProblem(req, res, error, emit)
-    }
-    run(req, res, visit).catch((error: unknown) => {
-      // A refusal that says so already, what is away, and a fault of ours are told to whoever it is.
-      const news = error instanceof Refusal && (error.status < 500 || error.code === 'database_error') && error.code !== 'caller_refused'
-      const looking = news ? stillStands(visit.unasked ?? null) : undefined
-      if (looking === undefined) refuse(error)
-      else looking.then(() => refuse(error), refuse)
-    })
+    void run(req, res, visit)
   })
+}
+
+/** Of a page: what is known once its input but the form was read. */
+type Asked = {
+  readonly route: Route
+  readonly visitor: Visitor
+  readonly caller: Person | ApiClient | null
+  readonly session: string | undefined
+  readonly params: unknown
+  readonly query: unknown
+}
+
+/** A check that may touch the answer itself is given all fields set so far. */
+function settling(check: Check): Check {
+  return (req, res, about) => {
+    settleHead(res)
+    return check(req, res, about)
+  }
 }
 
 function documentOf(routes: readonly Route[], { openapi, authenticate }: MountOptions): Document | undefined {
