@@ -2,7 +2,7 @@ import { newId } from './bytes.ts'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
-import { changesNothing, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
+import { changesNothing, isSilent, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { keepsSettings } from './transaction/statement-text.ts'
@@ -36,6 +36,7 @@ function planOf<A extends Actions>(gate: Gate<A>, caller: Caller, deed: Deed<A>)
   if (rule.audited && days === undefined) throw new TypeError(`transaction: action ${action} names the unknown retention class ${keep}`)
   return {
     audited: rule.audited,
+    since: performance.now(),
     entry: {
       id: newId(), action, resource: resource ?? null, purpose: purpose ?? rule.purpose ?? null, outcome: 'done',
       metadata: metadata ?? {}, personal: null, keep, days: days ?? 0, subjects: subjects ?? [],
@@ -117,7 +118,7 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
     const odd = refuseStatement(gate, caller, action, statement.text)
     if (odd !== undefined) throw odd
     let outcome = await attempt(gate, caller, plan, statement)
-    if (outcome.lost === 'unsent' || (outcome.lost === 'sent' && statement.brief === 'reads')) {
+    if ((outcome.lost === 'unsent' || (outcome.lost === 'sent' && statement.brief === 'reads')) && !isSilent(gate, plan)) {
       // Another entry: the first may have been written, and a signature is good for one.
       const { brief: _, ...alone } = statement
       outcome = await attempt(gate, caller, { ...plan, entry: { ...plan.entry, id: newId() } }, alone)

@@ -77,6 +77,32 @@ export function lostAnswer(refusal: Refusal, changing: boolean): Refusal {
   return changing && refusal.code === 'database_unavailable' ? new Refusal('outcome_unknown', { retryAfter: 1 }) : refusal
 }
 
+/** Whether a call that lost its connection has waited long for that: a server that went away shows at once, one that has gone silent lets the next try wait as long again. */
+export function isSilent(gate: Gate, { since }: Plan): boolean {
+  return performance.now() - since >= gate.pool.statementTimeout / 2
+}
+
+/** What a call fails with whose connection could not be had, or was lost. */
+function isLost(error: unknown): boolean {
+  return error instanceof Refusal && (error.code === 'database_unavailable' || error.code === 'outcome_unknown')
+}
+
+/** Milliseconds that are left to a database that has gone silent, for the entry of a call that failed of just that. */
+const lastWait = 2_000
+
+/** @throws Refusal database_unavailable where it takes longer; what was begun ends by itself, and an entry may come of it */
+async function soon(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Refusal('database_unavailable', { retryAfter: 1 })), lastWait)
+  })
+  try {
+    await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 /**
  * The entry of a call that was refused or failed, in a transaction of its own and before the answer. A caller whom the
  * database does not accept cannot sign an entry; the gate then writes it in its own name.
@@ -93,7 +119,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
   const outcome = `${refused ? 'refused' : 'failed'}:${error instanceof Refusal ? error.code : 'internal'}`
   const unknown = error instanceof Refusal && error.code === 'caller_refused'
   const writer = unknown ? systemCaller('gate', caller.tenant, caller) : caller
-  try {
+  const write = async (): Promise<void> => {
     const id = newId()
     const { personal, lack } = await personalOfFailure(gate, writer, id)
     const entry: Entry = {
@@ -105,6 +131,10 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
     if (!unknown) noteVerified(caller)
+  }
+  try {
+    // Seen: a call on a database that accepts connections and answers nothing was answered after 34 seconds.
+    await (isLost(error) && isSilent(gate, plan) ? soon(write()) : write())
   } catch (cause) {
     // Seen: a session that had ended asked for a row that is not there; no policy was asked, so "not found" came first.
     if (!unknown && cause instanceof Refusal && cause.code === 'caller_refused') {

@@ -21,4 +21,9 @@ export type Gate<A extends Actions = Actions> = {
 }
 
 /** A call as the gate carries it through: its entry, and whether it leaves one. */
-export type Plan = { readonly entry: Entry; readonly audited: boolean }
+export type Plan = {
+  readonly entry: Entry
+  readonly audited: boolean
+  /** When it began, in milliseconds of performance.now(). */
+  readonly since: number
+}
