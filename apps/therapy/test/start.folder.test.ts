@@ -57,8 +57,8 @@ test('a disk that is full, or too small to begin with, is said in one sentence',
     assert.equal(running.output().trimEnd().split('\n').length, 1, running.output())
   }
   const started = 'mkdir "$0/postgres"; echo 1 > "$0/postgres/port"'
-  await on(20, ':', /^npm start: the disk of .* has 19 MB left, a first start takes 64: make room, or set REDOUBT_HOME to a folder elsewhere$/m)
-  await on(2, started, /^npm start: the disk of .* is full \(1 MB left\): make room, or set REDOUBT_HOME to a folder elsewhere\. What failed: /)
+  await on(20, ':', /^npm start: the disk of .* has 1\d MB left, a first start takes 64: make room, or set REDOUBT_HOME to a folder elsewhere$/m)
+  await on(2, started, /^npm start: the disk of .* is full \([01] MB left\): make room, or set REDOUBT_HOME to a folder elsewhere\. What failed: /)
   await on(1, `${started}; head -c 2000000 /dev/zero > "$0/fill" 2>&- || true`, /^npm start: the disk of .* is full \(0 MB left\): make room, or .*What failed: ENOSPC/)
   // What initdb tells of its steps stays with it.
   await on(20, started, /^npm start: database_unavailable: .*: no database can be made in .*data: could not (?:extend|write)[^\n]*$/m)
