@@ -8,7 +8,7 @@ import { ThrottlerGuard, ThrottlerModule } from '@nestjs/throttler'
 import cookieParser from 'cookie-parser'
 import express, { type Request, type Response } from 'express'
 import helmet from 'helmet'
-import type { Step } from 'redoubt/http/visit'
+import type { Middleware } from 'redoubt/http/request-state'
 import { z } from 'zod'
 import { throttlerStorage } from './nest-storage.ts'
 import { origin, quota, soon } from './request.ts'
@@ -44,7 +44,7 @@ export function bareNest(): Promise<RequestListener> {
 }
 
 /** NestJS with our perimeter and routes as its middleware. */
-export function nestWith(step: Step): Promise<RequestListener> {
+export function nestWith(step: Middleware): Promise<RequestListener> {
   return application({}, false, (app) => void app.use(step))
 }
 

@@ -8,7 +8,7 @@ import { openCsrf } from 'redoubt/http/csrf'
 import { edgeLimits } from 'redoubt/http/limit'
 import { mount } from 'redoubt/http/mount'
 import { route } from 'redoubt/http/route'
-import { visitorOf, type Step } from 'redoubt/http/visit'
+import { visitorOf, type Middleware } from 'redoubt/http/request-state'
 import { perimeter, sequence } from 'redoubt/http'
 import { openLimits } from 'redoubt/limits'
 import { openRedis } from 'redoubt/redis'
@@ -20,7 +20,7 @@ const emit = (): void => undefined
 const body = z.strictObject({ title: z.string().min(2).max(60), text: z.string().max(1_000), stars: z.int().min(1).max(5) })
 
 /** A route of Express' own behind the perimeter, and a route of ours, with what its people send. */
-type Ours = { readonly step: Step; readonly untouched: RequestListener; readonly headers: readonly Headers[] }
+type Ours = { readonly step: Middleware; readonly untouched: RequestListener; readonly headers: readonly Headers[] }
 
 /** The whole perimeter with one route behind it: sessions by cookie with CSRF, and bearers, limits by caller and address. */
 export async function ours(redisUrl: string | undefined, via: 'cookie' | 'bearer'): Promise<Ours> {

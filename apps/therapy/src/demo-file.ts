@@ -1,7 +1,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { StartRefused } from './hands.ts'
+import { StartRefused } from './process.ts'
 
 const schema = z.object({
   state: z.enum(['begun', 'done']),

@@ -3,7 +3,7 @@ import { realpath, statfs } from 'node:fs/promises'
 import { dirname, join, resolve, sep } from 'node:path'
 import type { Environment } from 'redoubt/config'
 import { makeFolder } from 'redoubt/folder'
-import { StartRefused } from './hands.ts'
+import { StartRefused } from './process.ts'
 import { repository } from './sources.ts'
 
 /** Where a development machine keeps everything: git-ignored. */

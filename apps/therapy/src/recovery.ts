@@ -12,7 +12,7 @@ import { transaction } from 'redoubt/transaction'
 import { z } from 'zod'
 import { tenant, type App } from './app.ts'
 import { email } from './fields.ts'
-import type { AtDoor } from './sign-in-steps.ts'
+import type { SignInRequest } from './sign-in-steps.ts'
 
 /** What an asker holds: 256 bits. Any other text is a request of nobody. */
 export const handle = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
@@ -93,7 +93,7 @@ export function askForMailAgain(app: App, visitor: Visitor, request: string): Pr
  * @returns the handle that the code will work with, if there is an account
  * @throws Refusal too_many_requests
  */
-export function askForReset(app: App, { headers, visitor }: AtDoor, address: string): Promise<string> {
+export function askForReset(app: App, { headers, visitor }: SignInRequest, address: string): Promise<string> {
   return evenly(answerAfter, async () => {
     const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(address))
     // Never given back: each may cost its owner a mail.

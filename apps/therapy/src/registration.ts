@@ -11,7 +11,7 @@ import { tenant, sql, type App } from './app.ts'
 import { birthDate, email, personName, phone, reference } from './fields.ts'
 import { verifyMinutes } from './mail-texts.ts'
 import { accepted, newPassword as password } from './recovery.ts'
-import type { AtDoor } from './sign-in-steps.ts'
+import type { SignInRequest } from './sign-in-steps.ts'
 import { profileFields } from './therapists.ts'
 
 export const patientBody = z.strictObject({
@@ -38,7 +38,7 @@ export function registrationRoutes(app: App): readonly Route[] {
  * A registration, for the API and for the pages: one place counts them.
  * @returns the handle its code works with. @throws Refusal too_many_requests; busy; invalid_input for a weak password
  */
-export async function askForAccount(app: App, { headers, visitor }: AtDoor, given: Registration): Promise<string> {
+export async function askForAccount(app: App, { headers, visitor }: SignInRequest, given: Registration): Promise<string> {
   const [account = ''] = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
   // Never given back: accounts opened count as well as tries that find the address taken.
   await app.attempts.begin({ headers, visitor }, { tried: 'register', account })

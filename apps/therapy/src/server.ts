@@ -1,6 +1,6 @@
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { exitCodes, exitCodesInWords, helpAsked, onStop, openReports, run, say, settingsFrom } from './hands.ts'
+import { exitCodes, exitCodesInWords, helpAsked, onStop, openReports, run, say, settingsFrom } from './process.ts'
 import { openService, serviceSettings } from './service.ts'
 
 const help = `therapy server: answers over HTTP until SIGTERM or SIGINT

@@ -12,7 +12,7 @@ import { canonicalEmail, checkPassword, openSession, type SignedIn } from 'redou
 import type { App } from './app.ts'
 
 /** Who is at the door, as a route and a page know it. */
-export type AtDoor = { readonly headers: IncomingHttpHeaders; readonly visitor: Visitor }
+export type SignInRequest = { readonly headers: IncomingHttpHeaders; readonly visitor: Visitor }
 
 /** What the right password leads to; cookies: the device is known from now on. */
 export type PasswordStep = { readonly cookies: readonly string[] } & ({ readonly done: SignedIn; readonly pending: undefined } | { readonly done: undefined; readonly pending: Pending })
@@ -21,7 +21,7 @@ export type PasswordStep = { readonly cookies: readonly string[] } & ({ readonly
  * The first step of a sign-in, for the API and for the pages: one place counts the tries.
  * @throws Refusal sign_in_failed, the same for an unknown address and a wrong password; busy; too_many_requests
  */
-export async function passwordStep(app: App, { headers, visitor }: AtDoor, given: { readonly email: string; readonly password: string }): Promise<PasswordStep> {
+export async function passwordStep(app: App, { headers, visitor }: SignInRequest, given: { readonly email: string; readonly password: string }): Promise<PasswordStep> {
   const indexes = await app.columns.lookup('redoubt.users', 'email_bidx', canonicalEmail(given.email))
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'sign-in', account: indexes[0] ?? '' })
   const account = await checkPassword(app.identity, visitor, { indexes, password: given.password })
@@ -33,7 +33,7 @@ export async function passwordStep(app: App, { headers, visitor }: AtDoor, given
 }
 
 /** The second step. @throws Refusal code_refused for the handle; factor_refused for the proof; too_many_requests */
-export async function factorStep(app: App, { headers, visitor }: AtDoor, given: { readonly pending: string; readonly proof: Proof }): Promise<SignedIn> {
+export async function factorStep(app: App, { headers, visitor }: SignInRequest, given: { readonly pending: string; readonly proof: Proof }): Promise<SignedIn> {
   // Whose sign-in is pending only the database knows; it slows down guessing by account. Here: by handle and by address.
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(given.pending).digest() })
   const agent = headers['user-agent']
@@ -43,7 +43,7 @@ export async function factorStep(app: App, { headers, visitor }: AtDoor, given: 
 }
 
 /** Both steps in one, by passkey. @throws Refusal factor_refused; too_many_requests */
-export async function passkeyStep(app: App, { headers, visitor }: AtDoor, response: AuthenticationResponseJSON): Promise<SignedIn> {
+export async function passkeyStep(app: App, { headers, visitor }: SignInRequest, response: AuthenticationResponseJSON): Promise<SignedIn> {
   // By credential and by address: each try costs a signature check and a transaction, and whose it is shows only afterwards.
   const attempt = await app.attempts.begin({ headers, visitor }, { tried: 'second-factor', account: createHash('sha256').update(response.id).digest() })
   const agent = headers['user-agent']

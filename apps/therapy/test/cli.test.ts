@@ -7,7 +7,7 @@ import { after, test } from 'node:test'
 import { UsageProblem } from 'redoubt/cli/io'
 import { startSmtp } from '../../../packages/redoubt/test/support/smtp.ts'
 import { workOf } from '../src/commands.ts'
-import { helpAsked } from '../src/hands.ts'
+import { helpAsked } from '../src/process.ts'
 
 type Said = { readonly code: number; readonly out: string; readonly err: string }
 

@@ -63,7 +63,7 @@ export function declared(subjects: readonly string[], keyUser: KeyUser): Witness
   return {
     keyUser,
     opened(subject) {
-      if (!subjects.includes(subject)) throw new TypeError('columns: a row of a subject was opened that the deed did not name')
+      if (!subjects.includes(subject)) throw new TypeError('columns: a row of a subject was opened that the operation did not name')
     },
   }
 }

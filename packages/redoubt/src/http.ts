@@ -15,7 +15,7 @@ import { onlyKnown } from './http/options.ts'
 import { answerProblem, problemText } from './http/problem.ts'
 import { openProxies } from './http/proxies.ts'
 import { requestId } from './http/request-id.ts'
-import type { Step } from './http/visit.ts'
+import type { Middleware } from './http/request-state.ts'
 import { newId } from './bytes.ts'
 
 export type PerimeterOptions = {
@@ -33,7 +33,7 @@ export type PerimeterOptions = {
   /** Bytes of the largest body any route takes, default 100 KiB. */
   readonly maxBody?: number
   /** `edgeLimits(…).step`: the limit by address, behind everything that refuses for free. */
-  readonly limit?: Step
+  readonly limit?: Middleware
   /** Permissions-Policy, default everything off. */
   readonly permissions?: string
   readonly emit: Emit
@@ -43,7 +43,7 @@ export type PerimeterOptions = {
  * The perimeter, in its order. Headers come before what refuses, so that a 400 or a 421 carries them too.
  * @throws TypeError for an option that is unsafe, unknown or would do nothing
  */
-export function perimeter(options: PerimeterOptions): readonly Step[] {
+export function perimeter(options: PerimeterOptions): readonly Middleware[] {
   onlyKnown('perimeter', options, ['trustedProxies', 'https', 'pageHosts', 'hsts', 'controls', 'origins', 'credentials', 'maxBody', 'limit', 'permissions', 'emit'])
   const { emit, hsts, permissions } = options
   if (typeof emit !== 'function') throw new TypeError('perimeter: emit must be a function')
@@ -64,7 +64,7 @@ export function perimeter(options: PerimeterOptions): readonly Step[] {
  * the framework's own router once instead of once per step.
  * @throws TypeError when a step is no function
  */
-export function sequence(steps: readonly Step[]): Step {
+export function sequence(steps: readonly Middleware[]): Middleware {
   if (steps.length === 0 || steps.some((step) => typeof step !== 'function')) throw new TypeError('sequence: steps must be functions')
   const collected = steps.every(doesKeepHead)
   return (req, res, next) => {
@@ -95,7 +95,7 @@ export function sequence(steps: readonly Step[]): Step {
 }
 
 /** The steps as the handler of a bare node:http server. What no step answers is 404: nothing is open by default. */
-export function listener(steps: readonly Step[], emit: Emit): (req: IncomingMessage, res: ServerResponse) => void {
+export function listener(steps: readonly Middleware[], emit: Emit): (req: IncomingMessage, res: ServerResponse) => void {
   const all = sequence(steps)
   return (req, res) => all(req, res, (error) => answerProblem(req, res, error ?? new Refusal('not_found'), emit))
 }

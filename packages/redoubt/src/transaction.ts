@@ -14,7 +14,7 @@ import { openWork } from './transaction/work.ts'
 export type { Actions, Gate, Personal } from './transaction/gate.ts'
 
 /** An action, and what it is about where that is known before it runs. */
-export type Deed<A extends Actions> =
+export type Operation<A extends Actions> =
   | (keyof A & string)
   | {
       readonly action: keyof A & string
@@ -26,8 +26,8 @@ export type Deed<A extends Actions> =
       readonly metadata?: Readonly<Record<string, string | number | boolean | readonly string[]>>
     }
 
-function planOf<A extends Actions>(gate: Gate<A>, caller: Caller, deed: Deed<A>): Plan {
-  const { action, resource, purpose, subjects, metadata } = typeof deed === 'string' ? { action: deed } as Exclude<Deed<A>, string> : deed
+function planOf<A extends Actions>(gate: Gate<A>, caller: Caller, operation: Operation<A>): Plan {
+  const { action, resource, purpose, subjects, metadata } = typeof operation === 'string' ? { action: operation } as Exclude<Operation<A>, string> : operation
   const rule = gate.actions[action]
   if (rule === undefined) throw new TypeError(`transaction: action ${action} is not in the table of actions`)
   checkCaller(caller, action)
@@ -54,12 +54,12 @@ export function keyUserOf<A extends Actions>(gate: Gate<A>, caller: Caller, acti
  * COMMIT was acknowledged as COMMIT. An error of any statement fails the whole, also when `fn` swallowed it.
  * @param gate pool, signer and table of actions, as the service wired them
  * @param caller who asks; an anonymous visitor does not compile
- * @param deed the action by its name in the table of actions, with what it is about where known
+ * @param operation the action by its name in the table of actions, with what it is about where known
  * @param fn works on `tx` and may not keep it
  * @throws Refusal as the world refused; TypeError when `tx` is used after the end
  */
-export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: Caller, deed: Deed<A>, fn: (tx: Tx) => Promise<T>): Promise<T> {
-  const plan = planOf(gate, caller, deed)
+export async function transaction<A extends Actions, T>(gate: Gate<A>, caller: Caller, operation: Operation<A>, fn: (tx: Tx) => Promise<T>): Promise<T> {
+  const plan = planOf(gate, caller, operation)
   const work = openWork(gate, caller, plan)
   try {
     const result = await fn(work.tx)
@@ -107,12 +107,12 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
 
 /**
  * One statement as `caller` in one round trip: caller, statement and audit entry in one implicit transaction.
- * Data subjects whose sealed columns will be opened are named in the deed beforehand.
+ * Data subjects whose sealed columns will be opened are named in the operation beforehand.
  * @param statement `brief` lets it share a connection; one that only reads is tried once more when that connection ends
  * @throws Refusal as transaction does
  */
-async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, statement: Statement<R>): Promise<readonly R[]> {
-  const plan = planOf(gate, caller, deed)
+async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, operation: Operation<A>, statement: Statement<R>): Promise<readonly R[]> {
+  const plan = planOf(gate, caller, operation)
   const { action } = plan.entry
   try {
     const odd = refuseStatement(gate, caller, action, statement.text)
@@ -136,12 +136,12 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: De
 /**
  * The row that a query must give, in one round trip: where there is none the call is refused inside the same
  * transaction, so that no entry says that somebody's data was read who was not seen.
- * @param deed names the data subjects whose sealed columns will be opened
+ * @param operation names the data subjects whose sealed columns will be opened
  * @param query a look-up by key (queryById): it shares a connection with other calls
  * @throws Refusal not_found where the caller sees no such row; else as transaction does
  */
-async function found<A extends Actions, R>(gate: Gate<A>, caller: Caller, deed: Deed<A>, query: Statement<R>): Promise<R> {
-  const [row] = await one(gate, caller, deed, { ...mustBeFound(query), brief: 'reads' })
+async function found<A extends Actions, R>(gate: Gate<A>, caller: Caller, operation: Operation<A>, query: Statement<R>): Promise<R> {
+  const [row] = await one(gate, caller, operation, { ...mustBeFound(query), brief: 'reads' })
   if (row === undefined) throw new Refusal('not_found')
   return row
 }

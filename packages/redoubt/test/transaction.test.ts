@@ -215,15 +215,15 @@ test('attack: a revoked session learns and does nothing in a transaction without
 
 test('a row that must be found gives itself and its entry in one trip; one that is not there is refused and names nobody', async () => {
   const query = queryById((id) => compiled('select id, role from redoubt.users where id = $1 -- by id', [id]))
-  const deed = (id: string) => ({ action: 'test.read', resource: { type: 'user', id }, subjects: [id] }) as const
+  const operation = (id: string) => ({ action: 'test.read', resource: { type: 'user', id }, subjects: [id] }) as const
   const seen = { ...anna, requestId: 'found-1' }
-  assert.deepEqual(await transaction.found(opened.gate, seen, deed(anna.actor), query(anna.actor)), { id: anna.actor, role: 'patient' })
+  assert.deepEqual(await transaction.found(opened.gate, seen, operation(anna.actor), query(anna.actor)), { id: anna.actor, role: 'patient' })
   const other = crypto.randomUUID()
   const unseen = { ...anna, requestId: 'found-2' }
-  await assert.rejects(transaction.found(opened.gate, unseen, deed(other), query(other)), refusal('not_found'))
+  await assert.rejects(transaction.found(opened.gate, unseen, operation(other), query(other)), refusal('not_found'))
   const entries = await database.admin(`select l.outcome, s.subject_id from redoubt.audit_logs l left join redoubt.audit_subjects s on s.entry_id = l.id where l.request_id like 'found-_' order by l.request_id`)
   assert.deepEqual(entries, [{ outcome: 'done', subject_id: anna.actor }, { outcome: 'refused:not_found', subject_id: null }])
-  await assert.rejects(transaction.found(opened.gate, seen, deed(other), { text: 'delete from redoubt.users', values: [] }), TypeError)
+  await assert.rejects(transaction.found(opened.gate, seen, operation(other), { text: 'delete from redoubt.users', values: [] }), TypeError)
 })
 
 test('a refused call names the subjects whose columns had been opened before it was refused', async () => {

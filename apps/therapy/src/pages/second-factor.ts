@@ -7,7 +7,7 @@ import type { PublicKeyCredentialRequestOptionsJSON } from 'redoubt/tokens/facto
 import { pendingPasskey } from 'redoubt/tokens/factors/sign-in'
 import { z } from 'zod'
 import type { App } from '../app.ts'
-import { factorStep, type AtDoor } from '../sign-in-steps.ts'
+import { factorStep, type SignInRequest } from '../sign-in-steps.ts'
 import { frame } from './frame.ts'
 import { passkeyForm, passkeyResponse } from './passkey-form.ts'
 import type { PendingSignIn, Waiting } from './pending.ts'
@@ -24,7 +24,7 @@ export function secondFactorPages(app: App, pending: PendingSignIn): readonly Ro
     secondFactorPage(app, waiting, waiting.factors.includes('webauthn') ? await pendingPasskey(app.factors, waiting.pending, waiting.allow) : undefined, wrong)
 
   /** @param proof undefined for something that cannot be one, which costs no try */
-  async function prove(asked: AtDoor, proof: Proof | undefined, form: string): Promise<PageAnswer> {
+  async function prove(asked: SignInRequest, proof: Proof | undefined, form: string): Promise<PageAnswer> {
     const waiting = pending.read(asked.headers)
     if (waiting === undefined) return again()
     if (proof === undefined) return show(await shown(waiting, form), { status: 422 })

@@ -9,7 +9,7 @@ import type { SignedIn } from 'redoubt/tokens/sessions'
 import { z } from 'zod'
 import type { App } from '../app.ts'
 import { email as emailField } from '../fields.ts'
-import { passkeyStep, passwordStep, type AtDoor } from '../sign-in-steps.ts'
+import { passkeyStep, passwordStep, type SignInRequest } from '../sign-in-steps.ts'
 import { firstPage } from './doors.ts'
 import { frame } from './frame.ts'
 import { passkeyForm, passkeyResponse } from './passkey-form.ts'
@@ -34,7 +34,7 @@ export function openedPage({ browser, identity }: App, { token, refresh, role }:
 
 /** Signing in by password or by passkey. The pages are public: that a form is ours is told by where the browser says it comes from. */
 export function signInPages(app: App, pending: PendingSignIn): readonly Route[] {
-  const signIn = async ({ headers, visitor }: AtDoor, shown: Shown = {}): Promise<Html> => {
+  const signIn = async ({ headers, visitor }: SignInRequest, shown: Shown = {}): Promise<Html> => {
     const options = app.factors.passkeys === undefined ? undefined : await passkeySignInOptions(app.factors, visitor, { agent: headers['user-agent'] })
     return signInPage(app, shown, options)
   }

@@ -8,7 +8,7 @@ import type { Kind } from './route.ts'
 
 /** How a caller came. Only the edge knows it; CSRF is asked of those whose browser sends the proof by itself. */
 export type Via = 'bearer' | 'cookie' | 'api_client'
-export type Known = {
+export type Authenticated = {
   readonly caller: Person | ApiClient
   readonly via: Via
   /** Lines of Set-Cookie that must reach the browser, whatever becomes of the request. */
@@ -17,7 +17,7 @@ export type Known = {
 
 /** Turns a request into its caller, or refuses: `unauthenticated`; `caller_refused` where a page's renewal was refused. */
 export type Authenticate = {
-  (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known>
+  (req: IncomingMessage, visitor: Visitor, kind: Kind): Authenticated | Promise<Authenticated>
   /** Left out by one that takes no cookies; `mount` refuses one that does without `csrf`. */
   readonly ways?: readonly Via[]
   /** The cookie that carries the access token, for the OpenAPI document; left out by one that takes none. */
@@ -35,7 +35,7 @@ const scheme = /^bearer +([A-Za-z0-9_.-]+)$/i
  */
 export function bearer(tokens: Tokens): Authenticate {
   if (typeof tokens?.verify !== 'function') throw new TypeError('bearer: tokens must come from openTokens')
-  const read = (req: IncomingMessage, visitor: Visitor): Known => {
+  const read = (req: IncomingMessage, visitor: Visitor): Authenticated => {
     const header = req.headers.authorization
     if (header === undefined) throw new Refusal('unauthenticated')
     const token = scheme.exec(header)?.[1]
@@ -58,11 +58,11 @@ export type Renew = (refresh: string, headers: IncomingHttpHeaders, visitor: Vis
 export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): Authenticate {
   if (typeof tokens?.verify !== 'function') throw new TypeError('cookie: tokens must come from openTokens')
   if (typeof cookies?.read !== 'function') throw new TypeError('cookie: cookies must come from sessionCookies')
-  const again = async (refresh: string, req: IncomingMessage, visitor: Visitor, ask: Renew): Promise<Known> => {
+  const again = async (refresh: string, req: IncomingMessage, visitor: Visitor, ask: Renew): Promise<Authenticated> => {
     const next = await ask(refresh, req.headers, visitor)
     return { caller: personOf(tokens, next.access, visitor), via: 'cookie', renewed: cookies.set(next, next.seconds) }
   }
-  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known> => {
+  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Authenticated | Promise<Authenticated> => {
     const { access = '', refresh = '' } = cookies.read(req.headers)
     try {
       return { caller: personOf(tokens, access, visitor), via: 'cookie' }
@@ -81,7 +81,7 @@ export function cookie(tokens: Tokens, cookies: SessionCookies, renew?: Renew): 
  */
 export function anyOf(...authenticates: readonly [Authenticate, ...Authenticate[]]): Authenticate {
   if (authenticates.length === 0 || authenticates.some(({ present }) => present === undefined)) throw new TypeError('anyOf: takes what bearer, cookie and their like make')
-  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Known | Promise<Known> => {
+  const read = (req: IncomingMessage, visitor: Visitor, kind: Kind): Authenticated | Promise<Authenticated> => {
     const which = authenticates.find(({ present }) => present?.(req))
     if (which === undefined) throw new Refusal('unauthenticated')
     return which(req, visitor, kind)

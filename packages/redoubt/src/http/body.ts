@@ -3,7 +3,7 @@ import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { whole } from './options.ts'
 import { answerProblem } from './problem.ts'
-import type { Step } from './visit.ts'
+import type { Middleware } from './request-state.ts'
 
 /** domain.md: JSON body cap. */
 export const defaultBodyLimit = 100 * 1024
@@ -17,7 +17,7 @@ const json = /^application\/json(?:;\s*charset="?utf-8"?)?$/i
  * body: a compressed body is a decompression bomb and nothing here needs one. The bytes themselves are counted
  * by readBody, under the limit of the route.
  */
-export function bodyLimit(bytes: number, emit: Emit): Step {
+export function bodyLimit(bytes: number, emit: Emit): Middleware {
   whole('maxBody', bytes, 1, 1024 * 1024 * 1024)
   return (req, res, next) => {
     const { headers } = req

@@ -5,8 +5,8 @@ import type { Controls } from './controls.ts'
 import { setField } from './head.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'
-import { visitOf } from './visit.ts'
-import type { Step } from './visit.ts'
+import { requestStateOf } from './request-state.ts'
+import type { Middleware } from './request-state.ts'
 
 const methods = 'GET, HEAD, POST, PUT, PATCH, DELETE'
 const requestHeaders = 'Authorization, Content-Type, Idempotency-Key, If-Match, Step-Up, X-CSRF-Token'
@@ -22,7 +22,7 @@ const preflightSeconds = '600'
  * @param controls the mode of `origin`; default: enforced
  * @throws TypeError for `*`, `null`, a path, a pattern, or credentials with an empty list
  */
-export function cors(origins: readonly string[], credentials: boolean, emit: Emit, controls: Controls = openControls({}, { emit })): Step {
+export function cors(origins: readonly string[], credentials: boolean, emit: Emit, controls: Controls = openControls({}, { emit })): Middleware {
   if (!Array.isArray(origins)) throw new TypeError('origins must be a list of exact origins')
   for (const origin of origins) {
     if (!isOrigin(origin)) {
@@ -37,7 +37,7 @@ export function cors(origins: readonly string[], credentials: boolean, emit: Emi
     if (origin === undefined) return next()
     if (!allowed.has(origin)) {
       // Where it only reports, the page still cannot read the answer: there are no Access-Control headers for it.
-      if (!controls.refuses('origin', visitOf(req)?.visitor.requestId ?? '', 'unlisted')) return next()
+      if (!controls.refuses('origin', requestStateOf(req)?.visitor.requestId ?? '', 'unlisted')) return next()
       return answerProblem(req, res, new Refusal('origin_refused'), emit)
     }
     setField(res, 'Access-Control-Allow-Origin', origin)

@@ -3,7 +3,7 @@ import { Refusal } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { setField } from './head.ts'
 import { answerProblem } from './problem.ts'
-import type { Step } from './visit.ts'
+import type { Middleware } from './request-state.ts'
 
 /** Field lines of one request. */
 export const mostFieldLines = 100
@@ -20,7 +20,7 @@ const once: (string | undefined)[] = Array.from({ length: 16 }, (_, length) => [
  * answered here. Also more lines than are read at all, among which a second one could hide, and any coding of the transfer
  * but chunked, and that too with HTTP/1.0.
  */
-export function fieldLines(emit: Emit): Step {
+export function fieldLines(emit: Emit): Middleware {
   const refuseAs = (req: IncomingMessage, res: ServerResponse, field: string, rule: string): void =>
     answerProblem(req, res, new Refusal('malformed_request', { fields: [{ field, rule }] }), emit)
   const refuseLast: typeof refuseAs = (req, res, field, rule) => {

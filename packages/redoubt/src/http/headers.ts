@@ -2,8 +2,8 @@ import type { ServerResponse } from 'node:http'
 import type { ControlMode } from '../controls.ts'
 import { leaveUnnamed, removeField, setField } from './head.ts'
 import { onlyKnown, whole } from './options.ts'
-import { visitOf } from './visit.ts'
-import type { Step } from './visit.ts'
+import { requestStateOf } from './request-state.ts'
+import type { Middleware } from './request-state.ts'
 
 export type Hsts = {
   /** Seconds. Begin small; preload wants a year. */
@@ -45,7 +45,7 @@ function permissionsOf(where: string, permissions: string = nothingPermitted): s
  * @param options hsts: sent over TLS only (RFC 6797 §7.2); permissions: Permissions-Policy, default everything off
  * @throws TypeError for an option that would do nothing
  */
-export function securityHeaders(options: { readonly hsts?: Hsts; readonly permissions?: string } = {}): Step {
+export function securityHeaders(options: { readonly hsts?: Hsts; readonly permissions?: string } = {}): Middleware {
   onlyKnown('securityHeaders', options, ['hsts', 'permissions'])
   const strict = options.hsts === undefined ? undefined : hstsValue(options.hsts)
   const permissions = permissionsOf('securityHeaders', options.permissions)
@@ -59,7 +59,7 @@ export function securityHeaders(options: { readonly hsts?: Hsts; readonly permis
     setField(res, 'Cross-Origin-Resource-Policy', 'same-origin')
     setField(res, 'Permissions-Policy', permissions)
     setField(res, 'Cache-Control', 'no-store')
-    if (strict !== undefined && visitOf(req)?.secure === true) setField(res, 'Strict-Transport-Security', strict)
+    if (strict !== undefined && requestStateOf(req)?.secure === true) setField(res, 'Strict-Transport-Security', strict)
     next()
   }
 }

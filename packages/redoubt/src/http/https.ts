@@ -5,8 +5,8 @@ import { setField } from './head.ts'
 import { isOwnPath } from './html.ts'
 import { answerProblem } from './problem.ts'
 import { sendEmpty } from './send.ts'
-import { visitOf } from './visit.ts'
-import type { Step } from './visit.ts'
+import { requestStateOf } from './request-state.ts'
+import type { Middleware } from './request-state.ts'
 
 /**
  * Refuses plain HTTP with 421. An API host does not redirect: the token has already crossed the wire in clear,
@@ -16,16 +16,16 @@ import type { Step } from './visit.ts'
  * @param pageHosts exact values of Host; the redirect goes to the name on this list, never to what was sent
  * @throws TypeError when the mode is unknown, or pageHosts would do nothing or are no hosts
  */
-export function https(mode: ControlMode, emit: Emit, pageHosts: readonly string[] = []): Step {
+export function https(mode: ControlMode, emit: Emit, pageHosts: readonly string[] = []): Middleware {
   if (!['off', 'report', 'enforce'].includes(mode)) throw new TypeError("https must be 'off', 'report' or 'enforce'")
   if (pageHosts.length > 0 && mode !== 'enforce') throw new TypeError("pageHosts does nothing unless https is 'enforce'")
   for (const host of pageHosts) if (!/^[a-z0-9.-]+$/.test(host)) throw new TypeError('pageHosts: each must be a host name in small letters, without port')
   if (mode === 'off') return (_req, _res, next) => next()
   const hosts = new Set(pageHosts)
   return (req, res, next) => {
-    const visit = visitOf(req)
-    if (visit?.secure === true) return next()
-    emit({ type: 'security.control_triggered', requestId: visit?.visitor.requestId ?? '', control: 'https', mode, rule: 'plain' })
+    const state = requestStateOf(req)
+    if (state?.secure === true) return next()
+    emit({ type: 'security.control_triggered', requestId: state?.visitor.requestId ?? '', control: 'https', mode, rule: 'plain' })
     if (mode === 'report') return next()
     const host = req.headers.host?.toLowerCase().replace(/:80$/, '') ?? ''
     const target = req.url ?? ''

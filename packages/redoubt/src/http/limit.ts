@@ -11,11 +11,11 @@ import { keepsHead, setField } from './head.ts'
 import type { Check } from './mount.ts'
 import { onlyKnown } from './options.ts'
 import { answerProblem } from './problem.ts'
-import { visitorOf, type Step } from './visit.ts'
+import { visitorOf, type Middleware } from './request-state.ts'
 
 export type EdgeLimits = {
   /** By address, in this process, before anything is verified: what a flood costs us. */
-  readonly step: Step
+  readonly step: Middleware
   /** By caller and address after authentication, by address alone on public routes; one trip to Redis. */
   readonly check: Check
   /** The same authentication; a request it refuses counts as one of nobody in particular. */
@@ -77,7 +77,7 @@ export function edgeLimits(options: {
   }
 
   return Object.freeze<EdgeLimits>({
-    step: keepsHead<Step>((req, res, next) => {
+    step: keepsHead<Middleware>((req, res, next) => {
       const path = req.url ?? ''
       if (mode() === 'off' || exempt.has(path)) return next()
       const visitor = visitorOf(req)

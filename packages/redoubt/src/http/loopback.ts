@@ -2,7 +2,7 @@ import { isOrigin } from './cors.ts'
 import { keepsHead, setField } from './head.ts'
 import { isOwnPath } from './html.ts'
 import { sendEmpty } from './send.ts'
-import type { Step } from './visit.ts'
+import type { Middleware } from './request-state.ts'
 
 const names = new Set(['localhost', '127.0.0.1', '[::1]'])
 
@@ -21,11 +21,11 @@ export function isLoopback(origin: string): boolean {
  * @param origin the origin that is meant; isLoopback tells whether there is any use in this
  * @throws TypeError for one where this would do nothing
  */
-export function byOneName(origin: string): Step {
+export function byOneName(origin: string): Middleware {
   if (!isLoopback(origin)) throw new TypeError('byOneName: the origin must be http and of this machine, such as http://localhost:4310')
   const { host, hostname } = new URL(origin)
   const others = new Set([...names].filter((name) => name !== hostname).map((name) => name + host.slice(hostname.length)))
-  return keepsHead<Step>((req, res, next) => {
+  return keepsHead<Middleware>((req, res, next) => {
     const { host: asked, 'sec-fetch-mode': mode, 'sec-fetch-dest': dest } = req.headers
     if (asked === undefined || !others.has(asked.toLowerCase()) || mode !== 'navigate' || dest !== 'document' || (req.method !== 'GET' && req.method !== 'HEAD')) return next()
     const target = req.url ?? ''

@@ -5,7 +5,7 @@ import type { Emit } from '../events.ts'
 import { isVerified } from '../transaction/verification.ts'
 import { authorize, identify } from './admit.ts'
 import { answer } from './answer.ts'
-import type { Authenticate, Known } from './authenticate.ts'
+import type { Authenticate, Authenticated } from './authenticate.ts'
 import { defaultBodyLimit } from './body.ts'
 import { checkSource, checkToken } from './cross-site.ts'
 import type { Csrf } from './csrf.ts'
@@ -22,14 +22,14 @@ import { routeTable } from './route-table.ts'
 import type { Document } from './route-table.ts'
 import type { Route } from './route.ts'
 import { sendJson } from './send.ts'
-import { unmatched, visitOf } from './visit.ts'
-import type { Step, Visit } from './visit.ts'
+import { unmatched, requestStateOf } from './request-state.ts'
+import type { Middleware, RequestState } from './request-state.ts'
 
 /** A further check after authentication and before the body, such as limits by caller. Throws a Refusal. */
 export type Check = (
   req: IncomingMessage,
   res: ServerResponse,
-  about: { readonly visitor: Visitor; readonly caller: Person | ApiClient | null; readonly via: Known['via'] | undefined; readonly route: Route },
+  about: { readonly visitor: Visitor; readonly caller: Person | ApiClient | null; readonly via: Authenticated['via'] | undefined; readonly route: Route },
 ) => void | Promise<void>
 
 export type MountOptions = {
@@ -67,7 +67,7 @@ export type MountOptions = {
  * gate has not verified it, one look at the database does, within the limits of the checks.
  * @throws TypeError when two routes are the same, a role is unknown, or an option would do nothing
  */
-export function mount(routes: readonly Route[], options: MountOptions): Step {
+export function mount(routes: readonly Route[], options: MountOptions): Middleware {
   onlyKnown('mount', options, ['authenticate', 'roles', 'emit', 'limit', 'bodyTimeout', 'checks', 'standing', 'csrf', 'pages', 'openapi'])
   const { authenticate, emit, csrf, standing } = options
   const checks = (options.checks ?? []).map((check) => (doesKeepHead(check) ? check : settling(check)))
@@ -85,9 +85,9 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
   const stillStands = (caller: Person | ApiClient | null): Promise<void> | undefined =>
     caller === null || standing === undefined || isVerified(caller) ? undefined : standing(caller)
 
-  const refuse = (req: IncomingMessage, res: ServerResponse, visit: Visit, error: unknown): void => {
+  const refuse = (req: IncomingMessage, res: ServerResponse, state: RequestState, error: unknown): void => {
     // No route yet: an address that leads nowhere, which a browser is told in words.
-    const asPage = pages !== undefined && (visit.kind === 'page' || (visit.route === unmatched && pages.wanted(req, originalTarget(req))))
+    const asPage = pages !== undefined && (state.kind === 'page' || (state.route === unmatched && pages.wanted(req, originalTarget(req))))
     if (asPage) pages.refuse(req, res, error)
     else answerProblem(req, res, error, emit)
   }
@@ -102,20 +102,20 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
     return answer(route, res, made, pages?.fields(route) ?? [])
   }
 
-  const run = async (req: IncomingMessage, res: ServerResponse, visit: Visit): Promise<void> => {
+  const run = async (req: IncomingMessage, res: ServerResponse, state: RequestState): Promise<void> => {
     try {
-      const { visitor } = visit
+      const { visitor } = state
       const target = splitTarget(originalTarget(req))
       const found = table.find(req, res, target.path)
       if ('document' in found) {
-        visit.route = found.document.path
+        state.route = found.document.path
         return sendJson(res, 200, found.document.text)
       }
       const { route } = found
-      visit.route = route.path
-      visit.kind = route.kind
+      state.route = route.path
+      state.kind = route.kind
 
-      const identifying = route.access === 'public' ? undefined : identify(authenticate, route, req, res, visit)
+      const identifying = route.access === 'public' ? undefined : identify(authenticate, route, req, res, state)
       const known = identifying instanceof Promise ? await identifying : identifying
       const caller = known?.caller ?? null
       const session = known?.via === 'cookie' ? known.caller.session : undefined
@@ -126,8 +126,8 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
         if (checking instanceof Promise) await checking
       }
       if (caller !== null) {
-        visit.unasked = caller
-        authorize(caller, route, visit, emit)
+        state.unasked = caller
+        authorize(caller, route, state, emit)
       }
       const asking = route.form === undefined ? checkToken(csrf, route, session, req, visitor) : undefined
       if (asking !== undefined) await asking
@@ -150,16 +150,16 @@ export function mount(routes: readonly Route[], options: MountOptions): Step {
       await Promise.resolve()
       // A refusal that says so already, what is away, and a fault of ours are told to whoever it is.
       const news = error instanceof Refusal && (error.status < 500 || error.code === 'database_error') && error.code !== 'caller_refused'
-      const looking = news ? stillStands(visit.unasked ?? null) : undefined
-      if (looking === undefined) refuse(req, res, visit, error)
-      else looking.then(() => refuse(req, res, visit, error), (ended: unknown) => refuse(req, res, visit, ended))
+      const looking = news ? stillStands(state.unasked ?? null) : undefined
+      if (looking === undefined) refuse(req, res, state, error)
+      else looking.then(() => refuse(req, res, state, error), (ended: unknown) => refuse(req, res, state, ended))
     }
   }
 
-  return keepsHead<Step>((req, res) => {
-    const visit = visitOf(req)
-    if (visit === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
-    void run(req, res, visit)
+  return keepsHead<Middleware>((req, res) => {
+    const state = requestStateOf(req)
+    if (state === undefined) return answerProblem(req, res, new TypeError('mount: the steps of perimeter() must run before the routes'), emit)
+    void run(req, res, state)
   })
 }
 

@@ -11,7 +11,7 @@ import { onlyKnown } from './options.ts'
 import { redirect } from './page.ts'
 import { answerProblem, noteProblem } from './problem.ts'
 import type { Route } from './route.ts'
-import { visitOf } from './visit.ts'
+import { requestStateOf } from './request-state.ts'
 
 /** What a page may say of a refusal: its code, its title, and the request id to quote. */
 export type Refused = { readonly code: RefusalCode; readonly status: number; readonly title: string; readonly requestId: string }
@@ -49,7 +49,7 @@ export function openPages(options: PagesOptions, routes: readonly Route[], emit:
   const usual = fieldsFor()
   const readable = new Map(routes.filter(({ kind, method }) => kind === 'page' && method === 'GET').map((route) => [route.path, route]))
   const leadOf = (req: IncomingMessage): string | undefined => {
-    const { unasked: caller, route: path = '' } = visitOf(req) ?? {}
+    const { unasked: caller, route: path = '' } = requestStateOf(req) ?? {}
     const route = req.method === 'GET' || req.method === 'HEAD' ? readable.get(path) : undefined
     if (instead === undefined || route === undefined || caller?.kind !== 'user' || route.access.includes(caller.role)) return undefined
     const to = instead(caller.role, path)

@@ -5,7 +5,7 @@ import type { RefusalCode } from '../errors.ts'
 import type { Emit } from '../events.ts'
 import { removeField, setField, writeStatus } from './head.ts'
 import { sendJson } from './send.ts'
-import { visitOf } from './visit.ts'
+import { requestStateOf } from './request-state.ts'
 
 /** How long a refused body is still read so that the client sees the answer instead of a reset, in milliseconds. */
 const lingerMilliseconds = 1_000
@@ -43,16 +43,16 @@ export function problemText(refusal: Refusal, requestId: string): string {
  */
 export function noteProblem(req: IncomingMessage, res: ServerResponse, error: unknown, emit: Emit): { readonly refusal: Refusal; readonly requestId: string } | undefined {
   const refusal = error instanceof Refusal ? error : new Refusal('internal')
-  const visit = visitOf(req)
-  const requestId = visit?.visitor.requestId ?? newId()
-  if (visit !== undefined) visit.code = refusal.code
+  const state = requestStateOf(req)
+  const requestId = state?.visitor.requestId ?? newId()
+  if (state !== undefined) state.code = refusal.code
   if (refusal.status >= 500) emit({ type: 'http.failed', requestId, error })
   if (res.headersSent) {
     res.destroy()
     return undefined
   }
   for (const name of ['Content-Encoding', 'Content-Disposition', 'ETag', 'Last-Modified', 'Set-Cookie']) removeField(res, name)
-  if (visit !== undefined && visit.renewed.length > 0) setField(res, 'Set-Cookie', visit.renewed)
+  if (state !== undefined && state.renewed.length > 0) setField(res, 'Set-Cookie', state.renewed)
   removeField(res, 'X-Powered-By')
   setField(res, 'Cache-Control', 'no-store')
   if (refusal.retryAfter !== undefined) setField(res, 'Retry-After', Math.max(1, Math.ceil(refusal.retryAfter)))

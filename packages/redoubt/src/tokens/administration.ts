@@ -76,8 +76,8 @@ export async function endAccountSessions(service: Administration, caller: Person
   return sessions
 }
 
-async function change(service: Administration, caller: Person, deed: { readonly action: keyof typeof administrationActions; readonly user: string }, text: string, to: string): Promise<void> {
-  await transaction(service.gate, caller, { action: deed.action, resource: { type: 'user', id: deed.user } }, (tx) => changed(tx, text, [deed.user, to]))
+async function change(service: Administration, caller: Person, operation: { readonly action: keyof typeof administrationActions; readonly user: string }, text: string, to: string): Promise<void> {
+  await transaction(service.gate, caller, { action: operation.action, resource: { type: 'user', id: operation.user } }, (tx) => changed(tx, text, [operation.user, to]))
 }
 
 async function changed(tx: Tx, text: string, values: readonly string[]): Promise<void> {

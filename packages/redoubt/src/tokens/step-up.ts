@@ -74,8 +74,8 @@ export async function stepUp(factors: SecondFactors, identity: Identity, caller:
     if (proven === undefined || cloned(factors, requestId, rows, proven)) return failed(factors, caller, actor, proof, 'auth.step_up_failed')
     values = proven.values
   }
-  const deed = { action: 'auth.step_up_succeeded', resource: { type: 'user', id: actor }, metadata: { for: given.action } } as const
-  const issued = await transaction(factors.gate, caller, deed, async (tx) => {
+  const operation = { action: 'auth.step_up_succeeded', resource: { type: 'user', id: actor }, metadata: { for: given.action } } as const
+  const issued = await transaction(factors.gate, caller, operation, async (tx) => {
     await tx.query({ name: 'redoubt_prove_own', text: 'select guard.prove_own($1, $2, $3, $4)', values })
     if (proof.kind === 'recovery') await factors.notify(tx, 'recovery_code_used', actor)
     const made = await factors.codes.issue(tx, { user: actor, purpose: 'step_up', context, minutes: stepUpMinutes })

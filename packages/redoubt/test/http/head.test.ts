@@ -8,21 +8,21 @@ import express from 'express'
 import { bearer } from '../../src/http/authenticate.ts'
 import { mount } from '../../src/http/mount.ts'
 import type { Check } from '../../src/http/mount.ts'
-import type { Step } from '../../src/http/visit.ts'
+import type { Middleware } from '../../src/http/request-state.ts'
 import { listener, perimeter, sequence } from '../../src/http.ts'
 import { json, sampleRoutes, tokens } from '../support/edge.ts'
 import { serving } from '../support/serving.ts'
 
 const emit = (): void => undefined
-const outer = (): readonly Step[] => perimeter({ trustedProxies: [], https: 'off', origins: ['https://own.test'], credentials: true, emit })
-const routes = (checks: readonly Check[] = []): Step => mount(sampleRoutes(), { authenticate: bearer(tokens), roles: ['patient', 'therapist'], checks, emit })
+const outer = (): readonly Middleware[] => perimeter({ trustedProxies: [], https: 'off', origins: ['https://own.test'], credentials: true, emit })
+const routes = (checks: readonly Check[] = []): Middleware => mount(sampleRoutes(), { authenticate: bearer(tokens), roles: ['patient', 'therapist'], checks, emit })
 
 async function serve(app: RequestListener): Promise<{ readonly port: number; ask(path: string, init?: RequestInit): Promise<Response> }> {
   const { url, port } = await serving(app)
   return { port, ask: (path, init) => fetch(`${url}${path}`, init) }
 }
 
-const express5 = (...steps: readonly Step[]): RequestListener => {
+const express5 = (...steps: readonly Middleware[]): RequestListener => {
   const app = express()
   for (const step of steps) app.use(step as express.RequestHandler)
   return app
@@ -57,7 +57,7 @@ test('the same fields whether they are collected or set one by one, for answers,
 })
 
 test('a step or a check of somebody else sees, changes and takes away what the perimeter has set', async () => {
-  const mine: Step = (_req, res, next) => {
+  const mine: Middleware = (_req, res, next) => {
     res.setHeader('X-Mine', res.getHeader('X-Frame-Options') === 'DENY' ? 'seen' : 'unseen')
     res.setHeader('cache-control', 'private')
     res.removeHeader('Cross-Origin-Opener-Policy')

@@ -8,7 +8,7 @@ import express from 'express'
 import type { Emit } from '../../src/events.ts'
 import { problems } from '../../src/http/problem.ts'
 import { sequence } from '../../src/http.ts'
-import type { Step } from '../../src/http/visit.ts'
+import type { Middleware } from '../../src/http/request-state.ts'
 
 const routes = Symbol('routes')
 type Next = (error?: unknown) => void
@@ -18,8 +18,8 @@ type Next = (error?: unknown) => void
  * regard to case or a slash at the end, or by catching everything. Node takes no decorators, so they are applied by hand.
  */
 class Things {
-  readonly #api: Step
-  constructor(api: Step) {
+  readonly #api: Middleware
+  constructor(api: Middleware) {
     this.#api = api
   }
   one(req: IncomingMessage, res: ServerResponse, next: Next): void {
@@ -38,7 +38,7 @@ Inject(routes)(Things, undefined, 0)
 Controller()(Things)
 
 /** A NestJS application: `steps` as its middleware, `api` behind its controller, refusals through its exception filter. */
-export async function nestApp(steps: readonly Step[], api: Step, emit: Emit): Promise<RequestListener> {
+export async function nestApp(steps: readonly Middleware[], api: Middleware, emit: Emit): Promise<RequestListener> {
   class Service {}
   Module({ controllers: [Things], providers: [{ provide: routes, useValue: api }] })(Service)
   const http = express()

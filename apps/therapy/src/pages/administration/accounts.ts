@@ -13,7 +13,7 @@ import { field } from '../field.ts'
 import { frame, token } from '../frame.ts'
 import { proofBy, type ProofBy } from '../proof.ts'
 import { timeOf } from '../sessions.ts'
-import { deedForms, deedPages, notes } from './deeds.ts'
+import { deedForms, deedPages, notes } from './operations.ts'
 
 const roles = ['patient', 'therapist', 'admin', 'auditor'] as const
 const states = ['active', 'suspended', 'pending'] as const

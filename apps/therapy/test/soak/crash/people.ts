@@ -1,6 +1,6 @@
 import type { AnchorKey } from 'redoubt/audit/anchor'
 import { demoAccounts, playDemo, type DemoAccount } from '../../../src/demo.ts'
-import { settingsFrom } from '../../../src/hands.ts'
+import { settingsFrom } from '../../../src/process.ts'
 import { openService } from '../../../src/service.ts'
 import type { Site } from './site.ts'
 

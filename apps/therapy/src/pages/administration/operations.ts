@@ -13,7 +13,7 @@ import type { Asking } from '../doors.ts'
 import { token } from '../frame.ts'
 import { orPasskey, proofField, proofInput, proven, saidOf, type ProofBy } from '../proof.ts'
 
-type Deed = {
+type Operation = {
   readonly name: string
   /** What it does, in front of its button. */
   readonly why: string
@@ -29,7 +29,7 @@ const service = (app: App) => ({ gate: app.db, emit: app.emit })
 const confirmed = ({ status }: ListedAccount): boolean => status !== 'pending'
 
 /** What can be done to an account, by the last part of its path. */
-const deeds = {
+const operations = {
   suspend: {
     name: 'Suspend', why: 'Nobody signs in with this account any more, and its devices are signed out at once.', note: 'The account is suspended, and its devices are signed out.',
     fits: ({ status }) => status === 'active', run: (app, caller, id) => suspendAccount(service(app), caller, id),
@@ -62,10 +62,10 @@ const deeds = {
     name: 'Make an administrator', why: 'Administrators do everything that stands here. Devices are signed out.', note: 'The account is an administrator’s now.',
     fits: ({ role }) => role === 'auditor', run: (app, caller, id) => changeRole(service(app), caller, id, 'admin'),
   },
-} as const satisfies Readonly<Record<string, Deed>>
+} as const satisfies Readonly<Record<string, Operation>>
 
-type Name = keyof typeof deeds
-const all = Object.entries(deeds) as readonly [Name, Deed][]
+type Name = keyof typeof operations
+const all = Object.entries(operations) as readonly [Name, Operation][]
 
 /** What is said once it is done. */
 export const notes = Object.fromEntries(all.map(([path, { note }]) => [path, note])) as Readonly<Record<Name, string>>
@@ -74,16 +74,16 @@ export const notes = Object.fromEntries(all.map(([path, { note }]) => [path, not
 export function deedForms({ caller, csrf }: Asking, row: ListedAccount, guard: ProofBy): Html | undefined {
   const fitting = row.id === caller.actor ? [] : all.filter(([, { fits }]) => fits(row))
   if (fitting.length === 0) return undefined
-  return html`<div class="deeds">${fitting.map(([path, { name, why, proof }]) => html`<details><summary>${name}<span class="unseen"> ${row.id}</span></summary><form method="post" action="${`/accounts/${row.id}/${path}`}">${token(csrf)}<p>${why}</p>${proof === true && proofInput(`proof-${row.id}`, true)}<button class="danger">${name}</button>${proof === true && orPasskey(guard, { action: resetPurpose, resource: row.id })}</form></details>`)}</div>`
+  return html`<div class="operations">${fitting.map(([path, { name, why, proof }]) => html`<details><summary>${name}<span class="unseen"> ${row.id}</span></summary><form method="post" action="${`/accounts/${row.id}/${path}`}">${token(csrf)}<p>${why}</p>${proof === true && proofInput(`proof-${row.id}`, true)}<button class="danger">${name}</button>${proof === true && orPasskey(guard, { action: resetPurpose, resource: row.id })}</form></details>`)}</div>`
 }
 
 /** @param anew the list with what went wrong */
 export function deedPages(app: App, anew: (by: Asking, wrong: string) => Promise<Html>): readonly Route[] {
-  return all.map(([path, deed]) => page({
-    method: 'POST', path: `/accounts/{id}/${path}`, summary: deed.name, access: ['admin'], params: idParams, form: z.strictObject({ proof: proofField.optional() }),
+  return all.map(([path, operation]) => page({
+    method: 'POST', path: `/accounts/{id}/${path}`, summary: operation.name, access: ['admin'], params: idParams, form: z.strictObject({ proof: proofField.optional() }),
     handle: async ({ caller, csrf, params, form }) => {
       try {
-        await deed.run(app, caller, params.id, form.proof ?? '')
+        await operation.run(app, caller, params.id, form.proof ?? '')
         return redirect(`/accounts?note=${path}`)
       } catch (error) {
         const wrong = wrongOf(error)

@@ -4,13 +4,13 @@ import type { RefusalCode } from '../errors.ts'
 import type { Kind } from './route.ts'
 
 /** One step of the perimeter. Mounts on Express 5, on NestJS and on bare node:http. */
-export type Step = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
+export type Middleware = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void
 
 /** The route of a request for which none was found, or not yet. */
 export const unmatched = 'unmatched'
 
 /** What the edge knows of a request; the last six are filled as the request goes on, for `http.answered`. */
-export type Visit = {
+export type RequestState = {
   readonly visitor: Visitor
   /** Over TLS, by the socket or by the word of a trusted proxy. */
   readonly secure: boolean
@@ -29,15 +29,15 @@ export type Visit = {
  * A property under a symbol of this module: where the package is loaded twice, the other copy finds nothing
  * and refuses, instead of reading somebody else's state.
  */
-const key = Symbol('redoubt visit')
-type Marked = IncomingMessage & { [key]?: Visit }
+const key = Symbol('redoubt request state')
+type Marked = IncomingMessage & { [key]?: RequestState }
 
-export function setVisit(req: IncomingMessage, visit: Visit): void {
-  ;(req as Marked)[key] = visit
+export function setRequestState(req: IncomingMessage, state: RequestState): void {
+  ;(req as Marked)[key] = state
 }
 
 /** What the request-id step recorded, or undefined when it has not run. */
-export function visitOf(req: IncomingMessage): Visit | undefined {
+export function requestStateOf(req: IncomingMessage): RequestState | undefined {
   return (req as Marked)[key]
 }
 
@@ -46,7 +46,7 @@ export function visitOf(req: IncomingMessage): Visit | undefined {
  * @throws TypeError when the perimeter has not run for it
  */
 export function visitorOf(req: IncomingMessage): Visitor {
-  const visit = visitOf(req)
-  if (visit === undefined) throw new TypeError('visitorOf: the steps of perimeter() must run before this')
-  return visit.visitor
+  const state = requestStateOf(req)
+  if (state === undefined) throw new TypeError('visitorOf: the steps of perimeter() must run before this')
+  return state.visitor
 }
