@@ -72,12 +72,12 @@ set local role {guard};
 -- data") makes the gate's fail, and with it everything. A look into audit_logs for an entry of this transaction cost more
 -- than the entry: its plan was made while the table was small, and read all of it later.
 -- What the caller's SQL set for the session ends here (DateStyle made the next caller's timestamps null, array_nulls their
--- nulls texts), in the same transaction and without a statement of its own. Then synchronous_commit is set again: a read
--- whose entry dies with the machine would be a read without a trace. Off only where a later commit of the same session is
--- waited for before the answer (pg/pipeline.ts).
+-- nulls texts), in the same transaction and without a statement of its own; not asked for where that SQL called nothing. Then
+-- synchronous_commit is set again: a read whose entry dies with the machine would be a read without a trace. Off only where
+-- a later commit of the same session is waited for before the answer (pg/pipeline.ts).
 create function guard.finish(
   p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb,
-  p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days int, p_subjects uuid[], p_durable boolean
+  p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days int, p_subjects uuid[], p_reset boolean, p_durable boolean
 ) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -92,8 +92,11 @@ begin
   if who.entry is null then
     raise exception using errcode = 'RD403', message = 'this caller was not signed for an entry';
   end if;
-  reset all;
-  perform pg_catalog.set_config('synchronous_commit', case when p_durable then 'on' else 'off' end, true), pg_catalog.set_config('redoubt.caller', claim, true);
+  if p_reset then
+    reset all;
+    perform pg_catalog.set_config('redoubt.caller', claim, true);
+  end if;
+  perform pg_catalog.set_config('synchronous_commit', case when p_durable then 'on' else 'off' end, true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
     values (who.entry, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
@@ -111,5 +114,5 @@ begin
   end if;
 end $$;
 
-revoke all on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[], boolean) from public;
-grant execute on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[], boolean) to {app}, {worker};
+revoke all on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[], boolean, boolean) from public;
+grant execute on function guard.finish(text, text, text, text, jsonb, bytea, bytea, text, int, uuid[], boolean, boolean) to {app}, {worker};

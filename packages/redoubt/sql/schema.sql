@@ -1955,7 +1955,7 @@ end $function$;
 alter function guard.find_unusual_key_use(p_times numeric, p_least bigint) owner to {guard};
 grant execute on function guard.find_unusual_key_use(p_times numeric, p_least bigint) to {worker};
 
-CREATE OR REPLACE FUNCTION guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_durable boolean)
+CREATE OR REPLACE FUNCTION guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_reset boolean, p_durable boolean)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1972,8 +1972,11 @@ begin
   if who.entry is null then
     raise exception using errcode = 'RD403', message = 'this caller was not signed for an entry';
   end if;
-  reset all;
-  perform pg_catalog.set_config('synchronous_commit', case when p_durable then 'on' else 'off' end, true), pg_catalog.set_config('redoubt.caller', claim, true);
+  if p_reset then
+    reset all;
+    perform pg_catalog.set_config('redoubt.caller', claim, true);
+  end if;
+  perform pg_catalog.set_config('synchronous_commit', case when p_durable then 'on' else 'off' end, true);
   insert into redoubt.audit_logs (id, xid, occurred_at, actor_type, actor_id, actor_role, tenant_id, action, resource_type,
       resource_id, purpose, outcome, request_id, metadata, personal_enc, personal_commitment, retention_class, retain_until)
     values (who.entry, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(),
@@ -1990,9 +1993,9 @@ begin
     insert into redoubt.audit_subjects (subject_id, entry_id) select s, who.entry from pg_catalog.unnest(p_subjects) s;
   end if;
 end $function$;
-alter function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_durable boolean) owner to {guard};
-grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_durable boolean) to {app};
-grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_durable boolean) to {worker};
+alter function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_reset boolean, p_durable boolean) owner to {guard};
+grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_reset boolean, p_durable boolean) to {app};
+grant execute on function guard.finish(p_resource_type text, p_resource_id text, p_purpose text, p_outcome text, p_metadata jsonb, p_personal bytea, p_commitment bytea, p_retention_class text, p_retain_days integer, p_subjects uuid[], p_reset boolean, p_durable boolean) to {worker};
 
 CREATE OR REPLACE FUNCTION guard.forget_key_usage(p_most integer)
  RETURNS integer

@@ -81,7 +81,9 @@ function stateOf(client: pg.PoolClient): WireState {
   const { connection } = client as WireClient
   connection.on('parseComplete', () => state.active?.handleParseComplete())
   // A batch that failed is known to nobody but us: the driver has let go of it.
-  connection.on('readyForQuery', () => state.active?.handleReadyForQuery())
+  connection.on('readyForQuery', () => {
+    if (state.active?.failure !== undefined) state.active.handleReadyForQuery()
+  })
   connection.on('end', () => state.active?.handleError(new Refusal('database_unavailable', { retryAfter: 1 })))
   states.set(client, state)
   return state

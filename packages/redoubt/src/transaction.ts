@@ -81,7 +81,7 @@ function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared
       const sharing = brief === undefined || connection !== undefined ? undefined : gate.pool.share(call)
       if (sharing !== undefined) return sharing
       connection ??= await gate.pool.connect()
-      const outcome = await connection.send(call.commit === undefined ? call.statements : [...call.statements, call.commit.durable])
+      const outcome = await connection.send([call.enter, ...call.statements, ...(call.commit === undefined ? [] : [call.commit.durable])])
       poisoned ??= call.poison(outcome)
       return outcome
     },
@@ -93,14 +93,19 @@ function openWay(gate: Gate, { brief }: Statement<unknown>): { send(call: Shared
 async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, statement: Statement<R>): Promise<SharedOutcome> {
   const personal = audited ? await personalOf(gate, caller, entry.id) : null
   const byRows = !audited && verifiedByRows(caller, statement.text)
-  const enter = enterStatement(gate, caller, { ...entry, audited }, !audited && !byRows && !verifiedByAnswer(statement.text))
+  const kept = keepsSettings(statement.text)
+  const enter = (verified: boolean): Pick<Shared, 'enter' | 'settled'> => {
+    const { alone, shared } = enterStatement(gate, caller, { ...entry, audited }, verified)
+    return { enter: alone, settled: kept ? shared : undefined }
+  }
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
   const way = openWay(gate, statement)
-  const outcome = await way.send(audited
-    ? { statements: [enter, statement], commit: finishStatement({ ...entry, personal }), poison }
-    : { statements: keepsSettings(statement.text) ? [enter, statement] : [enter, statement, resetStatement], poison })
+  const outcome = await way.send({
+    ...enter(!audited && !byRows && !verifiedByAnswer(statement.text)), poison,
+    ...(audited ? { statements: [statement], commit: finishStatement({ ...entry, personal }, kept) } : { statements: kept ? [statement] : [statement, resetStatement] }),
+  })
   const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
-  const verified = unasked ? await way.send({ statements: [enterStatement(gate, caller, { ...entry, audited: false }, true)], poison: (each) => poisonOf(each, []) }) : undefined
+  const verified = unasked ? await way.send({ ...enter(true), statements: [], poison: (each) => poisonOf(each, []) }) : undefined
   way.release()
   return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
 }

@@ -284,7 +284,7 @@ test('attack: an entry written by injected SQL into somebody’s disclosures und
   const bea = crypto.randomUUID()
   await assert.rejects(
     transaction(opened.gate, caller, 'test.read', (tx) =>
-      tx.query({ text: `select guard.finish('patient', $1, 'care', 'done', '{}', null, null, 'access', 700, array[$2]::uuid[], true)`, values: [bea, bea] }),
+      tx.query({ text: `select guard.finish('patient', $1, 'care', 'done', '{}', null, null, 'access', 700, array[$2]::uuid[], true, true)`, values: [bea, bea] }),
     ),
     refusal('forbidden'),
   )
@@ -294,7 +294,7 @@ test('attack: an entry written by injected SQL into somebody’s disclosures und
 test('attack: injected SQL writes no entry where the call leaves none', async () => {
   const caller = { ...anna, requestId: 'planted-unasked' }
   await assert.rejects(
-    transaction(opened.gate, caller, 'test.look', (tx) => tx.query({ text: `select guard.finish('patient', 'x', 'care', 'done', '{}', null, null, 'access', 700, '{}', true)`, values: [] })),
+    transaction(opened.gate, caller, 'test.look', (tx) => tx.query({ text: `select guard.finish('patient', 'x', 'care', 'done', '{}', null, null, 'access', 700, '{}', true, true)`, values: [] })),
     refusal('forbidden'),
   )
   assert.deepEqual(await entriesOf('planted-unasked'), [])

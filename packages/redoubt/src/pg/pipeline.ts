@@ -11,6 +11,10 @@ export type SharedOutcome = Outcome & { readonly lost?: 'sent' | 'unsent' }
 
 /** One call: statements of one implicit transaction. */
 export type Shared = {
+  /** The first of them: says who calls, and sets all that the others rely on. */
+  readonly enter: Statement
+  /** Where none of them can change a setting: what suffices on a session where `session` has set the rest, and nothing else since. */
+  readonly settled?: { readonly session: Statement; readonly enter: Statement } | undefined
   readonly statements: readonly Statement<unknown>[]
   /** The last statement of a call that writes: its commit waits for the disk, or leaves that to a later commit. */
   readonly commit?: { readonly durable: Statement; readonly deferred: Statement }
@@ -53,14 +57,21 @@ const mostDeferred = 8
 /** With fewer under way each commit waits by itself: a flush of its own would be one more call. */
 const fewUnderWay = 3
 
+const commit: Statement = { name: 'redoubt_flush_waits', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] }
 /**
  * A record in the log and a commit that waits for the disk: then every commit before it is there. A transaction
  * that wrote nothing would not wait.
  */
-const flush: readonly Statement[] = [
-  { name: 'redoubt_flush_waits', text: `select pg_catalog.set_config('synchronous_commit', 'on', true)`, values: [] },
-  { name: 'redoubt_flush', text: `select pg_catalog.pg_logical_emit_message(true, 'redoubt.flush', '')`, values: [] },
-]
+const flush = {
+  enter: { name: 'redoubt_flush', text: `select pg_catalog.pg_logical_emit_message(true, 'redoubt.flush', '')`, values: [] },
+  commit: { durable: commit, deferred: commit },
+}
+
+/** What the pipeline sends for itself: when it fails, nobody may be served behind it. */
+function ofItsOwn(enter: Statement, why: string, last?: typeof flush.commit): Ride {
+  const poison = ({ failure }: Outcome): string | undefined => (failure === undefined ? undefined : why)
+  return { shared: { enter, statements: [], poison, ...(last === undefined ? {} : { commit: last }) }, resolve: () => undefined, kind: 'reads' }
+}
 
 const lost: DatabaseRefusal = { refusal: new Refusal('database_unavailable', { retryAfter: 1 }), sqlState: '', unexpected: true }
 
@@ -85,6 +96,8 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
   /** Calls on the wire that will flush what is before them, and deferred ones sent behind the last of them. */
   let flushes = 0
   let since = 0
+  /** Whether all that calls rely on is set for the whole session. */
+  let settled = false
   let headSince = 0
   let sent = 0
   let scheduled = false
@@ -98,10 +111,10 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
 
   /** @returns false when nobody may follow before the server has answered */
   function write(ride: Ride): boolean {
-    const { statements, commit } = ride.shared
+    const { enter, settled: short, statements, commit } = ride.shared
     ride.kind = kindOf(ride.shared)
     const last = ride.kind === 'reads' ? undefined : ride.kind === 'durable' ? commit?.durable : commit?.deferred
-    const batch = new Batch(last === undefined ? statements : [...statements, last], state, settle)
+    const batch = new Batch([short?.enter ?? enter, ...statements, ...(last === undefined ? [] : [last])], state, settle)
     batch.appendTo(outgoing)
     if (ride.kind === 'durable') {
       flushes += 1
@@ -132,12 +145,20 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
     if (over || flying.at(-1)?.batch.introduces === true) return
     let open = true
     while (open) {
-      const ride = waiting.shift()
+      const [ride] = waiting
       if (ride === undefined) break
-      open = write(ride)
+      const { settled: short } = ride.shared
+      if (short !== undefined && !settled) {
+        settled = true
+        open = write(ofItsOwn(short.session, 'its settings were not taken'))
+      } else {
+        settled &&= short !== undefined
+        waiting.shift()
+        open = write(ride)
+      }
     }
     if (open && flushes === 0 && (unflushed.length > 0 || since > 0)) {
-      write({ shared: { statements: flush.slice(1), commit: { durable: flush[0] as Statement, deferred: flush[0] as Statement }, poison: ({ failure }) => (failure === undefined ? undefined : 'a flush failed') }, resolve: () => undefined, kind: 'durable' })
+      write(ofItsOwn(flush.enter, 'a flush failed', flush.commit))
     }
     if (outgoing.length > 0) connection.stream.write(outgoing.take())
   }
@@ -176,13 +197,14 @@ export function openPipeline(client: PipelineClient, state: WireState, silence: 
   function condemn(reason?: string): void {
     if (over) return
     over = true
+    const why = reason ?? (flying.length > 0 ? 'closed under its calls' : undefined)
     clearTimeout(timer)
     connection.removeListener('readyForQuery', onReady)
     connection.removeListener('end', onEnd)
     for (const { resolve } of flying.splice(0)) resolve({ answers: [], failure: lost, lost: 'sent' })
     for (const { ride } of unflushed.splice(0)) ride.resolve({ answers: [], failure: lost, lost: 'sent' })
     for (const { resolve } of waiting.splice(0)) resolve({ answers: [], failure: lost, lost: 'unsent' })
-    ended(reason)
+    ended(why)
   }
 
   // Behind the driver's own listener, which has let go of the call that was answered.

@@ -33,6 +33,11 @@ function isDirect({ client, state }: Borrowed): Promise<boolean> {
   })
 }
 
+/** The next who has it sets what they need. */
+function giveBack({ client, state, release }: Borrowed): void {
+  client.query(new Batch([{ text: 'reset all', values: [] }], state, ({ failure }) => release(failure === undefined ? undefined : 'settings could not be given back')))
+}
+
 /**
  * Puts brief calls on few connections, the first as long as it is not deep in work. A connection is opened when there is a
  * call for it, and that call does not wait: it takes one of its own.
@@ -56,7 +61,7 @@ export function openSharing(borrow: () => Promise<Borrowed>, most: number, silen
       const pipeline = openPipeline(borrowed.client, borrowed.state, silence, (reason) => {
         clearInterval(sweeping)
         pipelines.delete(pipeline)
-        if (reason === undefined) return borrowed.release()
+        if (reason === undefined) return giveBack(borrowed)
         // What is still in the bytes at hand belongs to calls that were given up; the driver would take it for an idle session's.
         borrowed.client.connection.stream.destroy()
         setImmediate(() => borrowed.release(reason))

@@ -127,7 +127,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
       metadata: { ...plan.entry.metadata, ...lack, ...(unknown && caller.actor !== null ? { claimed_actor: caller.actor } : {}) },
     }
     const connection = await gate.pool.connect()
-    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false), finishStatement(entry).durable])
+    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false).alone, finishStatement(entry, true).durable])
     connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
     if (failure !== undefined) throw failure.refusal
     if (!unknown) noteVerified(caller)

@@ -1,5 +1,6 @@
 import { newId } from '../bytes.ts'
 import type { Compilable, Statement } from '../pg.ts'
+import { mustGiveRow } from './statement-text.ts'
 
 /** Texts of query builders seen so far: a policy's sub-plans cost more to plan than to run, so each text is prepared once. */
 const names = new Map<string, string>()
@@ -38,19 +39,14 @@ export function queryById<R>(build: (id: string) => Compilable<R>): (id: string)
 /** What mustBeFound made of texts under a name. */
 const found = new Map<string, string>()
 
-// The line end keeps a comment in the text from swallowing what follows.
-function wrapped(text: string): string {
-  return `with q as materialized (${text}\n) select q.* from (select case when exists (select from q) then true else guard.absent() end as there offset 0) one left join q on one.there`
-}
-
 /**
  * The same SELECT, failing with RD404 where it gives no row.
  * @throws TypeError for any other statement
  */
 export function mustBeFound<R>({ name, text, values }: Statement<R>): Statement<R> {
   if (!/^\s*select\b/i.test(text)) throw new TypeError('transaction.found: the query must be a SELECT')
-  if (name === undefined) return { text: wrapped(text), values }
-  const known = found.get(text) ?? wrapped(text)
+  if (name === undefined) return { text: mustGiveRow(text), values }
+  const known = found.get(text) ?? mustGiveRow(text)
   if (found.size < mostNames) found.set(text, known)
   return { name: `${name}_found`, text: known, values }
 }

@@ -21,8 +21,10 @@ const ofRelation = /^\s*select\s(?:(?!from\b)[\w.*:]+|"\w+"|[\s,])*?from\s+"?([a
 const otherwise = /\b(?:union|intersect|except|group|grouping|having|left|right|full)\b/i
 /** What everybody may read, and no policy asks who they are. */
 const ofEverybody = /^(?:pg_\w*\.|information_schema\.|redoubt\.schema_migrations$)/i
-/** Nothing but one call of a function of the guard that asks for the caller itself, whatever it is given. */
-const guarded = /^select [a-z_, ]+ from guard\.(?!(?:actor|role|tenant|caller|hold_keys)\()[a-z_]+\([$0-9, ]*\)$/
+/** Nothing but one call of a function of the guard. */
+const ofGuard = /^select (?:[a-z_, ]+ from )?guard\.(?!finish\()[a-z_]+\([$0-9, ]*\)$/
+/** Those of them that refuse nobody: policies ask them, and hold_keys locks rows without a caller. */
+const unasking = /guard\.(?:actor|role|tenant|caller|hold_keys)\(/
 
 /** What the text of a statement shows before it is sent. */
 export type TextFacts = {
@@ -30,13 +32,27 @@ export type TextFacts = {
   readonly sound: boolean
   /** Each row of its answer is a row of a table, which its policy let through. */
   readonly rows: boolean
-  /** The guard alone answers it. */
+  /** The guard alone answers it, by a function that asks for the caller itself, whatever it is given. */
   readonly guarded: boolean
+  /** No setting of the session can come out of it: it calls nothing, or the guard alone. */
+  readonly keeps: boolean
+}
+
+/** How transaction.found asks: none is as good as a refusal. The line end keeps a comment in the text from swallowing what follows. */
+const lead = 'with q as materialized ('
+const tail = '\n) select q.* from (select case when exists (select from q) then true else guard.absent() end as there offset 0) one left join q on one.there'
+
+/** The query as transaction.found sends it. */
+export function mustGiveRow(text: string): string {
+  return lead + text + tail
 }
 
 function read(text: string): TextFacts {
-  const [, schema, name] = (plain.test(text) && !call.test(text) && !otherwise.test(text) && ofRelation.exec(text)) || []
-  return { sound: opening.test(text) && !setting.test(text), rows: schema !== undefined && !ofEverybody.test(`${schema}.${name ?? ''}`), guarded: guarded.test(text) }
+  const query = text.startsWith(lead) && text.endsWith(tail) ? text.slice(lead.length, -tail.length) : text
+  const [, schema, name] = (plain.test(query) && !call.test(query) && !otherwise.test(query) && ofRelation.exec(query)) || []
+  const rows = schema !== undefined && !ofEverybody.test(`${schema}.${name ?? ''}`)
+  const alone = ofGuard.test(text)
+  return { sound: opening.test(text) && !setting.test(text), rows, guarded: alone && text.includes(' from ') && !unasking.test(text), keeps: rows || alone }
 }
 
 /** Texts are the app's own and few; those of an attacker are many. */
@@ -53,11 +69,7 @@ export function factsOf(text: string): TextFacts {
   return facts
 }
 
-/**
- * Whether no setting of the session can come out of it: it calls nothing, or the guard alone. Then none is given back
- * behind it, which is one statement less of three.
- */
+/** Whether no setting of the session can come out of it. Then none is given back behind it, and none is set for each such call on a session that others use too. */
 export function keepsSettings(text: string): boolean {
-  const { rows, guarded } = factsOf(text)
-  return rows || guarded
+  return factsOf(text).keeps
 }

@@ -35,7 +35,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     if (connection === undefined) {
       connection = await gate.pool.connect()
       // Signed here, after the wait for a connection: the signature holds for seconds.
-      lead = [beginStatement, enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, false)]
+      lead = [beginStatement, enterStatement(gate, caller, { ...plan.entry, audited: plan.audited }, false).alone]
     }
     const outcome = await connection.send([...lead, ...statements])
     return { outcome, answers: outcome.answers.slice(lead.length) }
@@ -71,7 +71,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   /** Who is refused something learns first that their session has ended: "not found" would be news. */
   function askedLate(error: unknown): readonly Statement<unknown>[] {
     if (verified || !(error instanceof Refusal) || error.code === 'caller_refused') return []
-    return [enterStatement(gate, caller, { ...plan.entry, audited: false }, true), ...(settingsKept ? [] : [resetStatement])]
+    return [enterStatement(gate, caller, { ...plan.entry, audited: false }, true).alone, ...(settingsKept ? [] : [resetStatement])]
   }
 
   function query<R>(statement: Statement<R>): Promise<readonly R[]> {
@@ -112,7 +112,7 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
       if (keyIds.size > 0) last.push(holdKeysStatement([...keyIds.values()]))
       if (plan.audited) {
         const personal = await personalOf(gate, caller, plan.entry.id)
-        last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }).durable, commitStatement)
+        last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }, settingsKept).durable, commitStatement)
       } else last.push(...(verified ? [] : [verifyStatement]), commitStatement, ...(settingsKept ? [] : [resetStatement]))
       const { outcome, answers } = await send(last)
       if (outcome.failure !== undefined) {

@@ -134,7 +134,7 @@ for (const way of ways) {
     test('after PREPARE, DEALLOCATE and EXECUTE under the names that the pool uses', () =>
       everyWay([
         'deallocate all', 'deallocate redoubt_enter', 'deallocate attacks_read', `prepare attacks_read as select 'mallory' as me`, `prepare redoubt_enter as select 'mallory'`,
-        `prepare redoubt_finish as select 'mallory', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11`, 'execute redoubt_commit', 'execute redoubt_rollback', 'execute redoubt_reset',
+        `prepare redoubt_finish as select 'mallory', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12`, 'execute redoubt_commit', 'execute redoubt_rollback', 'execute redoubt_reset',
         `select query_to_xml('deallocate all', true, false, '')`, `select query_to_xml('prepare attacks_read as select 1', true, false, '')`,
       ]))
 

@@ -76,7 +76,7 @@ const attempts: Readonly<Record<string, readonly string[]>> = {
   'the record itself': [
     'delete from redoubt.audit_logs', 'update redoubt.audit_logs set outcome = outcome', 'truncate redoubt.audit_logs', 'insert into redoubt.audit_logs select * from redoubt.audit_logs', 'select * from attacks.notes for update',
     'lock table redoubt.audit_logs in access exclusive mode', 'select * from redoubt.audit_head for update', 'delete from redoubt.audit_subjects', `select guard.seal_audit(1)`, `select guard.expire_audit(now(), 100)`,
-    `select n.*, guard.finish('note', 'x', 'none', 'done', '{}', null, null, 'access', 0, '{}', true) from attacks.notes n`, 'select pg_terminate_backend(pg_backend_pid())', `select pg_advisory_xact_lock(1) from attacks.notes`,
+    `select n.*, guard.finish('note', 'x', 'none', 'done', '{}', null, null, 'access', 0, '{}', true, true) from attacks.notes n`, 'select pg_terminate_backend(pg_backend_pid())', `select pg_advisory_xact_lock(1) from attacks.notes`,
   ],
 }
 

@@ -205,11 +205,60 @@ test('attack: kill -9 of the server under a stream of readings: every answered o
   }
 })
 
+/** What a view says that every session may read: a look-up in it calls nothing, so its session need not be set for it alone. */
+async function settingsView(): Promise<Statement<{ readonly path: string; readonly zone: string; readonly style: string; readonly pid: number }>> {
+  await database.admin(`create or replace view attacks.settings as select pg_catalog.current_setting('search_path') as path,
+    pg_catalog.current_setting('timezone') as zone, pg_catalog.current_setting('datestyle') as style, pg_catalog.pg_backend_pid() as pid`)
+  await database.admin(`grant select on attacks.settings to "${database.service}_app"`)
+  return { text: 'select path, zone, style, pid from attacks.settings', values: [], brief: 'reads' }
+}
+const ours = { path: 'pg_catalog, pg_temp', zone: 'UTC' }
+
+test('attack: a brief call whose function twists the settings of the session that all share: the next find them as they must be', async () => {
+  const look = await settingsView()
+  await database.admin(`create or replace function attacks.twist() returns text language plpgsql as $$ begin
+    perform set_config(name, value, false) from (values ('search_path', 'attacks'), ('timezone', 'Asia/Kolkata'), ('datestyle', 'German')) s (name, value);
+    return 'twisted'; end $$`)
+  await database.admin(`grant execute on function attacks.twist() to "${database.service}_app"`)
+  const opened = await openGate(database, anna)
+  const pid = await shares(opened, anna)
+  const seen = () => transaction.one(opened.gate, as(berta), 'test.look', look)
+  for (const action of ['test.look', 'test.read'] as const) {
+    const twist = () => transaction.one(opened.gate, as(anna), action, { text: 'select attacks.twist() as said, pg_catalog.pg_backend_pid() as pid', values: [], brief: 'reads' })
+    assert.deepEqual(await seen(), [{ ...ours, style: 'ISO, MDY', pid }])
+    assert.deepEqual(await twist(), [{ said: 'twisted', pid }])
+    assert.deepEqual(await seen(), [{ ...ours, style: 'ISO, MDY', pid }])
+    // The same with all of them on the wire at once.
+    const [first, , second, , third] = await Promise.all([seen(), twist(), seen(), twist(), seen()])
+    for (const rows of [first, second, third]) assert.deepEqual(rows, [{ ...ours, style: 'ISO, MDY', pid }])
+  }
+  await opened.close()
+})
+
+test('a session that nobody shares any more goes back to the pool with the settings it came with', async (t) => {
+  const look = await settingsView()
+  const opened = await openGate(database, anna)
+  const pool = opened.gate.pool
+  const before = await pool.query(look)
+  assert.notEqual(before[0]?.path, ours.path)
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  // The pipeline that openGate() left has its clock already: end that one by an error, and share another.
+  const pid = await shares(opened, anna)
+  await assert.rejects(transaction.one(opened.gate, as(anna), 'test.read', { text: 'select body::int from attacks.notes', values: [], brief: 'reads' }), { code: 'database_error' })
+  const shared = await shares(opened, anna)
+  assert.notEqual(shared, pid)
+  assert.deepEqual((await transaction.one(opened.gate, as(berta), 'test.look', look)).map((row) => ({ path: row.path, pid: row.pid })), [{ path: ours.path, pid: shared }])
+  t.mock.timers.tick(20_000)
+  while (pool.gauge().idle < pool.gauge().open) await turn()
+  for (const path of new Set((await Promise.all(Array.from({ length: 4 }, () => pool.query(look)))).map(([row]) => row?.path))) assert.equal(path, before[0]?.path)
+  await opened.close()
+})
+
 test('behind a pooler, where two calls may be two sessions, nothing is shared', { skip: poolerAbsent }, async () => {
   const pooler = await startPooler({ urls: [database.url('app')] })
   assert.ok(pooler !== null)
   const pool = openPool({ url: pooler.url(database.url('app')), max: 4, emit: () => undefined })
-  const call = { statements: [{ text: 'select 1', values: [] }], poison: () => undefined }
+  const call = { enter: { text: 'select 1', values: [] }, statements: [], poison: () => undefined }
   assert.equal(pool.share(call), undefined)
   // The look whether it is a session of one's own is over when the connection is idle again.
   while (pool.gauge().open === 0 || pool.gauge().idle < pool.gauge().open) await turn()

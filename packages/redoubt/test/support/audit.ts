@@ -76,11 +76,11 @@ export async function auditWorld(database: TestDatabase, settings: { readonly wr
       return {
         id,
         statements: [
-          enterStatement({ signer, pool: app }, caller, { id, action: 'record.read', audited: true }, false),
+          enterStatement({ signer, pool: app }, caller, { id, action: 'record.read', audited: true }, false).alone,
           finishStatement({
             id, action: 'record.read', resource: { type: 'record', id: newId() }, purpose: 'care', outcome: 'done', metadata,
             personal: { sealed: Buffer.from(clear), commitment }, keep: 'access', days, subjects,
-          }).durable,
+          }, true).durable,
         ],
       }
     },

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { factsOf, keepsSettings } from '../../src/transaction/statement-text.ts'
+import { factsOf, keepsSettings, mustGiveRow } from '../../src/transaction/statement-text.ts'
 
 test('what a sound app sends is sound, whatever it reads', () => {
   for (const text of [
@@ -37,9 +37,12 @@ test('one call of a function of the guard is its own, but for those that ask nob
 })
 
 test('attack: settings are given back behind every statement that calls a function of its own', () => {
-  for (const text of ['select id, body from app.notes where id = $1', 'select id, role from guard.sign_in_lookup($1, $2)']) assert.ok(keepsSettings(text), text)
+  const calm = ['select id, body from app.notes where id = $1', 'select id, role from guard.sign_in_lookup($1, $2)', 'select guard.actor()', mustGiveRow('select id from app.notes where id = $1')]
+  for (const text of calm) assert.ok(keepsSettings(text), text)
   for (const text of [
     `select id from app.notes where set_config('datestyle', 'x', false) is null`, 'select count(*) from app.notes', 'select app.sneaky()', 'select n.* from app.sneaky() n',
     'insert into app.notes (id) values ($1)', 'update app.notes set body = $1', 'select id from app.notes where app.sneaky(id)', `select 'x'::app.sneaky from app.notes`,
+    // guard.finish() gives settings back, those of a shared session too.
+    'select guard.finish($1)', 'select x from guard.finish($1)', mustGiveRow('select app.sneaky()'), `${mustGiveRow('select id from app.notes')} where app.sneaky()`, mustGiveRow('select id from app.notes) select app.sneaky() from (select 1'),
   ]) assert.ok(!keepsSettings(text), text)
 })
