@@ -100,14 +100,17 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
   }
   const poison = (outcome: Outcome): string | undefined => poisonOf(outcome, outcome.answers.slice(1, 2))
   const way = openWay(gate, statement)
-  const outcome = await way.send({
-    ...enter(!audited && !byRows && !verifiedByAnswer(statement.text)), poison,
-    ...(audited ? { statements: [statement], commit: finishStatement({ ...entry, personal }, kept) } : { statements: kept ? [statement] : [statement, resetStatement] }),
-  })
-  const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
-  const verified = unasked ? await way.send({ ...enter(true), statements: [], poison: (each) => poisonOf(each, []) }) : undefined
-  way.release()
-  return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
+  try {
+    const outcome = await way.send({
+      ...enter(!audited && !byRows && !verifiedByAnswer(statement.text)), poison,
+      ...(audited ? { statements: [statement], commit: finishStatement({ ...entry, personal }, kept) } : { statements: kept ? [statement] : [statement, resetStatement] }),
+    })
+    const unasked = byRows && outcome.failure === undefined && poison(outcome) === undefined && outcome.answers[1]?.rows.length === 0
+    const verified = unasked ? await way.send({ ...enter(true), statements: [], poison: (each) => poisonOf(each, []) }) : undefined
+    return verified === undefined ? outcome : { ...verified, answers: outcome.answers }
+  } finally {
+    way.release()
+  }
 }
 
 /**
@@ -129,7 +132,8 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, operatio
       outcome = await attempt(gate, caller, { ...plan, entry: { ...plan.entry, id: newId() } }, alone)
     }
     const refusal = refusalFor(gate, caller, action, outcome, poisonOf(outcome, outcome.answers.slice(1, 2)))
-    if (refusal !== undefined) throw lostAnswer(refusal, plan.audited || !changesNothing(statement))
+    // Nothing is open about a call that never went out.
+    if (refusal !== undefined) throw lostAnswer(refusal, outcome.lost !== 'unsent' && (plan.audited || !changesNothing(statement)))
     noteVerified(caller)
     return (outcome.answers[1]?.rows ?? []) as unknown as readonly R[]
   } catch (error) {

@@ -95,6 +95,28 @@ test('a statement left unawaited is still part of the transaction', async () => 
   )
 })
 
+test('a statement issued by the answer of the last one, while another part has failed, is still part of the transaction', async () => {
+  const caller = { ...anna, requestId: 'late-1' }
+  const who = { text: 'select guard.actor() as actor, pg_catalog.pg_current_xact_id()::text as xid', values: [] }
+  let late: Promise<readonly [Record<string, unknown> | undefined, Record<string, unknown> | undefined]> | undefined
+  const call = transaction(opened.gate, caller, 'test.write', async (tx) => {
+    const both = async () => {
+      const [first] = await tx.query<Record<string, unknown>>(who)
+      // Asked for in the moment in which the rollback, too, learns that nothing is under way any more.
+      const [second] = await tx.query<Record<string, unknown>>(who)
+      return [first, second] as const
+    }
+    late = both()
+    late.catch(() => undefined)
+    await Promise.resolve()
+    throw new Refusal('conflict')
+  })
+  await assert.rejects(call, refusal('conflict'))
+  const [first, second] = (await late) ?? []
+  assert.equal(first?.['actor'], anna.actor)
+  assert.deepEqual(second, first)
+})
+
 test('tx cannot be used after its transaction ended', async () => {
   let kept: { query(statement: { text: string; values: unknown[] }): Promise<unknown> } | undefined
   await transaction(opened.gate, anna, 'test.look', async (tx) => {

@@ -1,3 +1,4 @@
+import { Refusal } from '../errors.ts'
 import { Batch, type WireState } from './batch.ts'
 import { openPipeline, type Pipeline, type PipelineClient, type Shared, type SharedOutcome } from './pipeline.ts'
 
@@ -24,18 +25,16 @@ const slow = 10
 /** Milliseconds without a call after which a connection goes back to the pool. */
 const idle = 10_000
 
-/** Whether this session is a process of the server's own: behind a pooler each transaction may be another session. */
-function isDirect({ client, state }: Borrowed): Promise<boolean> {
+/** One statement on a connection nobody else has; undefined where it failed, or was not answered in time. */
+function ask({ client, state }: Borrowed, text: string, silence: number): Promise<readonly Record<string, unknown>[] | undefined> {
   return new Promise((resolve) => {
-    client.query(new Batch([{ text: 'select pg_catalog.pg_backend_pid() as pid', values: [] }], state, ({ answers, failure }) => {
-      resolve(failure === undefined && answers[0]?.rows[0]?.['pid'] === client.processID)
-    }))
+    const batch = new Batch([{ text, values: [] }], state, ({ answers, failure }) => {
+      clearTimeout(silent)
+      resolve(failure === undefined ? answers[0]?.rows : undefined)
+    })
+    const silent = setTimeout(() => batch.handleError(new Refusal('database_unavailable', { retryAfter: 1 })), silence)
+    client.query(batch)
   })
-}
-
-/** The next who has it sets what they need. */
-function giveBack({ client, state, release }: Borrowed): void {
-  client.query(new Batch([{ text: 'reset all', values: [] }], state, ({ failure }) => release(failure === undefined ? undefined : 'settings could not be given back')))
 }
 
 /**
@@ -54,14 +53,18 @@ export function openSharing(borrow: () => Promise<Borrowed>, most: number, silen
     opening = true
     try {
       const borrowed = await borrow()
-      if (!(await isDirect(borrowed))) {
+      // A process of the server's own says the number it began with: behind a pooler each transaction may be another session.
+      const said = await ask(borrowed, 'select pg_catalog.pg_backend_pid() as pid', silence)
+      if (said === undefined) return borrowed.release('whose session it is could not be asked')
+      if (said[0]?.['pid'] !== borrowed.client.processID) {
         possible = false
         return borrowed.release()
       }
       const pipeline = openPipeline(borrowed.client, borrowed.state, silence, (reason) => {
         clearInterval(sweeping)
         pipelines.delete(pipeline)
-        if (reason === undefined) return giveBack(borrowed)
+        // The next who has it sets what they need.
+        if (reason === undefined) return void ask(borrowed, 'reset all', silence).then((said) => borrowed.release(said === undefined ? 'settings could not be given back' : undefined))
         // What is still in the bytes at hand belongs to calls that were given up; the driver would take it for an idle session's.
         borrowed.client.connection.stream.destroy()
         setImmediate(() => borrowed.release(reason))

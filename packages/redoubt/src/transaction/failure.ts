@@ -127,9 +127,14 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
       metadata: { ...plan.entry.metadata, ...lack, ...(unknown && caller.actor !== null ? { claimed_actor: caller.actor } : {}) },
     }
     const connection = await gate.pool.connect()
-    const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false).alone, finishStatement(entry, true).durable])
-    connection.release(failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined)
-    if (failure !== undefined) throw failure.refusal
+    let poison: string | undefined
+    try {
+      const { failure } = await connection.send([enterStatement(gate, writer, { ...entry, audited: true }, false).alone, finishStatement(entry, true).durable])
+      poison = failure?.unexpected === true ? `SQLSTATE ${failure.sqlState}` : undefined
+      if (failure !== undefined) throw failure.refusal
+    } finally {
+      connection.release(poison)
+    }
     if (!unknown) noteVerified(caller)
   }
   try {

@@ -68,6 +68,12 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
     }
   }
 
+  /** Nothing more is taken, once all that was is answered: what was asked for behind an answer of the last moment too. */
+  async function end(): Promise<void> {
+    for (let last: Promise<void> | undefined; last !== sending;) await (last = sending)
+    ended = true
+  }
+
   /** Who is refused something learns first that their session has ended: "not found" would be news. */
   function askedLate(error: unknown): readonly Statement<unknown>[] {
     if (verified || !(error instanceof Refusal) || error.code === 'caller_refused') return []
@@ -103,9 +109,8 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
   return {
     tx,
     async commit() {
-      await sending
+      await end()
       if (failure !== undefined) throw failure as Error
-      ended = true
       const touched = connection !== undefined
       if (!touched && !plan.audited) return
       const last: Statement<unknown>[] = []
@@ -115,22 +120,22 @@ export function openWork(gate: Gate, caller: Caller, plan: Plan): { readonly tx:
         last.push(finishStatement({ ...plan.entry, resource, personal, subjects: [...subjects] }, settingsKept).durable, commitStatement)
       } else last.push(...(verified ? [] : [verifyStatement]), commitStatement, ...(settingsKept ? [] : [resetStatement]))
       const { outcome, answers } = await send(last)
+      const committed = answers[last.indexOf(commitStatement)]?.command === 'COMMIT'
       if (outcome.failure !== undefined) {
-        poison ??= outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
-        throw lostAnswer(outcome.failure.refusal, changing)
-      }
-      // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
-      if (answers[last.indexOf(commitStatement)]?.command !== 'COMMIT') {
+        poison ??= committed || outcome.failure.unexpected ? `SQLSTATE ${outcome.failure.sqlState}` : undefined
+        // What fails behind it, the giving back of settings, takes nothing back.
+        if (!committed) throw lostAnswer(outcome.failure.refusal, changing)
+      } else if (!committed) {
+        // COMMIT of a failed transaction answers ROLLBACK and throws nothing.
         poison ??= 'COMMIT did not commit'
         throw new Refusal('database_error')
       }
-      connection?.release()
+      connection?.release(poison)
       connection = undefined
       noteVerified(caller)
     },
     async rollback(error) {
-      await sending
-      ended = true
+      await end()
       if (connection !== undefined) {
         if (poison === undefined) {
           const { answers, failure: broken } = await connection.send([rollbackStatement, ...askedLate(failure ?? error)])

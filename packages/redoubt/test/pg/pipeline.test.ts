@@ -93,6 +93,32 @@ test('a reading that finds nothing is verified once more, on a session that serv
   await opened.close()
 })
 
+test('attack: a revoked session that makes a catalogue, or a call without parentheses, look like rows of a table is refused', async () => {
+  const opened = await openGate(database, anna)
+  const gone = await makeAccount(database, 'gone')
+  await database.admin('update redoubt.sessions set revoked_at = now() where id = $1', [gone.session])
+  for (const text of [
+    'select c.relname, c.oid is distinct from c.relnamespace from pg_catalog.pg_class c', 'select n.count from attacks.notes n', 'select from\u00a0app.relname from pg_catalog.pg_class from\u00a0app',
+    'select current_user union all select evtname from pg_event_trigger intersect select tenant from guard.code_account($1)',
+  ]) {
+    const values = text.includes('$1') ? [randomUUID()] : []
+    await assert.rejects(transaction.one(opened.gate, as(gone), 'test.look', { text, values, brief: 'reads' }), { code: 'caller_refused' }, text)
+    await assert.rejects(transaction(opened.gate, as(gone), 'test.look', (tx) => tx.query({ text, values })), { code: 'caller_refused' }, text)
+  }
+  await opened.close()
+})
+
+test('attack: a query that must be found and writes is not sent, and leaves its entry', async () => {
+  const opened = await openGate(database, anna)
+  const caller = as(anna)
+  const before = await database.admin('select id from attacks.notes')
+  const query = { text: `select owner, body from attacks.notes where body = $1) insert into attacks.notes as " in"(owner, body`, values: ['x'] }
+  await assert.rejects(transaction.found(opened.gate, caller, 'test.read', query), { code: 'statement_refused' })
+  assert.deepEqual(await database.admin('select id from attacks.notes'), before)
+  assert.deepEqual([...(await entries(database, [caller.requestId])).values()], ['failed:statement_refused'])
+  await opened.close()
+})
+
 test('a statement that is new to the session is prepared once, however many bring it at the same time', async () => {
   const opened = await openGate(database, anna)
   const name = `pipeline_${process.pid}`
@@ -231,6 +257,24 @@ test('attack: a brief call whose function twists the settings of the session tha
     // The same with all of them on the wire at once.
     const [first, , second, , third] = await Promise.all([seen(), twist(), seen(), twist(), seen()])
     for (const rows of [first, second, third]) assert.deepEqual(rows, [{ ...ours, style: 'ISO, MDY', pid }])
+  }
+  await opened.close()
+})
+
+test('attack: a cast whose domain twists the settings of the session that all share: the next find them as they must be', async () => {
+  const look = await settingsView()
+  await database.admin(`create or replace function attacks.twisted() returns boolean language plpgsql as $$ begin
+    perform set_config(name, value, false) from (values ('timezone', 'Asia/Kolkata'), ('datestyle', 'German')) s (name, value);
+    return true; end $$`)
+  await database.admin(`create domain attacks.sneaky as text check (attacks.twisted())`)
+  await database.admin(`grant execute on function attacks.twisted() to "${database.service}_app"`)
+  const opened = await openGate(database, anna)
+  const pid = await shares(opened, anna)
+  const seen = () => transaction.one(opened.gate, as(berta), 'test.look', look)
+  for (const text of ['select body::attacks.sneaky from attacks.notes', 'select body from attacks.notes where body <> $$x$$::attacks.sneaky']) {
+    await seen()
+    assert.equal((await transaction.one(opened.gate, as(anna), 'test.look', { text, values: [], brief: 'reads' })).length, 1)
+    assert.deepEqual(await seen(), [{ ...ours, style: 'ISO, MDY', pid }])
   }
   await opened.close()
 })

@@ -17,8 +17,8 @@ test('commands, and queries that can change a setting, are not', () => {
 
 test('columns alone, of a relation by its full name, are its rows', () => {
   for (const text of [
-    'select id from app.notes', 'SELECT "id", "n"."body" FROM "app"."notes" AS "n" WHERE ("id" = $1 or "at" > $2) and not ("n"."id" in ($3, $4)) order by "id" desc limit $5', 'select n.* from app.notes n where id = any($1) order by id limit $2',
-    'select distinct id::text as id\n from app.notes for update', 'select from app.notes', 'select a.id, b.id from app.notes a join app.other b on b.id = a.id and (b.x = a.x)',
+    'select id from app.notes', 'SELECT "id", "body" FROM "app"."notes" AS "n" WHERE ("id" = $1 or "at" > $2) and not ("id" in ($3, $4)) order by "id" desc limit $5', 'select * from app.notes n where id = any($1) order by id limit $2',
+    'select distinct id::text as id\n from app.notes for update', 'select from app.notes', 'select id from app.notes for no key update',
   ]) assert.ok(factsOf(text).rows, text)
 })
 
@@ -29,6 +29,30 @@ test('what can give a row of its own is not taken for them', () => {
     'select id from app.notes union all select 1', 'select v.x from (values (1)) v left join app.notes n on true', 'select x from app.notes n right join (values (1)) v (x) on true', 'select version from redoubt.schema_migrations', 'select relname from pg_catalog.pg_class',
     'select n from app.numbers(1) n', 'select n from app.numbers (1) n', 'select actor from guard.actor/**/()', 'select id from app.notes limit (select count(*) from pg_class)', 'select n.id, x.v from app.notes n cross join lateral (select version() as v) x', 'select id, body from notes',
   ]) assert.ok(!factsOf(text).rows, text)
+})
+
+test('attack: a call without parentheses, or a second query, in what looks like columns of a table', () => {
+  for (const text of [
+    // A cast to a domain runs its CHECK, one to a type of the app its input function.
+    'select body::app.sneaky from app.notes', 'select body::sneaky from app.notes', 'select id from app.notes where body = $$x$$::app.sneaky', 'select id from app.notes where body = $x$y$x$', 'select body::text.sneaky from app.notes', 'select body::textual from app.notes',
+    // Attribute notation: a function of one argument, called with the row.
+    'select n.count from app.notes n', 'select "n"."json_agg" from app.notes n', 'select id from app.notes n where n.sneaky', 'select a.id, b.id from app.notes a join app.other b on b.id = a.id',
+    // Another FROM than the first, and spaces that are letters to the server.
+    'select c.relname, c.oid is distinct from c.relnamespace from pg_catalog.pg_class c', 'select relname is distinct from app.notes from pg_catalog.pg_class', 'select from\u00a0app.relname from pg_catalog.pg_class from\u00a0app', 'select id from app.notes where x = (select y from z)',
+    'select id from app.notes) insert into app.notes as " in"(body', 'select id from app.notes returning id', 'with q as (select id from app.notes) select id from q',
+  ]) {
+    for (const each of [text, mustGiveRow(text)]) assert.deepEqual({ rows: factsOf(each).rows, keeps: keepsSettings(each) }, { rows: false, keeps: false }, each)
+  }
+  for (const text of ['select current_user union all select evtname from guard.code_account($1)', 'select a except select tenant from guard.code_account($1)', 'select a b from guard.x()']) {
+    assert.deepEqual({ guarded: factsOf(text).guarded, keeps: keepsSettings(text) }, { guarded: false, keeps: false }, text)
+  }
+})
+
+test('attack: a query that must be found and writes is none that a sound app sends', () => {
+  for (const text of ['select id from app.notes where body = $1) insert into app.notes as " in"(owner, body', 'select id from app.notes) update app.notes set body = (select $1', 'select id from app.notes) delete from app.notes where (true']) {
+    assert.ok(!factsOf(mustGiveRow(text)).sound, text)
+  }
+  for (const text of ['select id from app.notes for update', 'select id from app.notes for no key update of notes']) assert.ok(factsOf(mustGiveRow(text)).sound, text)
 })
 
 test('one call of a function of the guard is its own, but for those that ask nobody', () => {
