@@ -2,7 +2,7 @@ import { newId } from './bytes.ts'
 import type { Caller, KeyUser } from './context.ts'
 import { Refusal } from './errors.ts'
 import type { Connection, Outcome, Shared, SharedOutcome, Statement, Tx } from './pg.ts'
-import { changesNothing, isSilent, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
+import { changesNothing, hasWaitedLong, lostAnswer, personalOf, poisonOf, recordFailure, refusalFor, refuseStatement } from './transaction/failure.ts'
 import type { Actions, Gate, Plan } from './transaction/gate.ts'
 import { mustBeFound } from './transaction/prepared.ts'
 import { keepsSettings } from './transaction/statement-text.ts'
@@ -20,7 +20,7 @@ export type Operation<A extends Actions> =
       readonly action: keyof A & string
       readonly resource?: { readonly type: string; readonly id: string }
       readonly purpose?: string
-      /** For transaction.one: the data subjects whose sealed columns the caller of it will open. */
+      /** The data subjects whose sealed columns will be opened: all of them for transaction.one, which cannot notice them. */
       readonly subjects?: readonly string[]
       /** Plain facts for the entry: names of fields, counts. Never personal data. */
       readonly metadata?: Readonly<Record<string, string | number | boolean | readonly string[]>>
@@ -116,7 +116,7 @@ async function attempt<R>(gate: Gate, caller: Caller, { audited, entry }: Plan, 
 /**
  * One statement as `caller` in one round trip: caller, statement and audit entry in one implicit transaction.
  * Data subjects whose sealed columns will be opened are named in the operation beforehand.
- * @param statement `brief` lets it share a connection; one that only reads is tried once more when that connection ends
+ * @param statement `brief` lets it share a connection; one that only reads, or did not go out, is tried once more when that connection ends
  * @throws Refusal as transaction does
  */
 async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, operation: Operation<A>, statement: Statement<R>): Promise<readonly R[]> {
@@ -126,7 +126,7 @@ async function one<A extends Actions, R>(gate: Gate<A>, caller: Caller, operatio
     const odd = refuseStatement(gate, caller, action, statement.text)
     if (odd !== undefined) throw odd
     let outcome = await attempt(gate, caller, plan, statement)
-    if ((outcome.lost === 'unsent' || (outcome.lost === 'sent' && statement.brief === 'reads')) && !isSilent(gate, plan)) {
+    if ((outcome.lost === 'unsent' || (outcome.lost === 'sent' && statement.brief === 'reads')) && !hasWaitedLong(gate, plan)) {
       // Another entry: the first may have been written, and a signature is good for one.
       const { brief: _, ...alone } = statement
       outcome = await attempt(gate, caller, { ...plan, entry: { ...plan.entry, id: newId() } }, alone)

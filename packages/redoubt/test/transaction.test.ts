@@ -117,6 +117,14 @@ test('a statement issued by the answer of the last one, while another part has f
   assert.deepEqual(second, first)
 })
 
+test('a refusal for want of rights is told as unauthorized access, a conflict is not', async () => {
+  for (const [code, told] of [['forbidden', true], ['not_found', true], ['conflict', false], ['version_conflict', false]] as const) {
+    const caller = { ...anna, requestId: `told-${code}` }
+    await assert.rejects(transaction(opened.gate, caller, 'test.write', () => Promise.reject(new Refusal(code))), refusal(code))
+    assert.equal(opened.events.some((event) => event.type === 'security.unauthorized_access' && event.requestId === caller.requestId), told, code)
+  }
+})
+
 test('tx cannot be used after its transaction ended', async () => {
   let kept: { query(statement: { text: string; values: unknown[] }): Promise<unknown> } | undefined
   await transaction(opened.gate, anna, 'test.look', async (tx) => {

@@ -78,9 +78,12 @@ export function lostAnswer(refusal: Refusal, changing: boolean): Refusal {
 }
 
 /** Whether a call that lost its connection has waited long for that: a server that went away shows at once, one that has gone silent lets the next try wait as long again. */
-export function isSilent(gate: Gate, { since }: Plan): boolean {
+export function hasWaitedLong(gate: Gate, { since }: Plan): boolean {
   return performance.now() - since >= gate.pool.statementTimeout / 2
 }
+
+/** What is told somebody who has asked for what is not theirs; a conflict, or a value that is refused, is none. */
+const outOfReach: ReadonlySet<number> = new Set([401, 403, 404])
 
 /** What a call fails with whose connection could not be had, or was lost. */
 function isLost(error: unknown): boolean {
@@ -111,7 +114,7 @@ async function soon(work: Promise<void>): Promise<void> {
  *   that is why
  */
 export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, error: unknown, subjects: readonly string[]): Promise<void> {
-  if (error instanceof Refusal && error.status < 500) {
+  if (error instanceof Refusal && outOfReach.has(error.status)) {
     gate.emit({ type: 'security.unauthorized_access', requestId: caller.requestId, action: plan.entry.action, code: error.code, ...(caller.actor === null ? {} : { actor: caller.actor }) })
   }
   if (!plan.audited) return
@@ -139,7 +142,7 @@ export async function recordFailure(gate: Gate, caller: Caller, plan: Plan, erro
   }
   try {
     // Seen: a call on a database that accepts connections and answers nothing was answered after 34 seconds.
-    await (isLost(error) && isSilent(gate, plan) ? soon(write()) : write())
+    await (isLost(error) && hasWaitedLong(gate, plan) ? soon(write()) : write())
   } catch (cause) {
     // Seen: a session that had ended asked for a row that is not there; no policy was asked, so "not found" came first.
     if (!unknown && cause instanceof Refusal && cause.code === 'caller_refused') {

@@ -21,8 +21,8 @@ export const commitStatement: Statement = { name: 'redoubt_commit', text: 'commi
 export const rollbackStatement: Statement = { name: 'redoubt_rollback', text: 'rollback', values: [] }
 
 /**
- * Sent with every commit without an entry (guard.finish() does the same), but behind statements that call nothing
- * (keepsSettings): what SQL injected into the transaction set for the whole session does not outlive it. Seen without
+ * Sent with every commit without an entry (guard.finish() does the same), except behind statements that can change no
+ * setting (keepsSettings): what SQL injected into the transaction set for the whole session does not outlive it. Seen without
  * it, also behind a pooler, where destroying our connection keeps the server's: DateStyle made the next caller's
  * timestamps null, default_transaction_read_only refused all that followed.
  */
@@ -54,9 +54,8 @@ export type Enter = {
 /**
  * The first statement of every transaction; the caller is a bind parameter always. Every setting that is not set here is
  * given back by resetStatement.
- * @param verified asks for the caller at once. A transaction asks at its end where its answers do not show that it was
- *   asked before, and where there is an entry guard.finish() does: without any a revoked session was told that nothing
- *   is there, instead of that it has ended
+ * @param verified true: this statement verifies the caller. Otherwise guard.finish() does, an answer that shows it, or a
+ *   look at the end; without any of them a revoked session was told that nothing is there, instead of that it has ended
  */
 export function enterStatement(
   gate: { readonly signer: Signer; readonly pool: Pool },
