@@ -143,27 +143,22 @@ export function openPool(settings: PoolSettings): Pool {
     return driver.connect()
   }
 
-  async function checkOut(): Promise<{ readonly client: pg.PoolClient; readonly state: WireState; release(poisoned?: string): void }> {
+  async function connect(): Promise<Connection & { readonly client: PipelineClient & Pid; readonly state: WireState }> {
     const tried = password
     const client = await driver.connect().catch((error: unknown) => afresh(error, tried)).catch((error: unknown) => {
       throw refusalOf(error).refusal
     })
+    const state = stateOf(client)
     let gone = false
-    return {
-      client,
-      state: stateOf(client),
-      release(poisoned) {
-        if (gone) return
-        gone = true
-        if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
-        client.release(poisoned !== undefined)
-      },
+    function release(poisoned?: string): void {
+      if (gone) return
+      gone = true
+      if (poisoned !== undefined) settings.emit({ type: 'database.connection_destroyed', reason: poisoned })
+      client.release(poisoned !== undefined)
     }
-  }
-
-  async function connect(): Promise<Connection> {
-    const { client, state, release } = await checkOut()
     return {
+      client: client as unknown as PipelineClient & Pid,
+      state,
       release,
       send: (statements) => new Promise((resolve) => {
         const batch = new Batch(namedStatements ? statements : statements.map(({ text, values }) => ({ text, values })), state, ({ answers, failure }) => {
@@ -180,10 +175,7 @@ export function openPool(settings: PoolSettings): Pool {
   }
 
   const sharing = openSharing(
-    async () => {
-      const { client, state, release } = await checkOut()
-      return { client: client as unknown as PipelineClient & Pid, state, release }
-    },
+    connect,
     namedStatements && settings.max > 1 ? Math.max(1, Math.floor(settings.max / 4)) : 0,
     silence,
   )

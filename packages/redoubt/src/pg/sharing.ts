@@ -1,11 +1,12 @@
-import { Refusal } from '../errors.ts'
-import { Batch, type WireState } from './batch.ts'
-import { openPipeline, type Pipeline, type PipelineClient, type Shared, type SharedOutcome } from './pipeline.ts'
+import type { Statement, WireState } from './batch.ts'
+import { openPipeline, type Outcome, type Pipeline, type PipelineClient, type Shared, type SharedOutcome } from './pipeline.ts'
 
 /** A connection taken out of the pool for as long as calls share it. */
 export type Borrowed = {
   readonly client: PipelineClient & { /** As the server said at the start; a pooler says something of its own. */ readonly processID: number }
   readonly state: WireState
+  /** As Connection of the pool: in bounded time, and never rejects. Only while nobody shares it. */
+  send(statements: readonly Statement<unknown>[]): Promise<Outcome>
   release(poisoned?: string): void
 }
 
@@ -25,18 +26,6 @@ const slow = 10
 /** Milliseconds without a call after which a connection goes back to the pool. */
 const idle = 10_000
 
-/** One statement on a connection nobody else has; undefined where it failed, or was not answered in time. */
-function ask({ client, state }: Borrowed, text: string, silence: number): Promise<readonly Record<string, unknown>[] | undefined> {
-  return new Promise((resolve) => {
-    const batch = new Batch([{ text, values: [] }], state, ({ answers, failure }) => {
-      clearTimeout(silent)
-      resolve(failure === undefined ? answers[0]?.rows : undefined)
-    })
-    const silent = setTimeout(() => batch.handleError(new Refusal('database_unavailable', { retryAfter: 1 })), silence)
-    client.query(batch)
-  })
-}
-
 /**
  * Puts brief calls on few connections, the first as long as it is not deep in work. A connection is opened when there is a
  * call for it, and that call does not wait: it takes one of its own.
@@ -54,9 +43,9 @@ export function openSharing(borrow: () => Promise<Borrowed>, most: number, silen
     try {
       const borrowed = await borrow()
       // A process of the server's own says the number it began with: behind a pooler each transaction may be another session.
-      const said = await ask(borrowed, 'select pg_catalog.pg_backend_pid() as pid', silence)
-      if (said === undefined) return borrowed.release('whose session it is could not be asked')
-      if (said[0]?.['pid'] !== borrowed.client.processID) {
+      const { answers, failure } = await borrowed.send([{ text: 'select pg_catalog.pg_backend_pid() as pid', values: [] }])
+      if (failure !== undefined) return borrowed.release('whose session it is could not be asked')
+      if (answers[0]?.rows[0]?.['pid'] !== borrowed.client.processID) {
         possible = false
         return borrowed.release()
       }
@@ -64,7 +53,7 @@ export function openSharing(borrow: () => Promise<Borrowed>, most: number, silen
         clearInterval(sweeping)
         pipelines.delete(pipeline)
         // The next who has it sets what they need.
-        if (reason === undefined) return void ask(borrowed, 'reset all', silence).then((said) => borrowed.release(said === undefined ? 'settings could not be given back' : undefined))
+        if (reason === undefined) return void borrowed.send([{ text: 'reset all', values: [] }]).then((given) => borrowed.release(given.failure === undefined ? undefined : 'settings could not be given back'))
         // What is still in the bytes at hand belongs to calls that were given up; the driver would take it for an idle session's.
         borrowed.client.connection.stream.destroy()
         setImmediate(() => borrowed.release(reason))

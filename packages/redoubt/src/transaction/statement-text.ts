@@ -14,18 +14,21 @@ const setting = /\b(?:set_config|pg_settings|query_to_xml\w*|cursor_to_xml\w*|ts
 /**
  * Names, parameters, comparisons and casts to what PostgreSQL brings: no comment, no constant in quotes, no operator that
  * could hide either. Letters and spaces of ASCII alone: what is a space here may be a letter there. A cast to a domain runs
- * its CHECK, so to any other type there is none.
+ * its CHECK, so to any other type there is none. Here and below a word or number is taken whole or not at all: taken in parts,
+ * a text that fails at its end is tried in as many ways as its words can be cut, and two columns stopped the process for seconds.
  */
-const plain = /^(?!.*--)(?:[\w \t\r\n.,*=<>()-]|"[a-z_]\w*"|\$\d+|::(?:text|uuid|int4|int8|integer|bigint|boolean|date|timestamptz)\b(?!\s*\.))+$/is
+const plain = /^(?!.*--)(?:[\w \t\r\n.,*=<>()-]|"[a-z_]\w*"|\$\d+(?!\d)|::(?:text|uuid|int4|int8|integer|bigint|boolean|date|timestamptz)\b(?!\s*\.))+$/is
 /** A word before a parenthesis is a function, but for these. */
 const call = /(?:^|[^\w"])(?!(?:where|and|or|not|on|in|any)\b)[\w"]+\s*\(/i
 /**
  * Columns alone, of one relation by its full name. There is no other dot: n.count calls a function with the row, where n has
  * no such column. And no other FROM: the one of `is distinct from` is not followed by a relation.
  */
-const ofRelation = /^\s*select\s(?:(?!from\b)[\w*:]+|"\w+"|[\s,])*?from\s+"?([a-z_]\w*)"?\."?([a-z_]\w*)"?(?![\w"])(?!.*(?:\.|\bfrom\b|\bselect\b))/is
-/** Words by which a row can come without one of that relation, or something be written. */
-const otherwise = /\b(?:union|intersect|except|group|grouping|having|left|right|full|insert|delete|merge|into|with|returning)\b|(?<!\bfor\s+(?:no\s+key\s+)?)\bupdate\b/i
+const ofRelation = /^\s*select\s(?:(?!from\b)[\w*:]+(?![\w*:])|"\w+"|[\s,])*?from\s+"?([a-z_]\w*)"?\."?([a-z_]\w*)"?(?![\w"])(?!.*(?:\.|\bfrom\b|\bselect\b))/is
+/** Words by which a row can come without one of that relation. */
+const otherwise = /\b(?:union|intersect|except|group|grouping|having|left|right|full|with|returning)\b/i
+/** Words by which something is written; a row may be locked for it. */
+const writing = /\b(?:insert|delete|merge|into)\b|(?<!\bfor\s+(?:no\s+key\s+)?)\bupdate\b/i
 /** What everybody may read, and no policy asks who they are. */
 const ofEverybody = /^(?:pg_\w*\.|information_schema\.|redoubt\.schema_migrations$)/i
 /** Nothing but one call of a function of the guard. */
@@ -54,15 +57,13 @@ export function mustGiveRow(text: string): string {
   return lead + text + tail
 }
 
-/** Words with which a query that must be found would write: what was committed then could not be refused any more. */
-const writing = /\b(?:insert|delete|merge|into)\b|(?<!\bfor\s+(?:no\s+key\s+)?)\bupdate\b/i
-
 function read(text: string): TextFacts {
   const mustGive = text.startsWith(lead) && text.endsWith(tail)
   const query = mustGive ? text.slice(lead.length, -tail.length) : text
-  const [, schema, name] = (plain.test(query) && !call.test(query) && !otherwise.test(query) && ofRelation.exec(query)) || []
+  const [, schema, name] = (plain.test(query) && !call.test(query) && !otherwise.test(query) && !writing.test(query) && ofRelation.exec(query)) || []
   const rows = schema !== undefined && !ofEverybody.test(`${schema}.${name ?? ''}`)
   const alone = ofGuard.test(text)
+  // What a query that must be found wrote would be committed by the time that it is told not to be there.
   return { sound: opening.test(text) && !setting.test(text) && !(mustGive && writing.test(query)), rows, guarded: alone && text.includes(' from ') && !unasking.test(text), keeps: rows || alone }
 }
 

@@ -55,6 +55,16 @@ test('attack: a query that must be found and writes is none that a sound app sen
   for (const text of ['select id from app.notes for update', 'select id from app.notes for no key update of notes']) assert.ok(factsOf(mustGiveRow(text)).sound, text)
 })
 
+test('a long text that is none of them is read at once: columns and parameters are cut into no parts', () => {
+  const columns = Array.from({ length: 200 }, (_, n) => `a_column_with_a_rather_long_name_${n}`).join(', ')
+  const parameters = Array.from({ length: 500 }, (_, n) => `$${n + 10}`).join(', ')
+  // Cut into parts, any of these takes longer than the world has been there.
+  for (const text of [`select ${columns} from app.notes a join app.other b on true`, `select ${columns}`, `select ${columns} from app.notes where id in (${parameters}) and kind = 'x'`, `insert into app.notes values (${parameters}) on conflict do update set a = 'x'`]) {
+    assert.deepEqual({ rows: factsOf(text).rows, keeps: keepsSettings(text) }, { rows: false, keeps: false })
+  }
+  assert.ok(factsOf(`select ${columns} from app.notes where id in (${parameters})`).rows)
+})
+
 test('one call of a function of the guard is its own, but for those that ask nobody', () => {
   assert.ok(factsOf('select id, role from guard.sign_in_lookup($1, $2)').guarded)
   for (const text of ['select actor from guard.actor()', 'select role from guard.caller()', 'select hold_keys from guard.hold_keys($1)', 'select id from guard.sign_in_lookup($1), guard.other()', 'select id from guard.x($1) where true']) assert.ok(!factsOf(text).guarded, text)
